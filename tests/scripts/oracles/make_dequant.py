@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Write blocks of every weight type and what Python's gguf dequantizes them to.
+
+    make_dequant.py [--out tests/goldens/quant]
+
+For each type two files: TYPE.blocks, the raw blocks, and TYPE.f32, the weights they stand for
+(little-endian f32), computed by `gguf.quants.dequantize`. The payload bytes are random, with
+three kinds of block set by hand at the front: payload all 0x00, all 0xFF, and alternating.
+The f16 scale fields are finite, and walk through zero, minus zero, subnormal, negative, tiny
+and large values before they become random. F16 and BF16 hold 4096 values each that include the
+two zeros, subnormals, the largest finite value and the infinities, but no NaN.
+
+The random stream is fixed, so a second run writes the same bytes.
+"""
+import argparse
+from pathlib import Path
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
+
+HERE = Path(__file__).resolve().parent
+SEED = 20240627
+
+# Byte offsets, inside one block, of the f16 scale fields.
+SCALES = {
+    "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0],
+    "Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
+}
+
+# f16 bit patterns every scale field goes through first.
+EDGE_SCALES = [
+    0x0000,  # +0
+    0x8000,  # -0
+    0x0001,  # smallest subnormal
+    0x83FF,  # largest subnormal, negative
+    0x0400,  # smallest normal
+    0x3C00,  # 1
+    0xBC00,  # -1
+    0x7BFF,  # 65504, the largest finite value
+    0xFBFF,  # -65504
+    0x1419,  # about 0.001, the size a trained weight has
+    0x9419,
+]
+
+
+def scales(rng, n, shift):
+    """n finite f16 bit patterns: the edge cases, rotated by `shift`, then random ones."""
+    bits = rng.integers(0, 1 << 16, n, dtype=np.uint16)
+    infinite = (bits & 0x7C00) == 0x7C00
+    bits[infinite] ^= 0x4000
+    edge = np.roll(np.array(EDGE_SCALES, np.uint16), shift)
+    bits[3:3 + len(edge)] = edge[:max(0, n - 3)]
+    bits[:3] = [0x2E66, 0xAE66, 0x2E66]  # about 0.1 for the hand-set payloads
+    return bits
+
+
+def blocks(rng, kind):
+    weights, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+    n = 24 if weights == 256 else 128
+    raw = rng.integers(0, 256, (n, size), dtype=np.uint8)
+    raw[0], raw[1], raw[2, ::2], raw[2, 1::2] = 0x00, 0xFF, 0xAA, 0x55
+    for k, at in enumerate(SCALES[kind]):
+        raw[:, at:at + 2] = scales(rng, n, 4 * k).astype("<u2").view(np.uint8).reshape(n, 2)
+    return raw
+
+
+def halves(rng, kind):
+    """4096 values of a 16-bit float type; NaN patterns are turned into finite ones."""
+    exponent, lead = (0x7C00, 0x4000) if kind == "F16" else (0x7F80, 0x4000)
+    bits = rng.integers(0, 1 << 16, 4096, dtype=np.uint16)
+    bits[(bits & exponent) == exponent] ^= lead
+    edge = [0x0000, 0x8000, 0x0001, 0x8001, exponent, exponent | 0x8000, exponent - 1,
+            (exponent - 1) | 0x8000, ~exponent & 0x7FFF, 0x3C00, 0xBC00, 0x3F80, 0xBF80]
+    bits[:len(edge)] = edge
+    return bits.astype("<u2").view(np.uint8).reshape(1, -1)
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--out", type=Path, default=HERE / "../../goldens/quant")
+    out = args.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    for i, kind in enumerate(["F16", "BF16", *SCALES]):
+        rng = np.random.default_rng([SEED, i])
+        raw = blocks(rng, kind) if kind in SCALES else halves(rng, kind)
+        weights = dequantize(raw, GGMLQuantizationType[kind]).astype("<f4")
+        assert not np.isnan(weights).any(), kind
+        assert kind in ("F16", "BF16") or np.isfinite(weights).all(), kind
+        (out / f"{kind}.blocks").write_bytes(raw.tobytes())
+        (out / f"{kind}.f32").write_bytes(weights.tobytes())
+        print(f"{kind:5} {raw.size:6} bytes -> {weights.size} weights, largest {np.abs(weights).max():.6g}")
+
+
+if __name__ == "__main__":
+    main()
