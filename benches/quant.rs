@@ -1,0 +1,49 @@
+//! Speed of the scalar reference, one row of 4,096 values, for every type of the registry:
+//! `cargo bench --bench quant`. Items are weights.
+
+use divan::counter::ItemsCount;
+use divan::Bencher;
+use lapidary_formats::quant::QuantType;
+
+const COLS: usize = 4096;
+
+fn main() {
+    divan::main();
+}
+
+/// Values with a bell's shape, always the same: the sum of four uniform draws.
+fn values() -> Vec<f32> {
+    let mut state = 1u64;
+    let mut uniform = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    (0..COLS).map(|_| 0.03 * (uniform() + uniform() + uniform() + uniform())).collect()
+}
+
+fn row(ty: QuantType) -> Vec<u8> {
+    let mut bytes = vec![0; ty.row_bytes(COLS).unwrap()];
+    (ty.traits().quantize)(&values(), &mut bytes);
+    bytes
+}
+
+#[divan::bench(args = QuantType::all())]
+fn quantize(bencher: Bencher, ty: QuantType) {
+    let (x, mut y) = (values(), row(ty));
+    let run = || (ty.traits().quantize)(divan::black_box(&x), &mut y);
+    bencher.counter(ItemsCount::new(COLS)).bench_local(run);
+}
+
+#[divan::bench(args = QuantType::all())]
+fn dequantize(bencher: Bencher, ty: QuantType) {
+    let (x, mut y) = (row(ty), vec![0.0; COLS]);
+    let run = || (ty.traits().dequantize)(divan::black_box(&x), &mut y);
+    bencher.counter(ItemsCount::new(COLS)).bench_local(run);
+}
+
+#[divan::bench(args = QuantType::all())]
+fn dot(bencher: Bencher, ty: QuantType) {
+    let (w, a) = (row(ty), row(ty.traits().activation));
+    let run = || (ty.traits().dot)(divan::black_box(&w), divan::black_box(&a));
+    bencher.counter(ItemsCount::new(COLS)).bench_local(run);
+}

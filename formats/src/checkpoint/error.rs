@@ -1,0 +1,163 @@
+//! Why a checkpoint cannot be read.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::vocab::VocabError;
+
+/// Why a checkpoint cannot be read. Every message names the file at fault.
+#[derive(Debug, Error)]
+pub enum CheckpointError {
+    /// A file cannot be opened.
+    #[error("{}: {error}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Something that downloads leave in the place of a file.
+    #[error("{}: not the file that was asked for but {what}", path.display())]
+    StandIn {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A file is not JSON, or not of the expected form.
+    #[error("{}: {error}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and column.
+        error: serde_json::Error,
+    },
+    /// A text file is not UTF-8.
+    #[error("{}: is not UTF-8 text", path.display())]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A model of another architecture.
+    #[error("{}: model_type `{found}` is not supported, only gemma2", path.display())]
+    ModelType {
+        /// `config.json`.
+        path: PathBuf,
+        /// The model type, or the architecture's class if there is none.
+        found: String,
+    },
+    /// A key that must be there is not.
+    #[error("{}: `{key}` is missing", path.display())]
+    MissingKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+    },
+    /// A value that is out of bounds, contradicts another, or asks for what is not supported.
+    #[error("{}: `{key}` is {value}: {rule}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// The value.
+        value: String,
+        /// What is wrong with it.
+        rule: String,
+    },
+    /// The directory has no weights that can be read.
+    #[error("{}: there is neither model.safetensors nor model.safetensors.index.json{hint}", dir.display())]
+    NoWeights {
+        /// The directory.
+        dir: PathBuf,
+        /// What there is instead, if it is known.
+        hint: &'static str,
+    },
+    /// The index names a shard that is not a file of the directory.
+    #[error("{}: shard name {shard:?} of tensor {tensor:?} is not a plain file name", path.display())]
+    ShardName {
+        /// The index.
+        path: PathBuf,
+        /// The shard as named.
+        shard: String,
+        /// A tensor said to be in it.
+        tensor: String,
+    },
+    /// A shard that the index names is not there.
+    #[error("{}: shard {shard:?} is missing", path.display())]
+    MissingShard {
+        /// The index.
+        path: PathBuf,
+        /// The shard.
+        shard: String,
+    },
+    /// A tensor is not in the shard that the index puts it in.
+    #[error("{}: tensor {tensor:?} is missing, although the index puts it here", path.display())]
+    NotInShard {
+        /// The shard.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A tensor occurs in two shards.
+    #[error("{}: tensor {tensor:?} occurs in another shard too", path.display())]
+    DuplicateTensor {
+        /// The second shard.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// The header of a safetensors file is not one.
+    #[error("{}: not a safetensors file: {cause}", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its header.
+        cause: String,
+    },
+    /// A file is shorter or longer than its header says.
+    #[error("{}: has {found} bytes, its header asks for {expected}: the download is incomplete", path.display())]
+    Length {
+        /// The file.
+        path: PathBuf,
+        /// Its length in bytes.
+        found: u64,
+        /// The length in bytes that it should have.
+        expected: u64,
+    },
+    /// A tensor's description contradicts itself or the file.
+    #[error("{}: tensor {tensor:?}: {cause}", path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong.
+        cause: String,
+    },
+    /// Neither `tokenizer.model` nor `tokenizer.json` is there.
+    #[error("{}: there is neither tokenizer.model nor tokenizer.json", dir.display())]
+    NoTokenizer {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// `tokenizer.model` is no SentencePiece model.
+    #[error("{}: not a SentencePiece model: {error}", path.display())]
+    SentencePiece {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: prost::DecodeError,
+    },
+    /// The vocabulary makes no sense.
+    #[error("{}: {cause}", path.display())]
+    Vocab {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: VocabError,
+    },
+}

@@ -1,0 +1,142 @@
+//! Hugging Face checkpoints of Gemma 2: a directory with `config.json`, safetensors shards and a
+//! tokenizer, read as they are downloaded.
+
+mod config;
+mod error;
+mod sentencepiece;
+mod tokenizer;
+mod tokenizer_json;
+mod weights;
+
+use std::path::{Path, PathBuf};
+
+pub use config::{Gemma2Config, GenerationConfig};
+pub use error::CheckpointError;
+
+use crate::map::{stand_in, MappedFile};
+use crate::tensor::TensorView;
+use crate::vocab::Vocab;
+use weights::Weights;
+
+/// A checkpoint directory, opened: configuration and tensor descriptions read and checked, shards
+/// mapped.
+#[derive(Debug)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    config: Gemma2Config,
+    generation: GenerationConfig,
+    weights: Weights,
+}
+
+impl Checkpoint {
+    /// Opens the directory `dir`.
+    ///
+    /// # Errors
+    /// If `config.json` is missing or describes no Gemma 2 model, or if weights are missing,
+    /// truncated, contradict themselves or have another type than F32, F16 or BF16.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Checkpoint, CheckpointError> {
+        let dir = dir.as_ref().to_owned();
+        let config = Gemma2Config::read(&dir)?;
+        let generation = GenerationConfig::read(&dir, &config)?;
+        let weights = Weights::open(&dir)?;
+        Ok(Checkpoint { dir, config, generation, weights })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What `config.json` says.
+    pub fn config(&self) -> &Gemma2Config {
+        &self.config
+    }
+
+    /// What `generation_config.json` says, or `config.json` where that is missing.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
+    }
+
+    /// All tensors, shard after shard, under Hugging Face's names. Shapes have the innermost
+    /// dimension first, the reverse of what safetensors and PyTorch print.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorView<'_>> {
+        self.weights.tensors()
+    }
+
+    /// The tensor called `name`, such as `model.layers.3.self_attn.q_proj.weight`.
+    pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
+        self.weights.tensor(name)
+    }
+
+    /// The vocabulary, of exactly `vocab_size` pieces: from `tokenizer.model` if it is there, else
+    /// from `tokenizer.json`; pieces of either are renamed, added and given their kinds by the
+    /// lists of added tokens beside them. An embedding larger than the tokenizer gets unused
+    /// pieces `[PADn]` for the rest, as llama.cpp's converter writes them.
+    ///
+    /// # Errors
+    /// If there is neither file, one is malformed or no BPE, or the tokenizer has ids that the
+    /// embedding has not.
+    pub fn vocab(&self) -> Result<Vocab, CheckpointError> {
+        // Nothing larger than the embedding is allocated, whatever `config.json` claims.
+        if let Some(embedding) = self.tensor("model.embed_tokens.weight") {
+            let (rows, vocab_size) = (embedding.rows(), self.config.vocab_size);
+            if rows != vocab_size {
+                return Err(CheckpointError::Value {
+                    path: self.dir.join("config.json"),
+                    key: "vocab_size",
+                    value: vocab_size.to_string(),
+                    rule: format!("the embedding has {rows} rows"),
+                });
+            }
+        }
+        tokenizer::vocab(&self.dir, self.config.vocab_size)
+    }
+
+    /// The Jinja source of the chat template: `chat_template.jinja`, or `chat_template` in
+    /// `tokenizer_config.json` (of several, the one called `default`); `None` if there is none.
+    ///
+    /// # Errors
+    /// If a file is there and cannot be read.
+    pub fn chat_template(&self) -> Result<Option<String>, CheckpointError> {
+        let path = self.dir.join("chat_template.jinja");
+        match read_if_there(&path)? {
+            Some(file) => match std::str::from_utf8(file.bytes()) {
+                Ok(template) => Ok(Some(template.to_owned())),
+                Err(_) => Err(CheckpointError::NotUtf8 { path }),
+            },
+            None => tokenizer::chat_template(&self.dir),
+        }
+    }
+}
+
+/// The vocabulary of `vocab_size` pieces in a directory that has a tokenizer's files and need not
+/// have a model; otherwise as [`Checkpoint::vocab`].
+///
+/// # Errors
+/// As [`Checkpoint::vocab`].
+pub fn vocab_from_dir(dir: impl AsRef<Path>, vocab_size: usize) -> Result<Vocab, CheckpointError> {
+    tokenizer::vocab(dir.as_ref(), vocab_size)
+}
+
+/// Maps a file of a checkpoint.
+fn read(path: &Path) -> Result<MappedFile, CheckpointError> {
+    let file = MappedFile::open(path)
+        .map_err(|error| CheckpointError::Open { path: path.to_owned(), error })?;
+    match stand_in(file.bytes()) {
+        Some(what) => Err(CheckpointError::StandIn { path: path.to_owned(), what }),
+        None => Ok(file),
+    }
+}
+
+fn read_if_there(path: &Path) -> Result<Option<MappedFile>, CheckpointError> {
+    match path.exists() {
+        true => read(path).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Parses a mapped JSON file; `T` may borrow from it.
+fn parse_json<'a, T: serde::Deserialize<'a>>(file: &'a MappedFile) -> Result<T, CheckpointError> {
+    serde_json::from_slice(file.bytes())
+        .map_err(|error| CheckpointError::Json { path: file.path().to_owned(), error })
+}

@@ -1,0 +1,81 @@
+//! `tokenizer.model`: SentencePiece's protobuf
+//! ([sentencepiece_model.proto](https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto)),
+//! the fields that are needed.
+
+use std::path::Path;
+
+use prost::Message;
+
+use super::tokenizer::{Base, SpecialIds};
+use super::{read, CheckpointError};
+use crate::vocab::{Piece, PieceKind, VocabError};
+
+#[derive(Message)]
+struct ModelProto {
+    #[prost(message, repeated, tag = "1")]
+    pieces: Vec<SentencePiece>,
+    #[prost(message, optional, tag = "2")]
+    trainer_spec: Option<TrainerSpec>,
+}
+
+#[derive(Message)]
+struct SentencePiece {
+    #[prost(string, optional, tag = "1")]
+    piece: Option<String>,
+    #[prost(float, optional, tag = "2")]
+    score: Option<f32>,
+    /// [`PieceKind`]'s number; absent means normal.
+    #[prost(int32, optional, tag = "3")]
+    kind: Option<i32>,
+}
+
+#[derive(Message)]
+struct TrainerSpec {
+    /// 1 unigram, 2 BPE, 3 word, 4 character; absent means unigram.
+    #[prost(int32, optional, tag = "3")]
+    model_type: Option<i32>,
+    /// The proto's defaults are 0, 1, 2 and -1; -1 stands for none.
+    #[prost(int32, optional, tag = "40")]
+    unk_id: Option<i32>,
+    #[prost(int32, optional, tag = "41")]
+    bos_id: Option<i32>,
+    #[prost(int32, optional, tag = "42")]
+    eos_id: Option<i32>,
+    #[prost(int32, optional, tag = "43")]
+    pad_id: Option<i32>,
+}
+
+/// Reads `tokenizer.model`.
+pub(super) fn read_model(path: &Path) -> Result<Base, CheckpointError> {
+    let file = read(path)?;
+    let model = ModelProto::decode(file.bytes())
+        .map_err(|error| CheckpointError::SentencePiece { path: path.to_owned(), error })?;
+    convert(model).map_err(|cause| CheckpointError::Vocab { path: path.to_owned(), cause })
+}
+
+fn convert(model: ModelProto) -> Result<Base, VocabError> {
+    let spec = model.trainer_spec.unwrap_or_default();
+    let model_type = match spec.model_type.unwrap_or(1) {
+        2 => None,
+        1 => Some("unigram".to_owned()),
+        other => Some(format!("number {other}")),
+    };
+    if let Some(model_type) = model_type {
+        return Err(VocabError::Model(model_type));
+    }
+    let mut pieces = Vec::with_capacity(model.pieces.len());
+    for (id, piece) in model.pieces.into_iter().enumerate() {
+        let number = piece.kind.unwrap_or(PieceKind::Normal as i32) as u32;
+        let kind = PieceKind::from_number(number).ok_or(VocabError::Kind { id, kind: number })?;
+        let (text, score) = (piece.piece.unwrap_or_default(), piece.score.unwrap_or_default());
+        pieces.push(Piece { text, score, kind });
+    }
+    let id = |id: Option<i32>, default: i32| u32::try_from(id.unwrap_or(default)).ok();
+    let special = SpecialIds {
+        unk: id(spec.unk_id, 0),
+        bos: id(spec.bos_id, 1),
+        eos: id(spec.eos_id, 2),
+        pad: id(spec.pad_id, -1),
+    };
+    Ok(Base { pieces, special })
+}

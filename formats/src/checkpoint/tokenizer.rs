@@ -1,0 +1,233 @@
+//! The vocabulary of a checkpoint, from whichever files it has, and its chat template.
+//!
+//! `tokenizer.model` and `tokenizer.json` both give a [`Base`]; the lists of added tokens beside
+//! them are then laid over it by one set of rules, so that pieces have the same kinds whichever
+//! file they came from.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{parse_json, read_if_there, sentencepiece, tokenizer_json, CheckpointError};
+use crate::vocab::{is_control_text, Piece, PieceKind, Vocab, VocabError};
+
+/// What a tokenizer's own file says.
+pub(super) struct Base {
+    pub pieces: Vec<Piece>,
+    pub special: SpecialIds,
+}
+
+/// Ids that a tokenizer's own file names.
+#[derive(Default)]
+pub(super) struct SpecialIds {
+    pub unk: Option<u32>,
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+    pub pad: Option<u32>,
+}
+
+/// A token that was added to a trained tokenizer, or whose handling was changed.
+#[derive(Deserialize)]
+pub(super) struct AddedToken {
+    /// Present in `tokenizer.json`; the key of the map in `tokenizer_config.json`.
+    #[serde(default)]
+    pub id: u32,
+    pub content: String,
+    #[serde(default)]
+    pub special: bool,
+}
+
+/// `tokenizer_config.json`.
+#[derive(Default, Deserialize)]
+struct TokenizerConfig {
+    #[serde(default)]
+    added_tokens_decoder: BTreeMap<u32, AddedToken>,
+    add_bos_token: Option<bool>,
+    bos_token: Option<SpecialToken>,
+    eos_token: Option<SpecialToken>,
+    unk_token: Option<SpecialToken>,
+    pad_token: Option<SpecialToken>,
+    chat_template: Option<ChatTemplate>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SpecialToken {
+    Text(String),
+    Added(AddedToken),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ChatTemplate {
+    One(String),
+    Named(Vec<NamedTemplate>),
+}
+
+#[derive(Deserialize)]
+struct NamedTemplate {
+    name: String,
+    template: String,
+}
+
+impl TokenizerConfig {
+    fn read(dir: &Path) -> Result<Self, CheckpointError> {
+        match read_if_there(&dir.join("tokenizer_config.json"))? {
+            Some(file) => parse_json(&file),
+            None => Ok(Self::default()),
+        }
+    }
+}
+
+/// The chat template in `tokenizer_config.json`.
+pub(super) fn chat_template(dir: &Path) -> Result<Option<String>, CheckpointError> {
+    Ok(match TokenizerConfig::read(dir)?.chat_template {
+        None => None,
+        Some(ChatTemplate::One(template)) => Some(template),
+        Some(ChatTemplate::Named(all)) => {
+            all.into_iter().find(|t| t.name == "default").map(|t| t.template)
+        }
+    })
+}
+
+/// The vocabulary of the checkpoint `dir`, of exactly `vocab_size` pieces.
+pub(super) fn vocab(dir: &Path, vocab_size: usize) -> Result<Vocab, CheckpointError> {
+    let config = TokenizerConfig::read(dir)?;
+    let (path, base, mut added) = base(dir, vocab_size)?;
+    added.extend(added_tokens_json(dir)?);
+    let decoder = config.added_tokens_decoder.iter();
+    added.extend(decoder.map(|(id, token)| AddedToken {
+        id: *id,
+        content: token.content.clone(),
+        special: token.special,
+    }));
+    let error = |cause| CheckpointError::Vocab { path, cause };
+    assemble(base, &added, &config, vocab_size).map_err(error)
+}
+
+/// The tokenizer's own file, read; and the added tokens in it.
+fn base(
+    dir: &Path,
+    vocab_size: usize,
+) -> Result<(PathBuf, Base, Vec<AddedToken>), CheckpointError> {
+    let (model, json) = (dir.join("tokenizer.model"), dir.join("tokenizer.json"));
+    if model.exists() {
+        let base = sentencepiece::read_model(&model)?;
+        Ok((model, base, Vec::new()))
+    } else if json.exists() {
+        let (base, added) = tokenizer_json::read_json(&json, vocab_size)?;
+        Ok((json, base, added))
+    } else {
+        Err(CheckpointError::NoTokenizer { dir: dir.to_owned() })
+    }
+}
+
+/// `added_tokens.json`, which slow tokenizers wrote before `added_tokens_decoder` came: text to id.
+fn added_tokens_json(dir: &Path) -> Result<Vec<AddedToken>, CheckpointError> {
+    let Some(file) = read_if_there(&dir.join("added_tokens.json"))? else {
+        return Ok(Vec::new());
+    };
+    let tokens: BTreeMap<String, u32> = parse_json(&file)?;
+    let token = |(content, id)| AddedToken { id, content, special: false };
+    Ok(tokens.into_iter().map(token).collect())
+}
+
+/// The vocabulary from a tokenizer's own file and the tokens added to it.
+fn assemble(
+    base: Base,
+    added: &[AddedToken],
+    config: &TokenizerConfig,
+    vocab_size: usize,
+) -> Result<Vocab, VocabError> {
+    let Base { mut pieces, special } = base;
+    if pieces.len() > vocab_size {
+        let (what, id) = ("the tokenizer's last piece".to_owned(), pieces.len() as u64 - 1);
+        return Err(VocabError::Id { what, id, len: vocab_size });
+    }
+    pieces.extend((pieces.len()..vocab_size).map(filler));
+    for token in added {
+        let piece = pieces.get_mut(token.id as usize).ok_or_else(|| VocabError::Id {
+            what: format!("added token {:?}", token.content),
+            id: token.id.into(),
+            len: vocab_size,
+        })?;
+        apply(piece, token);
+    }
+    pieces.iter_mut().for_each(settle);
+    let mut vocab = Vocab {
+        pieces,
+        bos: None,
+        eos: None,
+        eot: None,
+        unk: None,
+        pad: None,
+        add_bos: config.add_bos_token.unwrap_or(true),
+        // Never for Gemma, and transformers does not ask tokenizer.model.
+        add_space_prefix: false,
+    };
+    vocab.bos = special_id(&vocab, "bos_token", &config.bos_token, special.bos, "<bos>")?;
+    vocab.eos = special_id(&vocab, "eos_token", &config.eos_token, special.eos, "<eos>")?;
+    vocab.unk = special_id(&vocab, "unk_token", &config.unk_token, special.unk, "<unk>")?;
+    vocab.pad = special_id(&vocab, "pad_token", &config.pad_token, special.pad, "<pad>")?;
+    vocab.eot = vocab.find("<end_of_turn>");
+    vocab.checked()
+}
+
+/// The unused piece for an embedding row that no token has, as llama.cpp's converter writes it.
+pub(super) fn filler(id: usize) -> Piece {
+    Piece { text: format!("[PAD{id}]"), score: -10_000.0, kind: PieceKind::Unused }
+}
+
+/// Lays an added token over the piece with its id.
+fn apply(piece: &mut Piece, token: &AddedToken) {
+    use PieceKind::*;
+    let fixed = matches!(piece.kind, Unknown | Control | Byte);
+    if fixed && piece.text == token.content {
+        return;
+    }
+    // Some files flag all added tokens as special, runs of newlines and spaces with them; as
+    // control pieces those could not be matched in text, nor printed.
+    let blank = token.content.chars().all(|c| c.is_whitespace() || c == '▁');
+    let control = is_control_text(&token.content) || (token.special && !blank);
+    piece.text.clone_from(&token.content);
+    piece.kind = if control { Control } else { UserDefined };
+}
+
+/// The rules that hold wherever a piece came from.
+fn settle(piece: &mut Piece) {
+    use PieceKind::*;
+    if piece.kind == UserDefined {
+        match is_control_text(&piece.text) {
+            true => piece.kind = Control,
+            false => piece.text = piece.text.replace(' ', "▁"),
+        }
+    }
+    // Scores order merges, which make normal pieces only. Files disagree on the rest; the values
+    // are those of llama.cpp's converter.
+    match piece.kind {
+        Control | UserDefined | Unknown => piece.score = -1000.0,
+        Byte => piece.score = 0.0,
+        Normal | Unused => {}
+    }
+}
+
+/// A special token's id: the piece that `tokenizer_config.json` names, else what the tokenizer's
+/// own file says, else the piece that Gemma calls so.
+fn special_id(
+    vocab: &Vocab,
+    what: &'static str,
+    named: &Option<SpecialToken>,
+    own: Option<u32>,
+    gemma: &str,
+) -> Result<Option<u32>, VocabError> {
+    let text = match named {
+        None => return Ok(own.or_else(|| vocab.find(gemma))),
+        Some(SpecialToken::Text(text)) => text,
+        Some(SpecialToken::Added(token)) => &token.content,
+    };
+    match vocab.find(text) {
+        Some(id) => Ok(Some(id)),
+        None => Err(VocabError::NoSuchPiece { what, text: text.clone() }),
+    }
+}

@@ -1,0 +1,237 @@
+//! The tensors of a checkpoint: one safetensors file, or the shards that an index names.
+//!
+//! [The format](https://github.com/huggingface/safetensors#format): eight bytes with the length
+//! of a JSON header, the header, and the tensors' bytes without gaps. The header's types are the
+//! `safetensors` crate's; the checks are made here, so that every error names its tensor.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::{Component, Path};
+
+use safetensors::tensor::{Dtype, TensorInfo};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{parse_json, read, CheckpointError};
+use crate::map::MappedFile;
+use crate::quant::QuantType;
+use crate::tensor::TensorView;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+/// The most that the format allows a header, in bytes.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// All tensors of a checkpoint.
+#[derive(Debug)]
+pub(super) struct Weights {
+    shards: Vec<Shard>,
+    /// By name: which shard, and which of its tensors.
+    by_name: HashMap<String, (usize, usize)>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    map: MappedFile,
+    /// In the order of their bytes.
+    tensors: Vec<Tensor>,
+}
+
+#[derive(Debug)]
+struct Tensor {
+    name: String,
+    ty: QuantType,
+    /// Innermost dimension first.
+    shape: Vec<usize>,
+    /// Its bytes in the file.
+    range: Range<usize>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Weights {
+    /// Maps the weights in `dir`. A single file goes before an index, as in transformers.
+    pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
+        if dir.join(SINGLE).exists() {
+            return Self::new(vec![Shard::open(&dir.join(SINGLE))?]);
+        }
+        if !dir.join(INDEX).exists() {
+            return Err(CheckpointError::NoWeights { dir: dir.to_owned(), hint: hint(dir) });
+        }
+        let file = read(&dir.join(INDEX))?;
+        let index: Index = parse_json(&file)?;
+        let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
+        for (tensor, shard) in &index.weight_map {
+            check_shard_name(file.path(), tensor, shard)?;
+            numbers.insert(shard, 0);
+        }
+        let mut shards = Vec::with_capacity(numbers.len());
+        for (name, number) in &mut numbers {
+            let path = dir.join(name);
+            if !path.exists() {
+                let (path, shard) = (file.path().to_owned(), (*name).to_owned());
+                return Err(CheckpointError::MissingShard { path, shard });
+            }
+            *number = shards.len();
+            shards.push(Shard::open(&path)?);
+        }
+        let weights = Self::new(shards)?;
+        for (tensor, shard) in &index.weight_map {
+            let number = numbers[shard.as_str()];
+            if weights.by_name.get(tensor).is_none_or(|(n, _)| *n != number) {
+                let path = weights.shards[number].map.path().to_owned();
+                return Err(CheckpointError::NotInShard { path, tensor: tensor.clone() });
+            }
+        }
+        Ok(weights)
+    }
+
+    fn new(shards: Vec<Shard>) -> Result<Self, CheckpointError> {
+        let mut by_name = HashMap::new();
+        for (s, shard) in shards.iter().enumerate() {
+            for (t, tensor) in shard.tensors.iter().enumerate() {
+                if by_name.insert(tensor.name.clone(), (s, t)).is_some() {
+                    let (path, tensor) = (shard.map.path().to_owned(), tensor.name.clone());
+                    return Err(CheckpointError::DuplicateTensor { path, tensor });
+                }
+            }
+        }
+        Ok(Self { shards, by_name })
+    }
+
+    pub fn tensors(&self) -> impl Iterator<Item = TensorView<'_>> {
+        self.shards.iter().flat_map(|s| s.tensors.iter().map(|t| s.view(t)))
+    }
+
+    pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
+        let (shard, tensor) = *self.by_name.get(name)?;
+        let shard = &self.shards[shard];
+        Some(shard.view(&shard.tensors[tensor]))
+    }
+}
+
+impl Shard {
+    fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let map = read(path)?;
+        let tensors = header(&map)?;
+        Ok(Self { map, tensors })
+    }
+
+    fn view<'a>(&'a self, tensor: &'a Tensor) -> TensorView<'a> {
+        TensorView {
+            name: &tensor.name,
+            ty: tensor.ty,
+            shape: &tensor.shape,
+            // In range: checked when the file was opened, and a map keeps its length.
+            data: &self.map.bytes()[tensor.range.clone()],
+        }
+    }
+}
+
+/// The tensors that the header of a safetensors file describes, in the order of their bytes.
+fn header(map: &MappedFile) -> Result<Vec<Tensor>, CheckpointError> {
+    let bytes = map.bytes();
+    let error = |cause: String| CheckpointError::Header { path: map.path().to_owned(), cause };
+    let tensor_error = |tensor: &str, cause: String| CheckpointError::Tensor {
+        path: map.path().to_owned(),
+        tensor: tensor.to_owned(),
+        cause,
+    };
+    let (head, rest) = bytes
+        .split_first_chunk::<8>()
+        .ok_or_else(|| error(format!("it has only {} bytes", bytes.len())))?;
+    let len = u64::from_le_bytes(*head);
+    if len > MAX_HEADER {
+        return Err(error(format!("its header of {len} bytes is over the limit of {MAX_HEADER}")));
+    }
+    // Both fit: the limit is far below the smallest `usize` that a model could be mapped with.
+    let start = 8 + len as usize;
+    let json = rest.get(..len as usize).ok_or_else(|| length_error(map, start as u64))?;
+    let entries: BTreeMap<String, &RawValue> =
+        serde_json::from_slice(json).map_err(|e| error(e.to_string()))?;
+    let mut infos = Vec::with_capacity(entries.len());
+    for (name, raw) in entries {
+        if name != "__metadata__" {
+            let info: TensorInfo =
+                serde_json::from_str(raw.get()).map_err(|e| tensor_error(&name, e.to_string()))?;
+            infos.push((name, info));
+        }
+    }
+    infos.sort_by_key(|(_, info)| info.data_offsets);
+    let mut tensors = Vec::with_capacity(infos.len());
+    let mut end = 0;
+    for (name, info) in infos {
+        let size = check_info(&info, end).map_err(|cause| tensor_error(&name, cause))?;
+        let (ty, range) = (size.0, end..info.data_offsets.1);
+        end = range.end;
+        let shape = info.shape.into_iter().rev().collect();
+        let range = range.start.saturating_add(start)..range.end.saturating_add(start);
+        tensors.push(Tensor { name, ty, shape, range });
+    }
+    match (end as u64).checked_add(start as u64) {
+        Some(expected) if expected == bytes.len() as u64 => Ok(tensors),
+        expected => Err(length_error(map, expected.unwrap_or(u64::MAX))),
+    }
+}
+
+fn length_error(map: &MappedFile, expected: u64) -> CheckpointError {
+    let (path, found) = (map.path().to_owned(), map.bytes().len() as u64);
+    CheckpointError::Length { path, found, expected }
+}
+
+/// Checks a tensor's description, whose bytes must begin at `start` of the data section. Returns
+/// its type and size in bytes.
+fn check_info(info: &TensorInfo, start: usize) -> Result<(QuantType, usize), String> {
+    let ty = match info.dtype {
+        Dtype::F32 => QuantType::F32,
+        Dtype::F16 => QuantType::F16,
+        Dtype::BF16 => QuantType::BF16,
+        other => return Err(format!("type {other:?} is not supported, only F32, F16 and BF16")),
+    };
+    let values = info.shape.iter().try_fold(1, |n: usize, dim| n.checked_mul(*dim));
+    let bytes = values.and_then(|n| ty.row_bytes(n));
+    let bytes = bytes.ok_or_else(|| format!("shape {:?} is too large", info.shape))?;
+    if bytes == 0 {
+        return Err(format!("shape {:?} has a zero dimension", info.shape));
+    }
+    let (from, to) = info.data_offsets;
+    if from != start {
+        return Err(format!("its bytes begin at {from}, those before it end at {start}"));
+    }
+    if to.checked_sub(from) != Some(bytes) {
+        let shape = &info.shape;
+        return Err(format!("shape {shape:?} takes {bytes} bytes, its offsets are {from} to {to}"));
+    }
+    Ok((ty, bytes))
+}
+
+/// A shard must be a file of the checkpoint's directory: an index must not reach anything else.
+fn check_shard_name(path: &Path, tensor: &str, shard: &str) -> Result<(), CheckpointError> {
+    let mut parts = Path::new(shard).components();
+    let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+    // Separators of every system, so that a checkpoint is refused on all of them alike.
+    match plain && !shard.contains(['/', '\\', ':', '\0']) {
+        true => Ok(()),
+        false => Err(CheckpointError::ShardName {
+            path: path.to_owned(),
+            shard: shard.to_owned(),
+            tensor: tensor.to_owned(),
+        }),
+    }
+}
+
+/// What a directory without safetensors weights holds instead.
+fn hint(dir: &Path) -> &'static str {
+    if dir.join("adapter_config.json").exists() {
+        ": this is an adapter; merge it into its base model first"
+    } else if dir.join("pytorch_model.bin").exists()
+        || dir.join("pytorch_model.bin.index.json").exists()
+    {
+        ": pytorch_model.bin is not supported; save the model as safetensors first"
+    } else {
+        ""
+    }
+}

@@ -1,0 +1,34 @@
+//! The [GGUF](https://github.com/ggml-org/ggml/blob/master/docs/gguf.md) container: a header of
+//! metadata and tensor descriptions, then the tensors' bytes, aligned.
+//!
+//! - [`Gguf`] reads a model: versions 2 and 3, little-endian, one file or all its splits, mapped
+//!   and checked as a whole when it is opened.
+//! - [`Header`] and [`Writer`] write one: version 3, alignment 32, the same bytes every time.
+//! - [`Vocab`](crate::vocab::Vocab) is read from the metadata by
+//!   [`Vocab::from_gguf`](crate::vocab::Vocab::from_gguf) and written by [`Header::set_vocab`].
+
+mod error;
+mod owned;
+mod parse;
+mod read;
+mod value;
+mod vocab;
+mod write;
+
+pub use error::{GgufError, Malformed};
+pub use owned::OwnedValue;
+pub use read::Gguf;
+pub use value::{Array, Value, ValueType};
+pub use write::{Header, TensorInfo, Writer};
+
+const MAGIC: [u8; 4] = *b"GGUF";
+const VERSION: u32 = 3;
+/// Where tensors begin is a multiple of this unless `general.alignment` says otherwise.
+const ALIGNMENT: usize = 32;
+const ALIGNMENT_KEY: &str = "general.alignment";
+/// ggml's `GGML_MAX_DIMS`.
+const MAX_DIMS: usize = 4;
+/// Longest tensor name in bytes: ggml's `GGML_MAX_NAME` less the terminating zero.
+const MAX_NAME: usize = 63;
+/// Longest metadata key in bytes, as the specification has it.
+const MAX_KEY: usize = 65_535;

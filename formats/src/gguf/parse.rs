@@ -1,0 +1,362 @@
+//! The header of one GGUF file: from bytes to checked descriptions, in one pass.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use byteorder::{ByteOrder, LE};
+
+use super::error::Malformed;
+use super::value::{Array, Value, ValueType};
+use super::{ALIGNMENT, ALIGNMENT_KEY, MAGIC, MAX_DIMS, MAX_KEY, MAX_NAME};
+use crate::map::stand_in;
+use crate::quant::QuantType;
+
+/// What the header of a file says, all of it checked against the file's length.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub version: u32,
+    pub alignment: usize,
+    pub metadata: Vec<Entry>,
+    pub tensors: Vec<Tensor>,
+}
+
+/// A metadata entry; the value stays in the file.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub key: String,
+    pub ty: ValueType,
+    pub range: Range<usize>,
+}
+
+/// A tensor's description.
+#[derive(Debug)]
+pub(super) struct Tensor {
+    pub name: String,
+    pub ty: QuantType,
+    /// Innermost dimension first.
+    pub shape: Vec<usize>,
+    /// Its bytes in the file.
+    pub range: Range<usize>,
+}
+
+/// Fewest bytes of a metadata entry: length and one byte of the key, type, one byte of value.
+const MIN_ENTRY: u64 = 8 + 1 + 4 + 1;
+/// Fewest bytes of a tensor's description: length and one byte of the name, number of dimensions,
+/// one dimension, type, offset.
+const MIN_DESCRIPTION: u64 = 8 + 1 + 4 + 8 + 4 + 8;
+
+/// Parses the header at the beginning of `bytes`, a whole file. Takes time linear in its length,
+/// and never more memory than a small multiple of it, whatever counts it declares.
+pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, Malformed> {
+    let mut cursor = Cursor::new(bytes);
+    let version = version(&mut cursor)?;
+    cursor.place("the header".into());
+    let n_tensors = cursor.u64()?;
+    let n_entries = cursor.u64()?;
+    let len = bytes.len();
+    for (what, count, least) in
+        [("tensors", n_tensors, MIN_DESCRIPTION), ("metadata keys", n_entries, MIN_ENTRY)]
+    {
+        if count > len as u64 / least {
+            return Err(Malformed::Count { what, count, len });
+        }
+    }
+    let metadata = metadata(&mut cursor, n_entries)?;
+    let alignment = alignment(bytes, &metadata)?;
+    let descriptions = descriptions(&mut cursor, n_tensors)?;
+    let tensors = place_tensors(descriptions, cursor.at, len, alignment)?;
+    Ok(Parsed { version, alignment, metadata, tensors })
+}
+
+/// Checks magic and version.
+fn version(cursor: &mut Cursor) -> Result<u32, Malformed> {
+    cursor.place("the header".into());
+    let head = cursor.bytes.get(..4).unwrap_or(cursor.bytes);
+    if !MAGIC.starts_with(head) {
+        if head.iter().rev().eq(&MAGIC) {
+            return Err(Malformed::BigEndian);
+        }
+        return Err(match stand_in(cursor.bytes) {
+            Some(what) => Malformed::StandIn(what),
+            None => Malformed::Magic(head.to_vec()),
+        });
+    }
+    cursor.take(4)?;
+    match cursor.u32()? {
+        version @ (2 | 3) => Ok(version),
+        version if matches!(version.swap_bytes(), 1..=3) => Err(Malformed::BigEndian),
+        version => Err(Malformed::Version(version)),
+    }
+}
+
+fn metadata(cursor: &mut Cursor, count: u64) -> Result<Vec<Entry>, Malformed> {
+    let (mut entries, mut seen) = (Vec::new(), HashSet::new());
+    for i in 0..count {
+        cursor.place(format!("metadata key {} of {count}", i + 1));
+        let key = cursor.name(MAX_KEY)?;
+        cursor.place(format!("the value of metadata key {key:?}"));
+        let ty = cursor.value_type()?;
+        let start = cursor.at;
+        cursor.value(ty)?;
+        if !seen.insert(key) {
+            return Err(Malformed::DuplicateKey(key.to_owned()));
+        }
+        entries.push(Entry { key: key.to_owned(), ty, range: start..cursor.at });
+    }
+    Ok(entries)
+}
+
+fn alignment(bytes: &[u8], metadata: &[Entry]) -> Result<usize, Malformed> {
+    let Some(entry) = metadata.iter().find(|e| e.key == ALIGNMENT_KEY) else {
+        return Ok(ALIGNMENT);
+    };
+    match Cursor::new(&bytes[entry.range.clone()]).value(entry.ty)? {
+        Value::U32(n) if n.is_power_of_two() && (8..=65_536).contains(&n) => Ok(n as usize),
+        value => Err(Malformed::Alignment(format!("{value} ({})", value.ty()))),
+    }
+}
+
+/// A tensor's description as the file has it.
+struct Description<'a> {
+    name: &'a str,
+    ty: QuantType,
+    shape: Vec<usize>,
+    /// In the data section.
+    offset: u64,
+}
+
+fn descriptions<'a>(
+    cursor: &mut Cursor<'a>,
+    count: u64,
+) -> Result<Vec<Description<'a>>, Malformed> {
+    let (mut descriptions, mut seen) = (Vec::new(), HashSet::new());
+    for i in 0..count {
+        cursor.place(format!("tensor name {} of {count}", i + 1));
+        let name = cursor.name(MAX_NAME)?;
+        if !seen.insert(name) {
+            return Err(Malformed::DuplicateTensor(name.to_owned()));
+        }
+        cursor.place(format!("the description of tensor {name:?}"));
+        let dims = cursor.u32()? as usize;
+        if !(1..=MAX_DIMS).contains(&dims) {
+            return Err(Malformed::Dimensions { name: name.to_owned(), dims });
+        }
+        let mut shape = Vec::with_capacity(dims);
+        for _ in 0..dims {
+            let dim = usize::try_from(cursor.u64()?);
+            shape.push(dim.map_err(|_| Malformed::TooLarge(name.to_owned()))?);
+        }
+        let ty = tensor_type(name, cursor.u32()?)?;
+        descriptions.push(Description { name, ty, shape, offset: cursor.u64()? });
+    }
+    Ok(descriptions)
+}
+
+/// Finds every tensor's bytes: aligned, in the file, and nobody else's. The data section begins
+/// at the first aligned byte after the header, which ends at `header`.
+fn place_tensors(
+    descriptions: Vec<Description>,
+    header: usize,
+    len: usize,
+    alignment: usize,
+) -> Result<Vec<Tensor>, Malformed> {
+    let start = header.next_multiple_of(alignment);
+    let mut tensors = Vec::with_capacity(descriptions.len());
+    for Description { name, ty, shape, offset } in descriptions {
+        let bytes = tensor_bytes(name, ty, &shape)?;
+        if offset % alignment as u64 != 0 {
+            return Err(Malformed::Misaligned { name: name.to_owned(), offset, alignment });
+        }
+        let begin = usize::try_from(offset).ok().and_then(|o| o.checked_add(start));
+        let range = begin.and_then(|b| Some(b..b.checked_add(bytes)?)).filter(|r| r.end <= len);
+        let range = range.ok_or_else(|| Malformed::OutOfFile {
+            name: name.to_owned(),
+            offset,
+            bytes,
+            available: len.saturating_sub(start),
+        })?;
+        tensors.push(Tensor { name: name.to_owned(), ty, shape, range });
+    }
+    let mut order: Vec<&Tensor> = tensors.iter().collect();
+    order.sort_by_key(|t| t.range.start);
+    match order.windows(2).find(|w| w[1].range.start < w[0].range.end) {
+        Some(w) => Err(Malformed::Overlap { first: w[0].name.clone(), second: w[1].name.clone() }),
+        None => Ok(tensors),
+    }
+}
+
+/// The type with ggml's number `number`, if a file may hold it.
+fn tensor_type(name: &str, number: u32) -> Result<QuantType, Malformed> {
+    let stored = QuantType::from_ggml(number).filter(|ty| ty.traits().stored);
+    stored.ok_or_else(|| Malformed::TensorType {
+        name: name.to_owned(),
+        number,
+        type_name: unsupported_name(number),
+    })
+}
+
+/// Bytes of a tensor, after all that can be wrong with its shape; also for tensors to be written.
+pub(super) fn tensor_bytes(name: &str, ty: QuantType, shape: &[usize]) -> Result<usize, Malformed> {
+    if !(1..=MAX_DIMS).contains(&shape.len()) {
+        return Err(Malformed::Dimensions { name: name.to_owned(), dims: shape.len() });
+    }
+    if shape.contains(&0) {
+        return Err(Malformed::ZeroDimension(name.to_owned()));
+    }
+    let too_large = || Malformed::TooLarge(name.to_owned());
+    let (cols, rows) = (shape[0], &shape[1..]);
+    if cols % ty.block_len() != 0 {
+        return Err(Malformed::RowLength { name: name.to_owned(), cols, ty });
+    }
+    // The number of values as well, which a block of less than a byte per value leaves larger.
+    shape.iter().try_fold(1, |n: usize, dim| n.checked_mul(*dim)).ok_or_else(too_large)?;
+    let row = ty.row_bytes(cols).ok_or_else(too_large)?;
+    rows.iter().try_fold(row, |n, dim| n.checked_mul(*dim)).ok_or_else(too_large)
+}
+
+/// ggml's names of the types that are not supported here, for the message that says so
+/// ([ggml.h](https://github.com/ggml-org/ggml/blob/master/include/ggml.h), `enum ggml_type`).
+fn unsupported_name(number: u32) -> &'static str {
+    match number {
+        4 => "Q4_2, removed from GGUF",
+        5 => "Q4_3, removed from GGUF",
+        9 => "Q8_1",
+        15 => "Q8_K",
+        16 => "IQ2_XXS",
+        17 => "IQ2_XS",
+        18 => "IQ3_XXS",
+        19 => "IQ1_S",
+        20 => "IQ4_NL",
+        21 => "IQ3_S",
+        22 => "IQ2_S",
+        23 => "IQ4_XS",
+        24 => "I8",
+        25 => "I16",
+        26 => "I32",
+        27 => "I64",
+        28 => "F64",
+        29 => "IQ1_M",
+        31..=33 => "repacked Q4_0, removed from GGUF",
+        34 => "TQ1_0",
+        35 => "TQ2_0",
+        36..=38 => "repacked IQ4_NL, removed from GGUF",
+        39 => "MXFP4",
+        40 => "NVFP4",
+        41 => "Q1_0",
+        42 => "Q2_0",
+        _ => "unknown",
+    }
+}
+
+/// A position in the bytes of a file, and what is being read there.
+pub(super) struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    place: String,
+}
+
+impl<'a> Cursor<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0, place: String::new() }
+    }
+
+    /// Names what is read from here on, for errors.
+    fn place(&mut self, place: String) {
+        self.place = place;
+    }
+
+    fn take(&mut self, n: u64) -> Result<&'a [u8], Malformed> {
+        let end = usize::try_from(n).ok().and_then(|n| self.at.checked_add(n));
+        match end.and_then(|end| self.bytes.get(self.at..end)) {
+            Some(bytes) => {
+                self.at += bytes.len();
+                Ok(bytes)
+            }
+            None => Err(Malformed::Truncated {
+                place: self.place.clone(),
+                at: self.at,
+                wanted: n,
+                len: self.bytes.len(),
+            }),
+        }
+    }
+
+    fn byte(&mut self) -> Result<u8, Malformed> {
+        self.take(1).map(|bytes| bytes[0])
+    }
+
+    fn u32(&mut self) -> Result<u32, Malformed> {
+        self.take(4).map(LE::read_u32)
+    }
+
+    fn u64(&mut self) -> Result<u64, Malformed> {
+        self.take(8).map(LE::read_u64)
+    }
+
+    fn string(&mut self) -> Result<&'a str, Malformed> {
+        let len = self.u64()?;
+        let at = self.at;
+        let bytes = self.take(len)?;
+        std::str::from_utf8(bytes).map_err(|_| Malformed::NotUtf8 { place: self.place.clone(), at })
+    }
+
+    /// A key or tensor name: a string of 1 to `max` bytes.
+    fn name(&mut self, max: usize) -> Result<&'a str, Malformed> {
+        let name = self.string()?;
+        match name.len() {
+            0 => Err(Malformed::Empty { place: self.place.clone() }),
+            len if len > max => Err(Malformed::TooLong { place: self.place.clone(), len, max }),
+            _ => Ok(name),
+        }
+    }
+
+    fn value_type(&mut self) -> Result<ValueType, Malformed> {
+        let number = self.u32()?;
+        ValueType::from_number(number)
+            .ok_or_else(|| Malformed::UnknownValueType { place: self.place.clone(), number })
+    }
+
+    fn bool(&mut self) -> Result<bool, Malformed> {
+        match self.byte()? {
+            found @ (0 | 1) => Ok(found == 1),
+            found => Err(Malformed::Bool { place: self.place.clone(), found }),
+        }
+    }
+
+    /// A value of type `ty`, checked to its end.
+    pub fn value(&mut self, ty: ValueType) -> Result<Value<'a>, Malformed> {
+        Ok(match ty {
+            ValueType::U8 => Value::U8(self.byte()?),
+            ValueType::I8 => Value::I8(self.byte()? as i8),
+            ValueType::U16 => Value::U16(LE::read_u16(self.take(2)?)),
+            ValueType::I16 => Value::I16(LE::read_i16(self.take(2)?)),
+            ValueType::U32 => Value::U32(self.u32()?),
+            ValueType::I32 => Value::I32(LE::read_i32(self.take(4)?)),
+            ValueType::F32 => Value::F32(LE::read_f32(self.take(4)?)),
+            ValueType::Bool => Value::Bool(self.bool()?),
+            ValueType::Str => Value::Str(self.string()?),
+            ValueType::Array => Value::Array(self.array_value()?),
+            ValueType::U64 => Value::U64(self.u64()?),
+            ValueType::I64 => Value::I64(LE::read_i64(self.take(8)?)),
+            ValueType::F64 => Value::F64(LE::read_f64(self.take(8)?)),
+        })
+    }
+
+    fn array_value(&mut self) -> Result<Array<'a>, Malformed> {
+        let ty = self.value_type()?;
+        let len = self.u64()?;
+        let start = self.at;
+        match (ty, ty.size()) {
+            (ValueType::Array, _) => {
+                return Err(Malformed::NestedArray { place: self.place.clone() })
+            }
+            (ValueType::Bool, _) => (0..len).try_for_each(|_| self.bool().map(drop))?,
+            (_, Some(size)) => {
+                self.take(len.saturating_mul(size as u64))?;
+            }
+            (_, None) => (0..len).try_for_each(|_| self.string().map(drop))?,
+        }
+        // Every element took a byte at least, so that their number fits a `usize`.
+        Ok(Array::new(ty, len as usize, &self.bytes[start..self.at]))
+    }
+}

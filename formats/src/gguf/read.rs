@@ -1,0 +1,265 @@
+//! A GGUF model, opened for reading.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::error::{GgufError, Malformed};
+use super::parse::{parse, Cursor, Entry, Parsed, Tensor};
+use super::value::{Array, Value};
+use crate::map::MappedFile;
+use crate::tensor::TensorView;
+
+/// A GGUF model: one file, or all the splits `NAME-00001-of-0000N.gguf` of one.
+///
+/// Opening maps the files and checks every count, length, offset, string and shape in their
+/// headers, so that what is handed out later needs no checks. Metadata and tensors are borrowed
+/// from the maps. Strings that are not UTF-8 are refused wherever they occur, in token lists too:
+/// SentencePiece spells bytes as `<0xNN>`, so that no Gemma file has any.
+#[derive(Debug)]
+pub struct Gguf {
+    path: PathBuf,
+    /// One, or the splits in order.
+    files: Vec<File>,
+    /// By name: which file, and which of its tensors.
+    by_name: HashMap<String, (usize, usize)>,
+}
+
+#[derive(Debug)]
+struct File {
+    map: MappedFile,
+    parsed: Parsed,
+}
+
+impl Gguf {
+    /// Opens `path`. If it is one split of a model, all the others are opened with it; they must
+    /// lie in the same directory.
+    ///
+    /// # Errors
+    /// If a file cannot be mapped, is no GGUF file of version 2 or 3 in little-endian order, is
+    /// truncated or contradicts itself, or if splits are missing or do not belong together.
+    pub fn open(path: impl AsRef<Path>) -> Result<Gguf, GgufError> {
+        let path = path.as_ref().to_owned();
+        let first = File::open(path.clone())?;
+        let files = match first.split()? {
+            Some((number, count)) => open_splits(first, number, count)?,
+            None => vec![first],
+        };
+        let mut by_name = HashMap::new();
+        for (f, file) in files.iter().enumerate() {
+            for (t, tensor) in file.parsed.tensors.iter().enumerate() {
+                if by_name.insert(tensor.name.clone(), (f, t)).is_some() {
+                    return Err(file.malformed(Malformed::DuplicateTensor(tensor.name.clone())));
+                }
+            }
+        }
+        let gguf = Gguf { path, files, by_name };
+        gguf.check_tensor_count()?;
+        Ok(gguf)
+    }
+
+    /// The path it was opened under.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Version of the format, 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.files[0].parsed.version
+    }
+
+    /// What tensors' offsets are multiples of, in bytes.
+    pub fn alignment(&self) -> usize {
+        self.files[0].parsed.alignment
+    }
+
+    /// Size of all splits together, in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.map.bytes().len() as u64).sum()
+    }
+
+    /// The value of a metadata key; where there are splits, of the first.
+    pub fn get(&self, key: &str) -> Option<Value<'_>> {
+        self.files[0].get(key)
+    }
+
+    /// All metadata, in the file's order; where there are splits, of the first.
+    pub fn metadata(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
+        let file = &self.files[0];
+        file.parsed.metadata.iter().filter_map(|e| Some((e.key.as_str(), file.value(e)?)))
+    }
+
+    /// The value of a key that holds an integer of any type that fits; `None` if it is absent.
+    ///
+    /// # Errors
+    /// If the key holds anything else.
+    pub fn u32(&self, key: &str) -> Result<Option<u32>, GgufError> {
+        self.typed(key, "an unsigned 32-bit integer", |v| v.as_int())
+    }
+
+    /// As [`u32`](Self::u32), for 64 bits.
+    ///
+    /// # Errors
+    /// If the key holds anything else.
+    pub fn u64(&self, key: &str) -> Result<Option<u64>, GgufError> {
+        self.typed(key, "an unsigned 64-bit integer", |v| v.as_int())
+    }
+
+    /// The value of a key that holds a floating-point number of either type; `None` if absent.
+    ///
+    /// # Errors
+    /// If the key holds anything else.
+    pub fn f32(&self, key: &str) -> Result<Option<f32>, GgufError> {
+        self.typed(key, "a floating-point number", |v| v.as_f32())
+    }
+
+    /// The value of a key that holds a truth value; `None` if absent.
+    ///
+    /// # Errors
+    /// If the key holds anything else.
+    pub fn bool(&self, key: &str) -> Result<Option<bool>, GgufError> {
+        self.typed(key, "a truth value", |v| v.as_bool())
+    }
+
+    /// The value of a key that holds a string; `None` if absent.
+    ///
+    /// # Errors
+    /// If the key holds anything else.
+    pub fn str(&self, key: &str) -> Result<Option<&str>, GgufError> {
+        self.typed(key, "a string", |v| v.as_str())
+    }
+
+    /// The value of a key that holds an array; `None` if absent.
+    ///
+    /// # Errors
+    /// If the key holds anything else.
+    pub fn array(&self, key: &str) -> Result<Option<Array<'_>>, GgufError> {
+        self.typed(key, "an array", |v| v.as_array())
+    }
+
+    /// All tensors, in the files' order.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorView<'_>> {
+        self.files.iter().flat_map(|f| f.parsed.tensors.iter().map(|t| f.view(t)))
+    }
+
+    /// The tensor called `name`.
+    pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
+        let (file, tensor) = *self.by_name.get(name)?;
+        let file = &self.files[file];
+        Some(file.view(&file.parsed.tensors[tensor]))
+    }
+
+    fn typed<'a, T>(
+        &'a self,
+        key: &str,
+        expected: &'static str,
+        convert: impl FnOnce(Value<'a>) -> Option<T>,
+    ) -> Result<Option<T>, GgufError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let wrong_type = || GgufError::ValueType {
+            path: self.path.clone(),
+            key: key.to_owned(),
+            found: format!("{} {value}", value.ty()),
+            expected,
+        };
+        convert(value).map(Some).ok_or_else(wrong_type)
+    }
+
+    fn check_tensor_count(&self) -> Result<(), GgufError> {
+        if self.files.len() == 1 {
+            return Ok(());
+        }
+        let found = self.by_name.len() as u64;
+        match self.u64("split.tensors.count")? {
+            Some(count) if count != found => Err(GgufError::Split {
+                path: self.path.clone(),
+                cause: format!("split.tensors.count is {count}, but there are {found} tensors"),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl File {
+    fn open(path: PathBuf) -> Result<File, GgufError> {
+        let map = MappedFile::open(path.clone())
+            .map_err(|error| GgufError::Open { path: path.clone(), error })?;
+        match parse(map.bytes()) {
+            Ok(parsed) => Ok(File { map, parsed }),
+            Err(cause) => Err(GgufError::Malformed { path, cause }),
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<Value<'_>> {
+        self.value(self.parsed.metadata.iter().find(|e| e.key == key)?)
+    }
+
+    /// The value of an entry. It was checked when the file was opened; should somebody have
+    /// changed the file since, it may be gone.
+    fn value(&self, entry: &Entry) -> Option<Value<'_>> {
+        Cursor::new(self.map.bytes().get(entry.range.clone())?).value(entry.ty).ok()
+    }
+
+    fn view<'a>(&'a self, tensor: &'a Tensor) -> TensorView<'a> {
+        TensorView {
+            name: &tensor.name,
+            ty: tensor.ty,
+            shape: &tensor.shape,
+            // In range: checked when the file was opened, and a map keeps its length.
+            data: &self.map.bytes()[tensor.range.clone()],
+        }
+    }
+
+    /// Number (from 0) and count of the splits it is one of, if it is one of several.
+    fn split(&self) -> Result<Option<(u32, u32)>, GgufError> {
+        let int = |key: &str| match self.get(key).map(|value| value.as_int()) {
+            Some(None) => Err(self.split_error(format!("{key} is no unsigned integer"))),
+            Some(number) => Ok(number),
+            None => Ok(None),
+        };
+        match (int("split.no")?, int("split.count")?) {
+            (_, None | Some(0 | 1)) => Ok(None),
+            (Some(number), Some(count)) if number < count => Ok(Some((number, count))),
+            _ => Err(self.split_error("split.no is missing or not below split.count".into())),
+        }
+    }
+
+    fn split_error(&self, cause: String) -> GgufError {
+        GgufError::Split { path: self.map.path().to_owned(), cause }
+    }
+
+    fn malformed(&self, cause: Malformed) -> GgufError {
+        GgufError::Malformed { path: self.map.path().to_owned(), cause }
+    }
+}
+
+/// Opens the other splits of the model that `opened`, split `number` of `count`, belongs to.
+fn open_splits(opened: File, number: u32, count: u32) -> Result<Vec<File>, GgufError> {
+    let name = opened.map.path().file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let suffix = |i: u32| format!("-{:05}-of-{count:05}.gguf", i + 1);
+    let Some(prefix) = name.strip_suffix(&suffix(number)).map(str::to_owned) else {
+        let cause =
+            format!("split {} of {count} must be called NAME{}", number + 1, suffix(number));
+        return Err(opened.split_error(cause));
+    };
+    let path = opened.map.path().to_owned();
+    let mut opened = Some(opened);
+    let mut files = Vec::new();
+    for i in 0..count {
+        if i == number {
+            files.extend(opened.take());
+            continue;
+        }
+        let sibling = path.with_file_name(format!("{prefix}{}", suffix(i)));
+        if !sibling.exists() {
+            let cause = format!("split {} of {count} is missing: {}", i + 1, sibling.display());
+            return Err(GgufError::Split { path, cause });
+        }
+        let file = File::open(sibling)?;
+        if file.split()? != Some((i, count)) {
+            return Err(file
+                .split_error(format!("its metadata does not call it split {} of {count}", i + 1)));
+        }
+        files.push(file);
+    }
+    Ok(files)
+}

@@ -1,0 +1,145 @@
+//! The vocabulary in GGUF metadata, in both directions.
+
+use super::error::GgufError;
+use super::read::Gguf;
+use super::value::{Array, ValueType};
+use super::write::Header;
+use crate::vocab::{is_control_text, Piece, PieceKind, Vocab, VocabError};
+
+const MODEL: &str = "tokenizer.ggml.model";
+const PRE: &str = "tokenizer.ggml.pre";
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const SCORES: &str = "tokenizer.ggml.scores";
+const KINDS: &str = "tokenizer.ggml.token_type";
+const BOS: &str = "tokenizer.ggml.bos_token_id";
+const EOS: &str = "tokenizer.ggml.eos_token_id";
+const EOT: &str = "tokenizer.ggml.eot_token_id";
+const UNK: &str = "tokenizer.ggml.unknown_token_id";
+const PAD: &str = "tokenizer.ggml.padding_token_id";
+const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
+const ADD_SPACE: &str = "tokenizer.ggml.add_space_prefix";
+
+impl Vocab {
+    /// The vocabulary that a GGUF file's metadata holds.
+    ///
+    /// User-defined pieces come with `▁` whichever of space and `▁` the file has. What is absent
+    /// is taken as Gemma has it: `add_bos_token` true, `add_space_prefix` false (the first
+    /// Gemma 2 files lacked it, [llama.cpp#8248](https://github.com/ggml-org/llama.cpp/pull/8248)),
+    /// the end of a turn called `<end_of_turn>`.
+    ///
+    /// # Errors
+    /// If a key is missing or of another type, the lists differ in length, a special id lies
+    /// outside the vocabulary, or the tokenizer is none of SentencePiece's BPE.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Vocab, GgufError> {
+        let error = |cause| GgufError::Vocab { path: gguf.path().to_owned(), cause };
+        match gguf.str(MODEL)?.ok_or_else(|| missing(gguf, MODEL))? {
+            "llama" => {}
+            other => return Err(error(VocabError::Model(other.to_owned()))),
+        }
+        let pieces = pieces(gguf)?;
+        let mut vocab = Vocab {
+            pieces,
+            bos: gguf.u32(BOS)?,
+            eos: gguf.u32(EOS)?,
+            eot: gguf.u32(EOT)?,
+            unk: gguf.u32(UNK)?,
+            pad: gguf.u32(PAD)?,
+            add_bos: gguf.bool(ADD_BOS)?.unwrap_or(true),
+            add_space_prefix: gguf.bool(ADD_SPACE)?.unwrap_or(false),
+        };
+        vocab.eot = vocab.eot.or_else(|| vocab.find("<end_of_turn>"));
+        // llama.cpp's converter calls it a control piece; kinds are to agree with a checkpoint's.
+        let unk = vocab.unk.and_then(|id| vocab.pieces.get_mut(id as usize));
+        if let Some(piece) = unk.filter(|p| p.kind == PieceKind::Control) {
+            piece.kind = PieceKind::Unknown;
+        }
+        vocab.checked().map_err(error)
+    }
+}
+
+impl Header {
+    /// Sets the metadata keys of a vocabulary, `tokenizer.ggml.*`, as llama.cpp's converter does:
+    /// spaces in user-defined pieces are written as spaces, because llama.cpp matches those in raw
+    /// text.
+    pub fn set_vocab(&mut self, vocab: &Vocab) {
+        let pieces = &vocab.pieces;
+        let text = |p: &Piece| match p.kind {
+            PieceKind::UserDefined => p.text.replace('▁', " "),
+            _ => p.text.clone(),
+        };
+        self.set(MODEL, "llama");
+        self.set(PRE, "default");
+        self.set(TOKENS, pieces.iter().map(text).collect::<Vec<String>>());
+        self.set(SCORES, pieces.iter().map(|p| p.score).collect::<Vec<f32>>());
+        self.set(KINDS, pieces.iter().map(|p| p.kind as i32).collect::<Vec<i32>>());
+        let ids = [
+            (BOS, vocab.bos),
+            (EOS, vocab.eos),
+            (EOT, vocab.eot),
+            (UNK, vocab.unk),
+            (PAD, vocab.pad),
+        ];
+        for (key, id) in ids {
+            if let Some(id) = id {
+                self.set(key, id);
+            }
+        }
+        self.set(ADD_BOS, vocab.add_bos);
+        self.set(ADD_EOS, false);
+        self.set(ADD_SPACE, vocab.add_space_prefix);
+    }
+}
+
+fn pieces(gguf: &Gguf) -> Result<Vec<Piece>, GgufError> {
+    let tokens = array(gguf, TOKENS, "an array of str", &[ValueType::Str])?;
+    let scores = array(gguf, SCORES, "an array of f32", &[ValueType::F32])?;
+    let kinds = array(gguf, KINDS, "an array of i32", &[ValueType::I32, ValueType::U32])?;
+    let error = |cause| GgufError::Vocab { path: gguf.path().to_owned(), cause };
+    for (what, list) in [(SCORES, scores), (KINDS, kinds)] {
+        if list.len() != tokens.len() {
+            let (found, pieces) = (list.len(), tokens.len());
+            return Err(error(VocabError::Length { what, found, pieces }));
+        }
+    }
+    let scores = scores.values().filter_map(|v| v.as_f32());
+    // A negative number is no kind and becomes one that is none either.
+    let kinds = kinds.values().map(|v| v.as_int().unwrap_or(u32::MAX));
+    let texts = tokens.values().filter_map(|v| v.as_str());
+    let zipped = texts.zip(scores).zip(kinds).enumerate();
+    let piece = |(id, ((text, score), kind)): (usize, ((&str, f32), u32))| {
+        let kind =
+            PieceKind::from_number(kind).ok_or_else(|| error(VocabError::Kind { id, kind }))?;
+        Ok(match kind {
+            PieceKind::UserDefined if is_control_text(text) => {
+                Piece { text: text.to_owned(), score, kind: PieceKind::Control }
+            }
+            PieceKind::UserDefined => Piece { text: text.replace(' ', "▁"), score, kind },
+            _ => Piece { text: text.to_owned(), score, kind },
+        })
+    };
+    zipped.map(piece).collect()
+}
+
+/// The array under `key`, whose elements must have one of `types`.
+fn array<'a>(
+    gguf: &'a Gguf,
+    key: &'static str,
+    expected: &'static str,
+    types: &[ValueType],
+) -> Result<Array<'a>, GgufError> {
+    let array = gguf.array(key)?.ok_or_else(|| missing(gguf, key))?;
+    match types.contains(&array.element_type()) {
+        true => Ok(array),
+        false => Err(GgufError::ValueType {
+            path: gguf.path().to_owned(),
+            key: key.to_owned(),
+            found: format!("an array of {}", array.element_type()),
+            expected,
+        }),
+    }
+}
+
+fn missing(gguf: &Gguf, key: &'static str) -> GgufError {
+    GgufError::MissingKey { path: gguf.path().to_owned(), key }
+}

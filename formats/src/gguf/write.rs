@@ -1,0 +1,200 @@
+//! A GGUF file, written front to back: the header first, then the tensors in its order.
+
+use std::io::Write;
+
+use super::error::{GgufError, Malformed};
+use super::owned::{encode_str, OwnedValue};
+use super::parse::tensor_bytes;
+use super::{ALIGNMENT, ALIGNMENT_KEY, MAGIC, MAX_NAME, VERSION};
+use crate::quant::QuantType;
+
+/// A tensor of a file to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Its name.
+    pub name: String,
+    /// Type of its blocks.
+    pub ty: QuantType,
+    /// Innermost dimension first.
+    pub shape: Vec<usize>,
+    /// Where it begins in the data section, in bytes.
+    pub offset: u64,
+    /// Its size in bytes, without padding.
+    pub bytes: u64,
+}
+
+/// Metadata and tensor descriptions of a file to be written. Order is kept, and so the same calls
+/// give the same bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Header {
+    metadata: Vec<(String, OwnedValue)>,
+    tensors: Vec<TensorInfo>,
+}
+
+impl Header {
+    /// A header without metadata and tensors.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets a metadata key; a value that it had is replaced in its place.
+    ///
+    /// `general.alignment` and the `split.*` keys say how a file is laid out, not what it holds:
+    /// what is written here is one file aligned to 32 bytes, so that they are left out when
+    /// another file's metadata is copied.
+    pub fn set(&mut self, key: impl Into<String>, value: impl Into<OwnedValue>) {
+        let (key, value) = (key.into(), value.into());
+        if key == ALIGNMENT_KEY || key.starts_with("split.") {
+            return;
+        }
+        match self.metadata.iter_mut().find(|(k, _)| *k == key) {
+            Some((_, old)) => *old = value,
+            None => self.metadata.push((key, value)),
+        }
+    }
+
+    /// Appends a tensor. `shape` has the innermost dimension first.
+    ///
+    /// # Errors
+    /// If the file could not be read again: name empty, over 63 bytes or taken, no dimension, more
+    /// than four or a zero one, rows that are no whole number of blocks, a size that overflows.
+    pub fn add_tensor(
+        &mut self,
+        name: impl Into<String>,
+        ty: QuantType,
+        shape: &[usize],
+    ) -> Result<(), GgufError> {
+        let name = name.into();
+        let info = self.describe(name, ty, shape).map_err(GgufError::Describe)?;
+        self.tensors.push(info);
+        Ok(())
+    }
+
+    /// The tensors, in the order in which they are to be written.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// Exact size of the file to be written, in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.encode().len() as u64 + self.data_bytes()
+    }
+
+    fn describe(
+        &self,
+        name: String,
+        ty: QuantType,
+        shape: &[usize],
+    ) -> Result<TensorInfo, Malformed> {
+        if name.is_empty() {
+            return Err(Malformed::Empty { place: "the name of a tensor".into() });
+        }
+        if name.len() > MAX_NAME {
+            let (place, len) = (format!("the tensor name {name:?}"), name.len());
+            return Err(Malformed::TooLong { place, len, max: MAX_NAME });
+        }
+        if self.tensors.iter().any(|t| t.name == name) {
+            return Err(Malformed::DuplicateTensor(name));
+        }
+        if !ty.traits().stored {
+            return Err(Malformed::TensorType { name, number: ty as u32, type_name: ty.name() });
+        }
+        let bytes = tensor_bytes(&name, ty, shape)? as u64;
+        let offset = self.data_bytes();
+        let end = offset.checked_add(bytes).and_then(|end| end.checked_add(ALIGNMENT as u64));
+        end.ok_or_else(|| Malformed::TooLarge(name.clone()))?;
+        Ok(TensorInfo { name, ty, shape: shape.to_vec(), offset, bytes })
+    }
+
+    /// Bytes of the data section, the padding after the last tensor included.
+    fn data_bytes(&self) -> u64 {
+        self.tensors.last().map_or(0, |t| (t.offset + t.bytes).next_multiple_of(ALIGNMENT as u64))
+    }
+
+    /// The header's bytes, padded to where the data section begins.
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend(MAGIC);
+        out.extend(VERSION.to_le_bytes());
+        out.extend((self.tensors.len() as u64).to_le_bytes());
+        out.extend((self.metadata.len() as u64).to_le_bytes());
+        for (key, value) in &self.metadata {
+            encode_str(key, &mut out);
+            value.encode(&mut out);
+        }
+        for tensor in &self.tensors {
+            encode_str(&tensor.name, &mut out);
+            out.extend((tensor.shape.len() as u32).to_le_bytes());
+            tensor.shape.iter().for_each(|dim| out.extend((*dim as u64).to_le_bytes()));
+            out.extend((tensor.ty as u32).to_le_bytes());
+            out.extend(tensor.offset.to_le_bytes());
+        }
+        out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
+        out
+    }
+}
+
+/// Writes a file: the header on creation, then tensor after tensor, each padded with zeros.
+#[derive(Debug)]
+pub struct Writer<W: Write> {
+    out: W,
+    header: Header,
+    /// The tensor that is being written, and how many of its bytes are.
+    current: usize,
+    written: u64,
+}
+
+impl<W: Write> Writer<W> {
+    /// Writes the header to `out`, which best is buffered.
+    ///
+    /// # Errors
+    /// If `out` cannot be written.
+    pub fn new(mut out: W, header: Header) -> Result<Self, GgufError> {
+        out.write_all(&header.encode())?;
+        Ok(Self { out, header, current: 0, written: 0 })
+    }
+
+    /// Appends to the current tensor's bytes; when it has them all, the next becomes current. A
+    /// tensor may come in any number of pieces, but no piece may reach into the next tensor.
+    ///
+    /// # Errors
+    /// If there are more bytes than the current tensor lacks, or `out` cannot be written.
+    pub fn write(&mut self, data: &[u8]) -> Result<(), GgufError> {
+        let room = self.current().map_or(0, |t| t.bytes) - self.written;
+        let len = data.len() as u64;
+        if len > room {
+            let tensor = self.current().or(self.header.tensors.last());
+            let name = tensor.map(|t| t.name.clone()).unwrap_or_default();
+            return Err(GgufError::TensorOverflow { name, extra: len - room });
+        }
+        self.out.write_all(data)?;
+        self.written += len;
+        if len == room && len > 0 {
+            let padding = self.written.next_multiple_of(ALIGNMENT as u64) - self.written;
+            self.out.write_all(&[0; ALIGNMENT][..padding as usize])?;
+            self.current += 1;
+            self.written = 0;
+        }
+        Ok(())
+    }
+
+    /// Ends the file: flushes and gives back what it was written to.
+    ///
+    /// # Errors
+    /// If a tensor lacks bytes, or `out` cannot be written.
+    pub fn finish(mut self) -> Result<W, GgufError> {
+        if let Some(tensor) = self.current() {
+            return Err(GgufError::TensorUnderflow {
+                name: tensor.name.clone(),
+                written: self.written,
+                bytes: tensor.bytes,
+            });
+        }
+        self.out.flush()?;
+        Ok(self.out)
+    }
+
+    fn current(&self) -> Option<&TensorInfo> {
+        self.header.tensors.get(self.current)
+    }
+}

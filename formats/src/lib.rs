@@ -1,0 +1,18 @@
+//! What is on disk, and the arithmetic on it.
+//!
+//! - [`map`]: files as read-only memory maps.
+//! - [`gguf`]: the GGUF container, read and written.
+//! - [`checkpoint`]: Hugging Face checkpoint directories.
+//! - [`quant`]: the quantized block types, one registry for all of them.
+//! - [`tensor`]: a borrowed tensor of either.
+//! - [`vocab`]: a SentencePiece vocabulary, wherever it came from.
+//!
+//! No threads, no printing, no knowledge of how a model computes.
+#![deny(unsafe_code)]
+
+pub mod checkpoint;
+pub mod gguf;
+pub mod map;
+pub mod quant;
+pub mod tensor;
+pub mod vocab;

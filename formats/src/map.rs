@@ -1,0 +1,67 @@
+//! Files as read-only memory maps: the one place of this crate that needs `unsafe`.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A whole file, mapped for reading. Pages are read when they are first touched.
+///
+/// The bytes must not change while they are mapped. Lapidary never writes a file in place (it
+/// writes under a temporary name and renames, which leaves an existing map on the old file); a
+/// file that another program truncates while it is mapped raises SIGBUS at the next touch.
+#[derive(Debug)]
+pub struct MappedFile {
+    path: PathBuf,
+    map: memmap2::Mmap,
+}
+
+impl MappedFile {
+    /// Maps `path`. An empty file maps to an empty slice.
+    ///
+    /// # Errors
+    /// If it is not there, not readable, or no regular file.
+    pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        // Asked before opening, which would wait for the other end of a pipe.
+        let kind = std::fs::metadata(&path)?;
+        if kind.is_dir() {
+            return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a directory"));
+        }
+        if !kind.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file"));
+        }
+        let file = File::open(&path)?;
+        // SAFETY: the map is private and read-only, and is handed out only as `&[u8]`, whose every
+        // bit pattern is valid. That nobody shrinks or rewrites the file meanwhile is the
+        // caller's part, as the type's documentation says.
+        #[allow(unsafe_code)]
+        let map = unsafe { memmap2::Mmap::map(&file)? };
+        Ok(Self { path, map })
+    }
+
+    /// The file's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// The path it was opened under.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// What `bytes` are, if they are one of the things that downloads leave in the place of a model's
+/// file, in words that end "not a … file but".
+pub(crate) fn stand_in(bytes: &[u8]) -> Option<&'static str> {
+    let text = bytes.trim_ascii_start();
+    let begins = |with: &str| {
+        text.get(..with.len()).is_some_and(|head| head.eq_ignore_ascii_case(with.as_bytes()))
+    };
+    if begins("version https://git-lfs") {
+        Some("a Git LFS pointer to it: fetch the file itself with `git lfs pull`")
+    } else if begins("<!doctype html") || begins("<html") {
+        Some("an HTML page, probably a login or error page saved by a download")
+    } else {
+        None
+    }
+}

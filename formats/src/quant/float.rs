@@ -1,0 +1,160 @@
+//! The unquantized types, as blocks of one value. [`F16`] and [`F32`] are also the fields `d`,
+//! `dmin` and `m` of the other blocks.
+//!
+//! Little-endian, as all of GGUF:
+//! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+
+use bytemuck::{Pod, Zeroable};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use super::block::Block;
+
+/// IEEE binary32.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct F32([u8; 4]);
+const _: () = assert!(size_of::<F32>() == 4);
+
+impl F32 {
+    /// The bytes of `x`.
+    pub fn from_f32(x: f32) -> Self {
+        Self(x.to_le_bytes())
+    }
+
+    /// The value.
+    pub fn to_f32(self) -> f32 {
+        f32::from_le_bytes(self.0)
+    }
+}
+
+/// IEEE binary16.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct F16([u8; 2]);
+const _: () = assert!(size_of::<F16>() == 2);
+
+impl F16 {
+    /// The nearest half; what is too large for one becomes ±65504, since a weight or a scale that
+    /// is a little too small does less harm than an infinite one. NaN stays NaN.
+    pub fn from_f32(x: f32) -> Self {
+        let max = f16::MAX.to_f32_const();
+        Self(f16::from_f32(x.clamp(-max, max)).to_le_bytes())
+    }
+
+    /// The value, exact.
+    pub fn to_f32(self) -> f32 {
+        f16::from_le_bytes(self.0).to_f32()
+    }
+}
+
+/// The upper half of an IEEE binary32.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct Bf16([u8; 2]);
+const _: () = assert!(size_of::<Bf16>() == 2);
+
+impl Bf16 {
+    /// The nearest bfloat16, ties to even.
+    pub fn from_f32(x: f32) -> Self {
+        Self(bf16::from_f32(x).to_le_bytes())
+    }
+
+    /// The value, exact.
+    pub fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(u16::from_le_bytes(self.0)) << 16)
+    }
+}
+
+impl Block for F32 {
+    const LEN: usize = 1;
+    type Activation = F32;
+
+    fn quantize(x: &[f32]) -> Self {
+        Self::from_f32(x[0])
+    }
+
+    fn dequantize(&self, y: &mut [f32]) {
+        y[0] = self.to_f32();
+    }
+
+    fn dot_row(w: &[Self], a: &[F32]) -> f32 {
+        dot(w, a, |w| w.map(F32::to_f32))
+    }
+}
+
+impl Block for F16 {
+    const LEN: usize = 1;
+    type Activation = F32;
+
+    fn quantize(x: &[f32]) -> Self {
+        Self::from_f32(x[0])
+    }
+
+    fn dequantize(&self, y: &mut [f32]) {
+        y[0] = self.to_f32();
+    }
+
+    fn dot_row(w: &[Self], a: &[F32]) -> f32 {
+        // A slice at a time, for which `half` uses the processor's own conversion if it has one.
+        dot(w, a, |w| {
+            let mut y = [0.0; LANES];
+            w.map(|w| f16::from_le_bytes(w.0)).convert_to_f32_slice(&mut y);
+            y
+        })
+    }
+}
+
+impl Block for Bf16 {
+    const LEN: usize = 1;
+    type Activation = F32;
+
+    fn quantize(x: &[f32]) -> Self {
+        Self::from_f32(x[0])
+    }
+
+    fn dequantize(&self, y: &mut [f32]) {
+        y[0] = self.to_f32();
+    }
+
+    fn dot_row(w: &[Self], a: &[F32]) -> f32 {
+        dot(w, a, |w| w.map(Bf16::to_f32))
+    }
+}
+
+/// Sums kept side by side in [`dot`]: enough for the latency of an addition to be hidden on any
+/// vector width up to 512 bits.
+const LANES: usize = 32;
+
+/// The dot product in a fixed order of additions, whatever the machine: product `i` goes to sum
+/// `i % LANES`, then the sums are added in halves. A product is rounded before it is added.
+fn dot<W: Pod>(w: &[W], a: &[F32], widen: impl Fn([W; LANES]) -> [f32; LANES]) -> f32 {
+    let mut sums = [0.0; LANES];
+    let mut add = |w: [W; LANES], a: [F32; LANES]| {
+        let w = widen(w);
+        for l in 0..LANES {
+            sums[l] += w[l] * a[l].to_f32();
+        }
+    };
+    let (w, w_tail) = w.as_chunks();
+    let (a, a_tail) = a.as_chunks();
+    for (w, a) in w.iter().zip(a) {
+        add(*w, *a);
+    }
+    if !w_tail.is_empty() {
+        add(padded(w_tail), padded(a_tail));
+    }
+    for n in [16, 8, 4, 2, 1] {
+        for l in 0..n {
+            sums[l] += sums[l + n];
+        }
+    }
+    sums[0]
+}
+
+/// The tail of a row, followed by zeros.
+fn padded<W: Pod>(tail: &[W]) -> [W; LANES] {
+    let mut y = [W::zeroed(); LANES];
+    y[..tail.len()].copy_from_slice(tail);
+    y
+}

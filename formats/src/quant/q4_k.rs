@@ -1,0 +1,103 @@
+//! Q4_K: 256 weights of 4 bits in 8 sub-blocks of 32, each with a scale and a minimum of 6 bits,
+//! 4.5 bits a weight. `x = d * scale * q - dmin * min`, `q` in 0..16.
+//!
+//! Layout: `block_q4_K` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::affine::Affine;
+use super::block::Block;
+use super::float::F16;
+use super::q8_k::BlockQ8K;
+
+/// 256 weights in 144 bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct BlockQ4K {
+    /// The scale of the scales.
+    pub d: F16,
+    /// The scale of the minimums.
+    pub dmin: F16,
+    /// Scales and minimums.
+    pub scales: Scales,
+    /// Of every 64 weights, weight `i` in the low, weight `i + 32` in the high half of byte `i`.
+    pub qs: [u8; 128],
+}
+const _: () = assert!(size_of::<BlockQ4K>() == 144);
+
+impl BlockQ4K {
+    /// The block's numbers, each by itself.
+    pub fn unpack(&self) -> Affine<8> {
+        let (scales, mins) = self.scales.unpack();
+        let mut q = [0; 256];
+        for (q, qs) in q.chunks_exact_mut(64).zip(self.qs.chunks_exact(32)) {
+            for i in 0..32 {
+                q[i] = qs[i] & 15;
+                q[i + 32] = qs[i] >> 4;
+            }
+        }
+        Affine { d: self.d.to_f32(), dmin: self.dmin.to_f32(), scales, mins, q }
+    }
+
+    fn pack(x: &Affine<8>) -> Self {
+        let mut qs = [0; 128];
+        for (q, qs) in x.q.chunks_exact(64).zip(qs.chunks_exact_mut(32)) {
+            for i in 0..32 {
+                qs[i] = q[i] | q[i + 32] << 4;
+            }
+        }
+        let scales = Scales::pack(&x.scales, &x.mins);
+        Self { d: F16::from_f32(x.d), dmin: F16::from_f32(x.dmin), scales, qs }
+    }
+}
+
+impl Block for BlockQ4K {
+    const LEN: usize = 256;
+    type Activation = BlockQ8K;
+
+    fn quantize(x: &[f32]) -> Self {
+        Self::pack(&Affine::fit(x, 15.0, 63.0))
+    }
+
+    fn dequantize(&self, y: &mut [f32]) {
+        self.unpack().dequantize(y);
+    }
+
+    fn dot_row(w: &[Self], a: &[BlockQ8K]) -> f32 {
+        w.iter().zip(a).fold(0.0, |sum, (w, a)| sum + w.unpack().dot(a))
+    }
+}
+
+/// Eight scales and eight minimums of 6 bits each, as Q4_K and Q5_K store them: bytes 0..4 begin
+/// with the scales 0..4 and bytes 4..8 with the minimums 0..4; bytes 8..12 hold the low halves of
+/// the scales (low) and minimums (high) 4..8, whose upper two bits are the top bits of bytes 0..4
+/// and 4..8.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct Scales([u8; 12]);
+
+impl Scales {
+    /// `(scales, mins)`, each below 64.
+    pub fn unpack(&self) -> ([u8; 8], [u8; 8]) {
+        let b = &self.0;
+        let (mut scales, mut mins) = ([0; 8], [0; 8]);
+        for i in 0..4 {
+            scales[i] = b[i] & 63;
+            mins[i] = b[i + 4] & 63;
+            scales[i + 4] = (b[i + 8] & 15) | (b[i] >> 6) << 4;
+            mins[i + 4] = b[i + 8] >> 4 | (b[i + 4] >> 6) << 4;
+        }
+        (scales, mins)
+    }
+
+    /// The reverse of [`unpack`](Self::unpack).
+    pub(super) fn pack(scales: &[u8; 8], mins: &[u8; 8]) -> Self {
+        let mut b = [0; 12];
+        for i in 0..4 {
+            b[i] = scales[i] | (scales[i + 4] >> 4) << 6;
+            b[i + 4] = mins[i] | (mins[i + 4] >> 4) << 6;
+            b[i + 8] = (scales[i + 4] & 15) | mins[i + 4] << 4;
+        }
+        Self(b)
+    }
+}

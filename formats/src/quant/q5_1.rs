@@ -1,0 +1,60 @@
+//! Q5_1: 32 weights of 5 bits, a scale and an offset, 6 bits a weight. `x = d * q + m`, `q` in
+//! 0..32.
+//!
+//! Layout: `block_q5_1` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::block::Block;
+use super::float::F16;
+use super::q8_0::BlockQ8_0;
+use super::{q5_0, search};
+
+/// 32 weights in 24 bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct BlockQ5_1 {
+    /// The scale.
+    pub d: F16,
+    /// The offset: the value of code 0.
+    pub m: F16,
+    /// The fifth bit of weight `i` in bit `i`, little-endian.
+    pub qh: [u8; 4],
+    /// The low bits of weight `i` in the low, of weight `i + 16` in the high half of byte `i`.
+    pub qs: [u8; 16],
+}
+const _: () = assert!(size_of::<BlockQ5_1>() == 24);
+
+impl BlockQ5_1 {
+    /// The codes, 0..32.
+    pub fn codes(&self) -> [i8; 32] {
+        q5_0::unpack(&self.qs, self.qh).map(|q| q as i8)
+    }
+}
+
+impl Block for BlockQ5_1 {
+    const LEN: usize = 32;
+    type Activation = BlockQ8_0;
+
+    fn quantize(x: &[f32]) -> Self {
+        let x = search::finite::<32>(x);
+        let (d, m) = search::scale_offset(&x, 31.0, search::Offset::Any);
+        let (d, m) = (F16::from_f32(d), F16::from_f32(m));
+        let q = search::codes(&x, d.to_f32(), m.to_f32(), 0.0, 31.0);
+        let (qs, qh) = q5_0::pack(&q.map(|q| q as u8));
+        Self { d, m, qh, qs }
+    }
+
+    fn dequantize(&self, y: &mut [f32]) {
+        let (d, m) = (self.d.to_f32(), self.m.to_f32());
+        for (y, q) in y.iter_mut().zip(self.codes()) {
+            *y = d * f32::from(q) + m;
+        }
+    }
+
+    fn dot_row(w: &[Self], a: &[BlockQ8_0]) -> f32 {
+        w.iter().zip(a).fold(0.0, |sum, (w, a)| {
+            sum + (w.d.to_f32() * a.dot(&w.codes()) + w.m.to_f32() * a.sum())
+        })
+    }
+}

@@ -1,0 +1,75 @@
+//! Q5_K: 256 weights of 5 bits in 8 sub-blocks of 32, each with a scale and a minimum of 6 bits,
+//! 5.5 bits a weight. `x = d * scale * q - dmin * min`, `q` in 0..32.
+//!
+//! Layout: `block_q5_K` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::affine::Affine;
+use super::block::Block;
+use super::float::F16;
+use super::q4_k::Scales;
+use super::q8_k::BlockQ8K;
+
+/// 256 weights in 176 bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct BlockQ5K {
+    /// The scale of the scales.
+    pub d: F16,
+    /// The scale of the minimums.
+    pub dmin: F16,
+    /// Scales and minimums.
+    pub scales: Scales,
+    /// The fifth bits: of weight `32 * j + i` in bit `j` of byte `i`.
+    pub qh: [u8; 32],
+    /// The low bits: of every 64 weights, those of weight `i` in the low, of weight `i + 32` in the
+    /// high half of byte `i`.
+    pub qs: [u8; 128],
+}
+const _: () = assert!(size_of::<BlockQ5K>() == 176);
+
+impl BlockQ5K {
+    /// The block's numbers, each by itself.
+    pub fn unpack(&self) -> Affine<8> {
+        let (scales, mins) = self.scales.unpack();
+        let mut q = [0; 256];
+        for (n, (q, qs)) in q.chunks_exact_mut(64).zip(self.qs.chunks_exact(32)).enumerate() {
+            for i in 0..32 {
+                let qh = self.qh[i] >> (2 * n);
+                q[i] = (qs[i] & 15) | (qh & 1) << 4;
+                q[i + 32] = qs[i] >> 4 | (qh & 2) << 3;
+            }
+        }
+        Affine { d: self.d.to_f32(), dmin: self.dmin.to_f32(), scales, mins, q }
+    }
+
+    fn pack(x: &Affine<8>) -> Self {
+        let (mut qh, mut qs) = ([0; 32], [0; 128]);
+        for (n, (q, qs)) in x.q.chunks_exact(64).zip(qs.chunks_exact_mut(32)).enumerate() {
+            for i in 0..32 {
+                qs[i] = (q[i] & 15) | q[i + 32] << 4;
+                qh[i] |= (q[i] >> 4 | q[i + 32] >> 4 << 1) << (2 * n);
+            }
+        }
+        let scales = Scales::pack(&x.scales, &x.mins);
+        Self { d: F16::from_f32(x.d), dmin: F16::from_f32(x.dmin), scales, qh, qs }
+    }
+}
+
+impl Block for BlockQ5K {
+    const LEN: usize = 256;
+    type Activation = BlockQ8K;
+
+    fn quantize(x: &[f32]) -> Self {
+        Self::pack(&Affine::fit(x, 31.0, 63.0))
+    }
+
+    fn dequantize(&self, y: &mut [f32]) {
+        self.unpack().dequantize(y);
+    }
+
+    fn dot_row(w: &[Self], a: &[BlockQ8K]) -> f32 {
+        w.iter().zip(a).fold(0.0, |sum, (w, a)| sum + w.unpack().dot(a))
+    }
+}

@@ -1,0 +1,77 @@
+//! Q6_K: 256 weights of 6 bits in 16 sub-blocks of 16, each with a signed scale of 8 bits, 6.5625
+//! bits a weight. `x = d * scale * (q - 32)`, `q` in 0..64.
+//!
+//! Layout: `block_q6_K` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::block::Block;
+use super::float::F16;
+use super::q8_k::BlockQ8K;
+use super::symmetric::Symmetric;
+
+/// 256 weights in 210 bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct BlockQ6K {
+    /// The low bits: of every 128 weights, those of weight `i` in the low, of weight `i + 64` in
+    /// the high half of byte `i`.
+    pub ql: [u8; 128],
+    /// The upper two bits: of every 128 weights, those of weight `32 * k + i` in bits `2 * k` and
+    /// up of byte `i`.
+    pub qh: [u8; 64],
+    /// The scales.
+    pub scales: [i8; 16],
+    /// The scale of the scales.
+    pub d: F16,
+}
+const _: () = assert!(size_of::<BlockQ6K>() == 210);
+
+impl BlockQ6K {
+    /// The block's numbers, each by itself.
+    pub fn unpack(&self) -> Symmetric {
+        let mut q = [0; 256];
+        let (ql, qh) = (self.ql.chunks_exact(64), self.qh.chunks_exact(32));
+        for (q, (ql, qh)) in q.chunks_exact_mut(128).zip(ql.zip(qh)) {
+            for i in 0..32 {
+                q[i] = (ql[i] & 15 | (qh[i] & 3) << 4) as i8 - 32;
+                q[i + 32] = (ql[i + 32] & 15 | (qh[i] >> 2 & 3) << 4) as i8 - 32;
+                q[i + 64] = (ql[i] >> 4 | (qh[i] >> 4 & 3) << 4) as i8 - 32;
+                q[i + 96] = (ql[i + 32] >> 4 | (qh[i] >> 6) << 4) as i8 - 32;
+            }
+        }
+        Symmetric { d: self.d.to_f32(), scales: self.scales, q }
+    }
+
+    fn pack(x: &Symmetric) -> Self {
+        let (mut ql, mut qh) = ([0; 128], [0; 64]);
+        let halves = ql.chunks_exact_mut(64).zip(qh.chunks_exact_mut(32));
+        for (q, (ql, qh)) in x.q.chunks_exact(128).zip(halves) {
+            let q = |i: usize| (q[i] + 32) as u8;
+            for (i, ql) in ql.iter_mut().enumerate() {
+                *ql = q(i) & 15 | q(i + 64) << 4;
+            }
+            for (i, qh) in qh.iter_mut().enumerate() {
+                *qh = (0..4).fold(0, |qh, k| qh | (q(32 * k + i) >> 4) << (2 * k));
+            }
+        }
+        Self { ql, qh, scales: x.scales, d: F16::from_f32(x.d) }
+    }
+}
+
+impl Block for BlockQ6K {
+    const LEN: usize = 256;
+    type Activation = BlockQ8K;
+
+    fn quantize(x: &[f32]) -> Self {
+        Self::pack(&Symmetric::fit(x, 32.0, 128.0))
+    }
+
+    fn dequantize(&self, y: &mut [f32]) {
+        self.unpack().dequantize(y);
+    }
+
+    fn dot_row(w: &[Self], a: &[BlockQ8K]) -> f32 {
+        w.iter().zip(a).fold(0.0, |sum, (w, a)| sum + w.unpack().dot(a))
+    }
+}

@@ -1,0 +1,61 @@
+//! Q8_K: 256 activations of 8 bits, one scale, and sums. `x = d * q`. What the k-quants are
+//! multiplied with; never in a file.
+//!
+//! Layout: `block_q8_K` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::block::Block;
+use super::float::F32;
+use super::search;
+
+/// 256 activations in 292 bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct BlockQ8K {
+    /// The scale.
+    pub d: F32,
+    /// The codes, within ±127: kernels count on -128 never to occur.
+    pub qs: [i8; 256],
+    /// The sum of every 16 codes, an `i16` each.
+    pub bsums: [[u8; 2]; 16],
+}
+const _: () = assert!(size_of::<BlockQ8K>() == 292);
+
+impl BlockQ8K {
+    /// The sum of the 16 codes from `16 * i`.
+    pub fn bsum(&self, i: usize) -> i32 {
+        i32::from(i16::from_le_bytes(self.bsums[i]))
+    }
+}
+
+impl Block for BlockQ8K {
+    const LEN: usize = 256;
+    type Activation = BlockQ8K;
+
+    /// `d` is the largest magnitude / 127; codes are rounded half to even, which every vector unit
+    /// does by itself, so that fast kernels can give the same bytes.
+    fn quantize(x: &[f32]) -> Self {
+        let x = search::finite::<256>(x);
+        let d = search::magnitude(&x) / 127.0;
+        let inverse = search::inverse(d);
+        let qs = x.map(|x| search::nearest(x * inverse, -127.0, 127.0) as i8);
+        let sum = |i: usize| qs[16 * i..][..16].iter().map(|q| i16::from(*q)).sum::<i16>();
+        Self { d: F32::from_f32(d), qs, bsums: std::array::from_fn(|i| sum(i).to_le_bytes()) }
+    }
+
+    fn dequantize(&self, y: &mut [f32]) {
+        let d = self.d.to_f32();
+        for (y, q) in y.iter_mut().zip(self.qs) {
+            *y = d * f32::from(q);
+        }
+    }
+
+    fn dot_row(w: &[Self], a: &[BlockQ8K]) -> f32 {
+        w.iter().zip(a).fold(0.0, |sum, (w, a)| {
+            let products: i32 =
+                w.qs.iter().zip(&a.qs).map(|(w, a)| i32::from(*w) * i32::from(*a)).sum();
+            sum + w.d.to_f32() * a.d.to_f32() * products as f32
+        })
+    }
+}

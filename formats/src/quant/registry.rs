@@ -1,0 +1,125 @@
+//! The registry: one row per type, the only list of types in the program.
+
+use super::block::{self, Block};
+use super::{float, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, q8_k};
+
+/// A tensor type, with ggml's number.
+#[allow(non_camel_case_types)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+#[allow(missing_docs)]
+pub enum QuantType {
+    F32 = 0,
+    F16 = 1,
+    Q4_0 = 2,
+    Q4_1 = 3,
+    Q5_0 = 6,
+    Q5_1 = 7,
+    Q8_0 = 8,
+    Q2_K = 10,
+    Q3_K = 11,
+    Q4_K = 12,
+    Q5_K = 13,
+    Q6_K = 14,
+    Q8_K = 15,
+    BF16 = 30,
+}
+
+/// All there is to know about a type.
+#[derive(Debug)]
+pub struct Traits {
+    /// The type this row describes.
+    pub ty: QuantType,
+    /// GGUF's name, such as `Q4_K`.
+    pub name: &'static str,
+    /// Weights per block.
+    pub block_len: usize,
+    /// Bytes per block.
+    pub block_bytes: usize,
+    /// What activations are quantized to before [`dot`](Traits::dot).
+    pub activation: QuantType,
+    /// Whether GGUF files hold it (Q8_K is for activations only).
+    pub stored: bool,
+    /// Quantizes whole blocks: `x.len()` values to `x.len() / block_len * block_bytes` bytes.
+    pub quantize: fn(x: &[f32], y: &mut [u8]),
+    /// The reverse of [`quantize`](Traits::quantize).
+    pub dequantize: fn(x: &[u8], y: &mut [f32]),
+    /// Dot product of a row of this type with a row of type `activation`.
+    pub dot: fn(w: &[u8], a: &[u8]) -> f32,
+}
+
+const fn row<B: Block>(ty: QuantType, name: &'static str, activation: QuantType) -> Traits {
+    Traits {
+        ty,
+        name,
+        block_len: B::LEN,
+        block_bytes: size_of::<B>(),
+        activation,
+        stored: !matches!(ty, QuantType::Q8_K),
+        quantize: block::quantize::<B>,
+        dequantize: block::dequantize::<B>,
+        dot: block::dot::<B>,
+    }
+}
+
+use QuantType::*;
+static REGISTRY: [Traits; 14] = [
+    row::<float::F32>(F32, "F32", F32),
+    row::<float::F16>(F16, "F16", F32),
+    row::<float::Bf16>(BF16, "BF16", F32),
+    row::<q4_0::BlockQ4_0>(Q4_0, "Q4_0", Q8_0),
+    row::<q4_1::BlockQ4_1>(Q4_1, "Q4_1", Q8_0),
+    row::<q5_0::BlockQ5_0>(Q5_0, "Q5_0", Q8_0),
+    row::<q5_1::BlockQ5_1>(Q5_1, "Q5_1", Q8_0),
+    row::<q8_0::BlockQ8_0>(Q8_0, "Q8_0", Q8_0),
+    row::<q2_k::BlockQ2K>(Q2_K, "Q2_K", Q8_K),
+    row::<q3_k::BlockQ3K>(Q3_K, "Q3_K", Q8_K),
+    row::<q4_k::BlockQ4K>(Q4_K, "Q4_K", Q8_K),
+    row::<q5_k::BlockQ5K>(Q5_K, "Q5_K", Q8_K),
+    row::<q6_k::BlockQ6K>(Q6_K, "Q6_K", Q8_K),
+    row::<q8_k::BlockQ8K>(Q8_K, "Q8_K", Q8_K),
+];
+
+impl QuantType {
+    /// Every type, in the registry's order.
+    pub fn all() -> impl Iterator<Item = QuantType> {
+        REGISTRY.iter().map(|t| t.ty)
+    }
+
+    /// The type with ggml's number `n`.
+    pub fn from_ggml(n: u32) -> Option<Self> {
+        Self::all().find(|t| *t as u32 == n)
+    }
+
+    /// The type called `name` in GGUF (`Q4_K`), in any case.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::all().find(|t| t.name().eq_ignore_ascii_case(name))
+    }
+
+    /// This type's row.
+    pub fn traits(self) -> &'static Traits {
+        REGISTRY.iter().find(|t| t.ty == self).expect("every type has a row")
+    }
+
+    /// GGUF's name.
+    pub fn name(self) -> &'static str {
+        self.traits().name
+    }
+
+    /// Weights per block.
+    pub fn block_len(self) -> usize {
+        self.traits().block_len
+    }
+
+    /// Bytes of a row of `n` values; `None` if `n` is no whole number of blocks, or too large.
+    pub fn row_bytes(self, n: usize) -> Option<usize> {
+        let t = self.traits();
+        n.is_multiple_of(t.block_len).then(|| (n / t.block_len).checked_mul(t.block_bytes))?
+    }
+}
+
+impl std::fmt::Display for QuantType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}

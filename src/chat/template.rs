@@ -1,0 +1,161 @@
+//! Jinja templates under limits.
+
+use std::error::Error;
+use std::io;
+
+use minijinja::{context, Environment, ErrorKind};
+
+use super::{ChatError, Message, Role};
+
+/// Instructions that one rendering may take; the official template takes about 40 a message.
+const FUEL: u64 = 10_000_000;
+/// Bytes that one rendering may write.
+const MAX_RENDERED: usize = 16 << 20;
+/// Nested macro calls and the like.
+const MAX_RECURSION: usize = 100;
+/// The one template of the environment.
+const NAME: &str = "chat_template";
+
+/// What a template said when it called `raise_exception`.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refusal(String);
+
+/// A chat template in Jinja, as `tokenizer_config.json` and GGUF files carry them.
+///
+/// It is rendered as transformers does it
+/// (<https://huggingface.co/docs/transformers/chat_templating>): with the whitespace rules of
+/// `trim_blocks` and `lstrip_blocks`, `messages`, `add_generation_prompt`, `bos_token`,
+/// `eos_token`, `raise_exception` and Python's methods on values.
+///
+/// A template comes with a model, so it is not trusted: it reads no files, and its instructions,
+/// its recursion and the length of its text are limited. The memory of the strings it builds on
+/// the way is not.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    source: String,
+    bos: String,
+    eos: String,
+}
+
+impl ChatTemplate {
+    /// The template in `source`, or else [`GEMMA2_TEMPLATE`](super::GEMMA2_TEMPLATE); `bos` and
+    /// `eos` are the spellings of those two pieces.
+    ///
+    /// # Errors
+    /// If the source is not valid Jinja.
+    pub fn new(source: Option<&str>, bos: &str, eos: &str) -> Result<Self, ChatError> {
+        let source = source.unwrap_or(super::GEMMA2_TEMPLATE).to_owned();
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(MAX_RECURSION);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_template_owned(NAME, source.clone()).map_err(ChatError::Syntax)?;
+        Ok(Self { environment, source, bos: bos.to_owned(), eos: eos.to_owned() })
+    }
+
+    /// The Jinja source.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The text of a conversation; with `add_generation_prompt`, up to where the model answers.
+    ///
+    /// If the template refuses a conversation that begins with a system message and a user
+    /// message, as Gemma's does, it gets the two as one user message, a blank line between
+    /// them (<https://github.com/ggml-org/llama.cpp/pull/5665>).
+    ///
+    /// # Errors
+    /// If the template refuses the conversation, fails, or exceeds a limit.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, ChatError> {
+        let refusal = match self.render_as_given(messages, add_generation_prompt) {
+            Err(refusal @ ChatError::Refused(_)) => refusal,
+            result => return result,
+        };
+        let folded = fold_system(messages).ok_or(refusal)?;
+        self.render_as_given(&folded, add_generation_prompt)
+    }
+
+    fn render_as_given(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, ChatError> {
+        let template = self.environment.get_template(NAME).map_err(ChatError::Syntax)?;
+        let context = context! {
+            messages,
+            add_generation_prompt,
+            bos_token => self.bos,
+            eos_token => self.eos,
+        };
+        let mut text = Limited { bytes: Vec::new(), exceeded: false };
+        let result = template.render_captured_to(context, &mut text).map(drop);
+        match result {
+            Ok(()) => Ok(String::from_utf8_lossy(&text.bytes).into_owned()),
+            Err(_) if text.exceeded => Err(ChatError::TooLong { limit: MAX_RENDERED }),
+            Err(error) => Err(match refusal(&error) {
+                Some(message) => ChatError::Refused(message),
+                None => ChatError::Render(error),
+            }),
+        }
+    }
+}
+
+fn raise_exception(message: String) -> Result<String, minijinja::Error> {
+    let error = minijinja::Error::new(ErrorKind::InvalidOperation, message.clone());
+    Err(error.with_source(Refusal(message)))
+}
+
+/// What the template said, if it is the cause of the error.
+fn refusal(error: &minijinja::Error) -> Option<String> {
+    let mut cause: Option<&dyn Error> = Some(error);
+    while let Some(error) = cause {
+        if let Some(Refusal(message)) = error.downcast_ref() {
+            return Some(message.clone());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// The conversation with its system message as the beginning of the first user message.
+fn fold_system(messages: &[Message]) -> Option<Vec<Message>> {
+    let [system, user, rest @ ..] = messages else { return None };
+    if (system.role, user.role) != (Role::System, Role::User) {
+        return None;
+    }
+    let content = format!("{}\n\n{}", system.content.trim(), user.content.trim());
+    let mut folded = vec![Message { role: Role::User, content }];
+    folded.extend_from_slice(rest);
+    Some(folded)
+}
+
+/// Takes so many bytes and no more.
+struct Limited {
+    bytes: Vec<u8>,
+    exceeded: bool,
+}
+
+impl io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > MAX_RENDERED {
+            self.exceeded = true;
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,31 @@
+//! A small trained model and a text that it has not seen, inside the program: `lapidary demo`
+//! works with nothing downloaded.
+
+use std::io;
+use std::path::Path;
+
+/// A file of the checkpoint and its bytes.
+macro_rules! file {
+    ($name:literal) => {
+        ($name, include_bytes!(concat!("../../tests/fixtures/tiny-gemma2/", $name)).as_slice())
+    };
+}
+
+/// A Gemma 2 of 3.7 million parameters, trained on the King James Bible.
+const CHECKPOINT: [(&str, &[u8]); 6] = [
+    file!("config.json"),
+    file!("generation_config.json"),
+    file!("model.safetensors"),
+    file!("tokenizer.json"),
+    file!("tokenizer.model"),
+    file!("tokenizer_config.json"),
+];
+
+/// Chapters that were kept out of its training.
+pub const HELD_OUT: &str = include_str!("../../tests/fixtures/held-out/kjv-held-out.txt");
+
+/// Writes the checkpoint into `dir`, which it creates.
+pub fn write_checkpoint(dir: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    CHECKPOINT.iter().try_for_each(|(name, bytes)| std::fs::write(dir.join(name), bytes))
+}

@@ -1,0 +1,173 @@
+//! `lapidary demo`: the whole way from checkpoint to text on a small model that comes with the
+//! program.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, Context};
+use clap::Args as ClapArgs;
+use lapidary::convert::{
+    convert, ConvertError, Options as ConvertOptions, Progress, Recipe, Totals,
+};
+use lapidary::kernels::KvType;
+use lapidary::model::{Model, Source};
+use lapidary::perplexity::{measure, Options, Perplexity};
+use lapidary::sampling::{Sampler, SamplerConfig};
+use lapidary::tokenizer::{Special, Tokenizer};
+use tempfile::TempDir;
+
+use super::bundled;
+use super::generate::{Session, Stop};
+use super::interrupt::{self, Interrupted};
+
+const RECIPES: [Recipe; 6] =
+    [Recipe::Q8_0, Recipe::Q6_K, Recipe::Q5_K_M, Recipe::Q4_K_M, Recipe::Q3_K_M, Recipe::Q2_K];
+
+/// The recipe whose file writes the sample.
+const SAMPLE_RECIPE: Recipe = Recipe::Q4_K_M;
+const SAMPLE_PROMPT: &str = "And it came to pass in those days, that the king";
+const SAMPLE_TOKENS: usize = 100;
+const SAMPLE_SEED: u64 = 1;
+
+/// Tokens of a chunk, and how many chunks are measured: enough to tell the recipes apart.
+const N_CTX: usize = 512;
+const CHUNKS: usize = 16;
+
+/// Convert, measure and run a small model that comes with the program
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// Keep the files in this new or empty directory [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    interrupt::install()?;
+    match args.dir {
+        Some(dir) => {
+            claim(&dir)?;
+            demo(&dir)?;
+            writeln!(io::stdout(), "\nThe files are in {}.", dir.display())?;
+        }
+        None => {
+            let dir = TempDir::with_prefix("lapidary-demo-").context("temporary directory")?;
+            demo(dir.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that `dir` is there and that nothing in it can be overwritten.
+fn claim(dir: &Path) -> anyhow::Result<()> {
+    let name = || dir.display().to_string();
+    std::fs::create_dir_all(dir).with_context(name)?;
+    if dir.read_dir().with_context(name)?.next().is_some() {
+        bail!("{}: the directory is not empty", dir.display());
+    }
+    Ok(())
+}
+
+fn demo(dir: &Path) -> anyhow::Result<()> {
+    let checkpoint = dir.join("tiny-gemma2");
+    bundled::write_checkpoint(&checkpoint).with_context(|| checkpoint.display().to_string())?;
+    let mut out = io::stdout();
+    writeln!(out, "A Gemma 2 of 3.7 million parameters that was trained on the King James Bible.")?;
+    writeln!(out, "Perplexity on chapters it has not seen, {CHUNKS} chunks of {N_CTX} tokens:\n")?;
+    writeln!(out, "recipe     size     bits/weight   perplexity        change")?;
+    let original = Measured::new(&checkpoint)?;
+    writeln!(out, "{}", original.row("original", None))?;
+    for recipe in RECIPES {
+        let file = file_of(dir, recipe);
+        quantize(&checkpoint, &file, recipe)?;
+        let measured = Measured::new(&file)?;
+        writeln!(out, "{}", measured.row(recipe.name(), Some(&original)))?;
+    }
+    writeln!(out, "\n{} goes on, with seed {SAMPLE_SEED}:\n", SAMPLE_RECIPE.name())?;
+    sample(&file_of(dir, SAMPLE_RECIPE))?;
+    writeln!(out, "\nNext, with a checkpoint of Gemma 2 in the directory gemma-2-2b-it:")?;
+    writeln!(out, "  lapidary convert gemma-2-2b-it -o gemma-2-2b-it-Q4_K_M.gguf")?;
+    writeln!(out, "  lapidary run gemma-2-2b-it-Q4_K_M.gguf --chat")?;
+    Ok(())
+}
+
+fn file_of(dir: &Path, recipe: Recipe) -> PathBuf {
+    dir.join(format!("tiny-gemma2-{}.gguf", recipe.name()))
+}
+
+fn quantize(checkpoint: &Path, file: &Path, recipe: Recipe) -> anyhow::Result<()> {
+    let source = Source::open(checkpoint)?;
+    let options = ConvertOptions { recipe, threads: None, force: false };
+    match convert(&source, file, options, &mut UntilInterrupted) {
+        Err(ConvertError::Cancelled) => Err(Interrupted.into()),
+        result => Ok(result.map(drop)?),
+    }
+}
+
+/// Cancels a conversion on Ctrl-C, and otherwise is silent.
+struct UntilInterrupted;
+
+impl Progress for UntilInterrupted {
+    fn cancelled(&self) -> bool {
+        interrupt::requested()
+    }
+}
+
+/// What a model costs and what it is worth.
+struct Measured {
+    totals: Totals,
+    perplexity: Perplexity,
+}
+
+impl Measured {
+    fn new(path: &Path) -> anyhow::Result<Self> {
+        let source = Source::open(path)?;
+        let tokenizer = Tokenizer::new(source.vocab()?)?;
+        let vocab = tokenizer.vocab();
+        let options = Options {
+            n_ctx: N_CTX,
+            chunks: Some(CHUNKS),
+            kv: KvType::F16,
+            bos: vocab.bos.filter(|_| vocab.add_bos),
+        };
+        let tokens = tokenizer.encode_with_bos(bundled::HELD_OUT, Special::Plain);
+        let model = Model::load(&source, None)?;
+        let perplexity = measure(&model, &tokens, options, |_, _| !interrupt::requested())?;
+        interrupt::check()?;
+        let tensors = source.tensors().iter().map(|spec| source.tensor(spec));
+        let totals = Totals::new(tensors.map(|t| (t.ty, t.len() as u64, t.data.len() as u64)));
+        Ok(Self { totals, perplexity })
+    }
+
+    /// Its line of the table.
+    fn row(&self, name: &str, original: Option<&Self>) -> String {
+        let megabytes = self.totals.bytes() as f64 / 1e6;
+        let bits = self.totals.bits_per_weight();
+        let Perplexity { perplexity, standard_error, .. } = self.perplexity;
+        let change = original.map_or(String::new(), |original| {
+            format!("{:+7.2} %", (perplexity / original.perplexity.perplexity - 1.0) * 100.0)
+        });
+        format!("{name:<9} {megabytes:5.2} MB {bits:10.2}      {perplexity:8.3} ± {standard_error:.3} {change}")
+    }
+}
+
+/// Streams what the model makes of a prompt.
+fn sample(path: &Path) -> anyhow::Result<()> {
+    let source = Source::open(path)?;
+    let tokenizer = Tokenizer::new(source.vocab()?)?;
+    let stop_ids = source.stop_ids(tokenizer.vocab());
+    let model = Model::load(&source, None)?;
+    let sampler =
+        Sampler::new(SamplerConfig { seed: Some(SAMPLE_SEED), ..SamplerConfig::default() })?;
+    let n_ctx = model.config().n_ctx_train;
+    let mut session = Session::new(&model, &tokenizer, stop_ids, sampler, (n_ctx, KvType::F16));
+    let prompt = tokenizer.encode_with_bos(SAMPLE_PROMPT, Special::Plain);
+    let mut out = io::stdout();
+    write!(out, "{SAMPLE_PROMPT}")?;
+    let answer = session.answer(&prompt, Some(SAMPLE_TOKENS), &mut out)?;
+    writeln!(out)?;
+    if answer.stop == Stop::Interrupted {
+        return Err(Interrupted.into());
+    }
+    Ok(())
+}

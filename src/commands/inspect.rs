@@ -1,0 +1,227 @@
+//! `lapidary inspect`: what a model file holds, and the memory that running it takes.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+use lapidary::convert::Totals;
+use lapidary::kernels::KvType;
+use lapidary::model::{Config, Memory, Source};
+use lapidary_formats::gguf::Value;
+use lapidary_formats::tensor::TensorView;
+use serde_json::json;
+
+/// Show what a model holds and the memory it needs
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// A GGUF file or a checkpoint directory
+    model: PathBuf,
+    /// Context to compute the memory for, in tokens [default: the model's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    ctx: Option<u32>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Elements of an array that are shown.
+const SHOWN: usize = 4;
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let source = Source::open(&args.model)?;
+    let n_ctx = args.ctx.map_or(source.config().n_ctx_train, |n| n as usize);
+    let model = Inspected::new(&source, n_ctx);
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    if args.json {
+        writeln!(out, "{}", model.json())?;
+    } else {
+        model.print(&mut out)?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// A model, and what follows from it.
+struct Inspected<'a> {
+    source: &'a Source,
+    tensors: Vec<TensorView<'a>>,
+    totals: Totals,
+    n_ctx: usize,
+    /// With the cache in F16 and in F32.
+    memory: [(&'static str, Memory); 2],
+}
+
+impl<'a> Inspected<'a> {
+    fn new(source: &'a Source, n_ctx: usize) -> Self {
+        let tensors: Vec<TensorView> = match (source.gguf(), source.checkpoint()) {
+            (Some(gguf), _) => gguf.tensors().collect(),
+            (_, Some(checkpoint)) => checkpoint.tensors().collect(),
+            _ => Vec::new(),
+        };
+        let sizes = tensors.iter().map(|t| (t.ty, t.len() as u64, t.data.len() as u64));
+        let totals = Totals::new(sizes);
+        let file = source.gguf().map_or(totals.bytes(), |gguf| gguf.file_bytes());
+        let memory = |kv| Memory::new(source.config(), file, n_ctx, kv);
+        let memory = [("f16", memory(KvType::F16)), ("f32", memory(KvType::F32))];
+        Self { source, tensors, totals, n_ctx, memory }
+    }
+
+    fn format(&self) -> String {
+        match self.source.gguf() {
+            Some(gguf) => format!("GGUF version {}", gguf.version()),
+            None => "checkpoint".to_owned(),
+        }
+    }
+
+    fn print(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "{}: {}", self.source.path().display(), self.format())?;
+        writeln!(out, "\nModel")?;
+        for (key, value) in config_values(self.source.config()) {
+            let value = value.as_str().map_or(value.to_string(), str::to_owned);
+            writeln!(out, "  {key:<16} {value}")?;
+        }
+        if let Some(gguf) = self.source.gguf() {
+            writeln!(out, "\nMetadata")?;
+            for (key, value) in gguf.metadata() {
+                writeln!(out, "  {key:<42} {:<5} {value}", value.ty().name())?;
+            }
+        }
+        writeln!(out, "\nTensors")?;
+        for t in &self.tensors {
+            let shape = format!("{:?}", t.shape);
+            writeln!(
+                out,
+                "  {:<42} {:<5} {shape:<16} {:>13} bytes",
+                t.name,
+                t.ty.name(),
+                t.data.len()
+            )?;
+        }
+        writeln!(out)?;
+        print_totals(out, &self.totals)?;
+        self.print_memory(out)
+    }
+
+    fn print_memory(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "\nMemory for a context of {} tokens, every layer whole", self.n_ctx)?;
+        writeln!(out, "  cache        file       cache     buffers       total")?;
+        for (kv, m) in &self.memory {
+            let [file, cache, buffers, total] =
+                [m.file, m.kv_cache, m.buffers, m.total()].map(size);
+            writeln!(out, "  {kv}   {file:>11} {cache:>11} {buffers:>11} {total:>11}")?;
+        }
+        Ok(())
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let gguf = self.source.gguf();
+        let metadata = |gguf: &lapidary_formats::gguf::Gguf| {
+            gguf.metadata().map(|(key, value)| (key.to_owned(), value_json(value))).collect()
+        };
+        let metadata: serde_json::Map<_, _> = gguf.map(metadata).unwrap_or_default();
+        let tensor = |t: &TensorView| json!({ "name": t.name, "type": t.ty.name(), "shape": t.shape, "bytes": t.data.len() });
+        let memory = |(kv, m): &(&str, Memory)| {
+            let bytes = json!({
+                "file": m.file, "kv_cache": m.kv_cache, "buffers": m.buffers, "total": m.total(),
+            });
+            ((*kv).to_owned(), bytes)
+        };
+        json!({
+            "path": self.source.path().display().to_string(),
+            "format": if gguf.is_some() { "gguf" } else { "checkpoint" },
+            "gguf_version": gguf.map(|gguf| gguf.version()),
+            "model": config_values(self.source.config())
+                .into_iter()
+                .map(|(key, value)| (key.to_owned(), value))
+                .collect::<serde_json::Map<_, _>>(),
+            "metadata": metadata,
+            "tensors": self.tensors.iter().map(tensor).collect::<Vec<_>>(),
+            "totals": totals_json(&self.totals),
+            "n_ctx": self.n_ctx,
+            "memory": self.memory.iter().map(memory).collect::<serde_json::Map<_, _>>(),
+        })
+    }
+}
+
+/// The blueprint, field by field.
+fn config_values(c: &Config) -> [(&'static str, serde_json::Value); 15] {
+    [
+        ("name", json!(c.name)),
+        ("n_vocab", json!(c.n_vocab)),
+        ("n_ctx_train", json!(c.n_ctx_train)),
+        ("n_embd", json!(c.n_embd)),
+        ("n_ff", json!(c.n_ff)),
+        ("n_layer", json!(c.n_layer)),
+        ("n_head", json!(c.n_head)),
+        ("n_head_kv", json!(c.n_head_kv)),
+        ("head_dim", json!(c.head_dim)),
+        ("sliding_window", json!(c.sliding_window)),
+        ("rope_freq_base", decimal(c.rope_freq_base)),
+        ("rms_eps", decimal(c.rms_eps)),
+        ("attn_scale", decimal(c.attn_scale)),
+        ("attn_softcap", c.attn_softcap.map_or(json!(null), decimal)),
+        ("final_softcap", c.final_softcap.map_or(json!(null), decimal)),
+    ]
+}
+
+/// A number in as few digits as single precision needs (0.000001, not 9.999999974752427e-7).
+fn decimal(x: f32) -> serde_json::Value {
+    json!(x.to_string().parse::<f64>().ok())
+}
+
+/// A metadata value; of an array, only the beginning.
+fn value_json(value: Value) -> serde_json::Value {
+    match value {
+        Value::Bool(b) => json!(b),
+        Value::Str(s) => json!(s),
+        Value::F32(x) => decimal(x),
+        Value::F64(x) => json!(x),
+        Value::Array(a) => json!({
+            "type": a.element_type().name(),
+            "length": a.len(),
+            "first": a.values().take(SHOWN).map(value_json).collect::<Vec<_>>(),
+        }),
+        integer => match integer.as_int::<u64>() {
+            Some(n) => json!(n),
+            None => json!(integer.as_int::<i64>()),
+        },
+    }
+}
+
+/// A table of what the tensors of each type take.
+pub fn print_totals(out: &mut impl Write, totals: &Totals) -> io::Result<()> {
+    writeln!(out, "type   tensors         values           bytes    share")?;
+    let mut row = |name: &str, tensors: usize, values: u64, bytes: u64| {
+        let share = bytes as f64 * 100.0 / totals.bytes() as f64;
+        writeln!(out, "{name:<5} {tensors:>8} {values:>14} {bytes:>15} {share:>6.1} %")
+    };
+    for t in &totals.types {
+        row(t.ty.name(), t.tensors, t.values, t.bytes)?;
+    }
+    row("all", totals.tensors(), totals.values(), totals.bytes())?;
+    let bits = totals.bits_per_weight();
+    writeln!(out, "{} of tensors, {bits:.2} bits per weight", size(totals.bytes()))
+}
+
+/// The same for programs.
+pub fn totals_json(totals: &Totals) -> serde_json::Value {
+    let types = totals.types.iter().map(|t| {
+        json!({ "type": t.ty.name(), "tensors": t.tensors, "values": t.values, "bytes": t.bytes })
+    });
+    json!({
+        "types": types.collect::<Vec<_>>(),
+        "tensors": totals.tensors(),
+        "values": totals.values(),
+        "bytes": totals.bytes(),
+        "bits_per_weight": totals.bits_per_weight(),
+    })
+}
+
+/// A size in 10⁹ or 10⁶ bytes.
+pub fn size(bytes: u64) -> String {
+    match bytes as f64 {
+        bytes if bytes < 999.5e6 => format!("{:.3} MB", bytes / 1e6),
+        bytes => format!("{:.3} GB", bytes / 1e9),
+    }
+}

@@ -1,0 +1,25 @@
+//! One module per command, and what several of them share.
+
+pub mod convert;
+pub mod demo;
+pub mod inspect;
+pub mod perplexity;
+pub mod run;
+
+mod bundled;
+mod conversation;
+mod generate;
+pub mod interrupt;
+mod prompt;
+mod stats;
+
+use lapidary::kernels::KvType;
+
+/// Parses `--kv`.
+fn kv_type(name: &str) -> Result<KvType, String> {
+    match name {
+        "f16" => Ok(KvType::F16),
+        "f32" => Ok(KvType::F32),
+        _ => Err("it is f16 or f32".into()),
+    }
+}

@@ -1,0 +1,49 @@
+//! The text that a run begins with.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use anyhow::{anyhow, bail, Context};
+
+/// A text to continue or a message to answer; never empty.
+pub struct Prompt {
+    pub text: String,
+    /// Where it came from, for messages about it.
+    pub origin: String,
+}
+
+impl Prompt {
+    /// A prompt as it is.
+    pub fn new(text: String, origin: &str) -> anyhow::Result<Self> {
+        if text.is_empty() {
+            bail!("{origin}: the prompt is empty");
+        }
+        Ok(Self { text, origin: origin.to_owned() })
+    }
+
+    /// What is in a file.
+    pub fn read_file(path: &Path) -> anyhow::Result<Self> {
+        let name = path.display().to_string();
+        let mut file = File::open(path).with_context(|| name.clone())?;
+        Self::read(&mut file, &name)
+    }
+
+    /// All of standard input.
+    pub fn read_stdin() -> anyhow::Result<Self> {
+        Self::read(&mut io::stdin(), "standard input")
+    }
+
+    fn read(from: &mut dyn Read, origin: &str) -> anyhow::Result<Self> {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes).with_context(|| origin.to_owned())?;
+        let mut text = String::from_utf8(bytes).map_err(|e| {
+            anyhow!("{origin}: it is not UTF-8 from byte {} on", e.utf8_error().valid_up_to())
+        })?;
+        // Editors and `echo` end a text with a newline, which the text to continue rarely means.
+        if text.ends_with('\n') {
+            text.pop();
+        }
+        Self::new(text, origin)
+    }
+}

@@ -1,0 +1,79 @@
+//! What a run reports about itself: lines on stderr, or JSON.
+
+use std::io::{self, Write};
+use std::time::Instant;
+
+use super::generate::{Answer, Stop};
+
+/// A finished run.
+pub struct Stats<'a> {
+    pub answer: &'a Answer,
+    pub seed: u64,
+    /// When the command began.
+    pub start: Instant,
+    /// When the model was ready.
+    pub loaded: Instant,
+    /// The context's length, in tokens.
+    pub n_ctx: usize,
+}
+
+impl Stats<'_> {
+    /// Seconds from the command's beginning to the first token.
+    fn first_token(&self) -> Option<f64> {
+        self.answer.first_token.map(|at| (at - self.start).as_secs_f64())
+    }
+
+    /// Writes them to stderr.
+    pub fn print(&self) -> io::Result<()> {
+        let (a, mut err) = (self.answer, io::stderr());
+        writeln!(err)?;
+        let prompt = speed(a.prompt_speed());
+        let first =
+            self.first_token().map_or(String::new(), |s| format!(", first token after {s:.2} s"));
+        writeln!(err, "prompt  {} tokens{prompt}{first}", a.prompt_tokens)?;
+        writeln!(err, "answer  {} tokens{}, {}", a.generated, speed(a.decode_speed()), self.end())?;
+        writeln!(err, "seed    {}", self.seed)
+    }
+
+    fn end(&self) -> String {
+        match self.answer.stop {
+            Stop::Stop => "ended by the model".into(),
+            Stop::Length => "ended by -n".into(),
+            Stop::Context => {
+                format!("ended because the context of {} tokens is full (--ctx)", self.n_ctx)
+            }
+            Stop::Interrupted => "interrupted".into(),
+        }
+    }
+
+    /// One JSON object.
+    pub fn json(&self) -> serde_json::Value {
+        let a = self.answer;
+        serde_json::json!({
+            "text": a.text,
+            "stop": match a.stop {
+                Stop::Stop => "stop",
+                Stop::Length => "length",
+                Stop::Context => "context",
+                Stop::Interrupted => "interrupted",
+            },
+            "prompt_tokens": a.prompt_tokens,
+            "generated_tokens": a.generated,
+            "seed": self.seed,
+            "seconds": {
+                "load": (self.loaded - self.start).as_secs_f64(),
+                "first_token": self.first_token(),
+                "prompt": a.prompt_time.as_secs_f64(),
+                "decode": a.decode_time.as_secs_f64(),
+            },
+            "tokens_per_second": {
+                "prompt": a.prompt_speed(),
+                "decode": a.decode_speed(),
+            },
+        })
+    }
+}
+
+fn speed(tokens_per_second: Option<f64>) -> String {
+    tokens_per_second.map_or(String::new(), |s| format!(", {s:.1} tokens/s"))
+}

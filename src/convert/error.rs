@@ -1,0 +1,97 @@
+//! Why a conversion fails.
+
+use std::io;
+use std::path::PathBuf;
+
+use lapidary_formats::gguf::GgufError;
+use lapidary_formats::quant::QuantType;
+use thiserror::Error;
+
+use crate::model::SourceError;
+
+/// Why a conversion failed. Every message names the file; no output file is left behind.
+#[derive(Debug, Error)]
+pub enum ConvertError {
+    /// The source's vocabulary or chat template cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Weights that are not numbers: a broken download, or training that diverged.
+    #[error("{}: tensor `{name}` has values that are NaN or infinite", path.display())]
+    NotFinite {
+        /// The model.
+        path: PathBuf,
+        /// The tensor, by its GGUF name.
+        name: String,
+    },
+    /// Weights too large for the type asked for.
+    #[error("{}: tensor `{name}` has the value {value}, beyond the range of {ty}", path.display())]
+    Overflow {
+        /// The model.
+        path: PathBuf,
+        /// The tensor, by its GGUF name.
+        name: String,
+        /// The magnitude.
+        value: f32,
+        /// The type.
+        ty: QuantType,
+    },
+    /// The output is there already.
+    #[error("{}: exists already", path.display())]
+    Exists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The output is there and is no file, or is something that is being read.
+    #[error("{}: {cause}", path.display())]
+    Unsuitable {
+        /// The output.
+        path: PathBuf,
+        /// Why not.
+        cause: &'static str,
+    },
+    /// Too little space for the output.
+    #[error("{}: needs {needed} bytes, but only {available} bytes are free there", path.display())]
+    Space {
+        /// The output.
+        path: PathBuf,
+        /// Bytes of the finished file.
+        needed: u64,
+        /// Bytes that the file system has left for this user.
+        available: u64,
+    },
+    /// No file can be created where the output is to be.
+    #[error("{}: cannot create a file in its directory: {error}", path.display())]
+    Directory {
+        /// The output.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The output cannot be looked at, or not be put in its place.
+    #[error("{}: {error}", path.display())]
+    Output {
+        /// The output.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The output cannot be written.
+    #[error("{}: {error}", path.display())]
+    Write {
+        /// The output.
+        path: PathBuf,
+        /// What is wrong.
+        error: GgufError,
+    },
+    /// The threads cannot be started.
+    #[error("cannot start {threads} threads: {error}")]
+    Threads {
+        /// How many were asked for; 0 stands for one per processor.
+        threads: usize,
+        /// What is wrong.
+        error: rayon::ThreadPoolBuildError,
+    },
+    /// [`Progress::cancelled`](super::Progress::cancelled) said so.
+    #[error("cancelled")]
+    Cancelled,
+}

@@ -1,0 +1,120 @@
+//! The metadata of a new file: the keys that llama.cpp's converter writes for `gemma2`.
+
+use lapidary_formats::gguf::{Gguf, Header};
+use lapidary_formats::vocab::Vocab;
+
+use super::Recipe;
+use crate::chat::GEMMA2_TEMPLATE;
+use crate::model::{Config, Source, SourceError};
+
+/// The version of the quantized block layouts (ggml's `GGML_QNT_VERSION`).
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// The header of a new file: all metadata, and the tensors of `source` in its order with the types
+/// that `recipe` gives them.
+///
+/// # Errors
+/// If the source's vocabulary or chat template cannot be read.
+pub(super) fn header(source: &Source, recipe: Recipe) -> Result<Header, SourceError> {
+    // Read in either case: what is written must have a vocabulary that fits its embedding.
+    let vocab = source.vocab()?;
+    let mut header = match source.gguf() {
+        Some(gguf) => copied(gguf, recipe),
+        None => {
+            let template = source.chat_template()?;
+            of_checkpoint(source.config(), recipe, &vocab, template, &source.stop_ids(&vocab))
+        }
+    };
+    for spec in source.tensors() {
+        let ty = recipe.type_of(spec, source.config(), source.is_untied());
+        header.add_tensor(&spec.name, ty, &spec.shape)?;
+    }
+    Ok(header)
+}
+
+/// The metadata of another GGUF file, but for what says how its tensors are stored.
+fn copied(gguf: &Gguf, recipe: Recipe) -> Header {
+    let mut header = Header::new();
+    let kept = gguf.metadata().filter(|(key, _)| !describes_storage(key));
+    kept.for_each(|(key, value)| header.set(key, value));
+    set_storage(&mut header, recipe);
+    header
+}
+
+/// Whether a key says how a file's tensors are quantized or split, rather than what the model is.
+fn describes_storage(key: &str) -> bool {
+    key == "general.alignment" || key.starts_with("split.") || key.starts_with("quantize.imatrix.")
+}
+
+fn set_storage(header: &mut Header, recipe: Recipe) {
+    header.set("general.file_type", recipe.file_type());
+    header.set("general.quantization_version", QUANTIZATION_VERSION);
+}
+
+fn of_checkpoint(
+    c: &Config,
+    recipe: Recipe,
+    vocab: &Vocab,
+    template: Option<String>,
+    stop_ids: &[u32],
+) -> Header {
+    let mut header = Header::new();
+    header.set("general.architecture", "gemma2");
+    header.set("general.type", "model");
+    header.set("general.name", c.name.as_str());
+    set_storage(&mut header, recipe);
+    let sizes = [
+        ("context_length", c.n_ctx_train),
+        ("embedding_length", c.n_embd),
+        ("block_count", c.n_layer),
+        ("feed_forward_length", c.n_ff),
+        ("attention.head_count", c.n_head),
+        ("attention.head_count_kv", c.n_head_kv),
+        ("attention.key_length", c.head_dim),
+        ("attention.value_length", c.head_dim),
+        ("attention.sliding_window", c.sliding_window),
+    ];
+    for (key, size) in sizes {
+        let size = u32::try_from(size).expect("sizes were bounded when the configuration was read");
+        header.set(format!("gemma2.{key}"), size);
+    }
+    let floats = [
+        ("attention.layer_norm_rms_epsilon", c.rms_eps),
+        ("rope.freq_base", c.rope_freq_base),
+        // Zero stands for none: readers take an absent key for Gemma 2's own value.
+        ("attn_logit_softcapping", c.attn_softcap.unwrap_or(0.0)),
+        ("final_logit_softcapping", c.final_softcap.unwrap_or(0.0)),
+        // llama.cpp does not read it for this architecture and infers it from the layer count;
+        // here it is read, and holds for sizes that Google never made too.
+        ("attention.scale", c.attn_scale),
+    ];
+    for (key, value) in floats {
+        header.set(format!("gemma2.{key}"), value);
+    }
+    header.set_vocab(vocab);
+    set_stop_ids(&mut header, vocab, stop_ids);
+    if let Some(template) = template.or_else(|| official_template(vocab)) {
+        header.set("tokenizer.chat_template", template);
+    }
+    header
+}
+
+/// GGUF has one key each for three ids that end a text: end of sequence, of turn, of message. Ids
+/// that the vocabulary does not name (`generation_config.json` may declare more) fill what is left.
+fn set_stop_ids(header: &mut Header, vocab: &Vocab, stop_ids: &[u32]) {
+    let free = [
+        ("tokenizer.ggml.eot_token_id", vocab.eot.is_none()),
+        ("tokenizer.ggml.eom_token_id", true),
+    ];
+    let free = free.into_iter().filter(|(_, is_free)| *is_free);
+    let unnamed = stop_ids.iter().filter(|id| vocab.eos != Some(**id) && vocab.eot != Some(**id));
+    for ((key, _), id) in free.zip(unnamed) {
+        header.set(key, *id);
+    }
+}
+
+/// Gemma 2's own template, for a model that has its turn markers and brings no template.
+fn official_template(vocab: &Vocab) -> Option<String> {
+    let has = |text| vocab.find(text).is_some();
+    (has("<start_of_turn>") && has("<end_of_turn>")).then(|| GEMMA2_TEMPLATE.to_owned())
+}

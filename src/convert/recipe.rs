@@ -1,0 +1,194 @@
+//! Recipes: which type each tensor is stored in.
+
+use std::fmt;
+use std::str::FromStr;
+
+use lapidary_formats::quant::QuantType;
+use thiserror::Error;
+
+use crate::model::{Config, Role, TensorSpec, OUTPUT, TOKEN_EMBD};
+
+/// A mix of tensor types, under llama.cpp's name for it.
+///
+/// The types are those that llama.cpp's quantizer picks for the architecture gemma2 without an
+/// importance matrix
+/// ([`llama_tensor_get_type`](https://github.com/ggml-org/llama.cpp/blob/master/src/llama-quant.cpp)),
+/// so that sizes and perplexities compare with those published.
+#[allow(non_camel_case_types, missing_docs)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Recipe {
+    F32,
+    F16,
+    BF16,
+    Q8_0,
+    Q6_K,
+    Q5_K_M,
+    Q5_K_S,
+    Q4_K_M,
+    Q4_K_S,
+    Q3_K_L,
+    Q3_K_M,
+    Q3_K_S,
+    Q2_K,
+}
+
+/// A recipe's name, the type that a tensor gets unless a rule says otherwise, and the number of
+/// `general.file_type` (llama.cpp's `LLAMA_FTYPE`).
+const TABLE: [(Recipe, &str, QuantType, u32); 13] = [
+    (Recipe::F32, "F32", QuantType::F32, 0),
+    (Recipe::F16, "F16", QuantType::F16, 1),
+    (Recipe::BF16, "BF16", QuantType::BF16, 32),
+    (Recipe::Q8_0, "Q8_0", QuantType::Q8_0, 7),
+    (Recipe::Q6_K, "Q6_K", QuantType::Q6_K, 18),
+    (Recipe::Q5_K_M, "Q5_K_M", QuantType::Q5_K, 17),
+    (Recipe::Q5_K_S, "Q5_K_S", QuantType::Q5_K, 16),
+    (Recipe::Q4_K_M, "Q4_K_M", QuantType::Q4_K, 15),
+    (Recipe::Q4_K_S, "Q4_K_S", QuantType::Q4_K, 14),
+    (Recipe::Q3_K_L, "Q3_K_L", QuantType::Q3_K, 13),
+    (Recipe::Q3_K_M, "Q3_K_M", QuantType::Q3_K, 12),
+    (Recipe::Q3_K_S, "Q3_K_S", QuantType::Q3_K, 11),
+    (Recipe::Q2_K, "Q2_K", QuantType::Q2_K, 10),
+];
+
+/// A name that no recipe has.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("unknown recipe `{0}`, expected one of {recipes}", recipes = names())]
+pub struct UnknownRecipe(pub String);
+
+impl Recipe {
+    /// Every recipe, the largest first.
+    pub fn all() -> impl Iterator<Item = Recipe> {
+        TABLE.iter().map(|row| row.0)
+    }
+
+    /// llama.cpp's name, such as `Q4_K_M`.
+    pub fn name(self) -> &'static str {
+        self.row().1
+    }
+
+    /// The type of every matrix that no rule raises.
+    pub fn base(self) -> QuantType {
+        self.row().2
+    }
+
+    /// The number that `general.file_type` has.
+    pub fn file_type(self) -> u32 {
+        self.row().3
+    }
+
+    /// The type of a tensor in a file of this recipe. `untied` says whether the model has a head
+    /// of its own.
+    ///
+    /// Norms are F32. Where rows are no whole number of blocks, a type with smaller blocks is taken
+    /// and in the end F16, as llama.cpp does. (Its releases before 2026 replace Q2_K and Q3_K by
+    /// IQ4_NL, later ones by Q4_0, as here.)
+    pub fn type_of(self, spec: &TensorSpec, config: &Config, untied: bool) -> QuantType {
+        if spec.role == Role::Norm {
+            return QuantType::F32;
+        }
+        let cols = spec.shape[0];
+        let head = if untied { OUTPUT } else { TOKEN_EMBD };
+        let wanted = if spec.name == head { self.head() } else { self.of_matrix(spec, config) };
+        fitting(wanted, cols)
+    }
+
+    /// The head is read for every token and suffers most: no recipe of k-quants puts it below Q6_K.
+    fn head(self) -> QuantType {
+        match self.base() {
+            base if base.block_len() == 256 => QuantType::Q6_K,
+            base => base,
+        }
+    }
+
+    /// What the rules ask for, whatever the row length.
+    fn of_matrix(self, spec: &TensorSpec, config: &Config) -> QuantType {
+        use QuantType::{Q3_K, Q4_K, Q5_K, Q6_K};
+        let base = self.base();
+        let (Some(i), n) = (spec.layer, config.n_layer) else { return base };
+        let is = |tensor: &str| spec.name.ends_with(&format!(".{tensor}.weight"));
+        if is("attn_v") {
+            match self {
+                Recipe::Q2_K if config.n_head / config.n_head_kv >= 4 => Q4_K,
+                Recipe::Q2_K => Q3_K,
+                Recipe::Q3_K_M if i < 2 => Q5_K,
+                Recipe::Q3_K_M => Q4_K,
+                Recipe::Q3_K_L => Q5_K,
+                Recipe::Q4_K_S if i < 4 => Q5_K,
+                Recipe::Q4_K_M | Recipe::Q5_K_M if more_bits(i, n) => Q6_K,
+                _ => base,
+            }
+        } else if is("ffn_down") {
+            match self {
+                Recipe::Q2_K => Q3_K,
+                Recipe::Q3_K_M if i < n / 16 => Q5_K,
+                Recipe::Q3_K_M => Q4_K,
+                Recipe::Q3_K_L => Q5_K,
+                Recipe::Q4_K_S if i < n / 8 => Q5_K,
+                Recipe::Q4_K_M | Recipe::Q5_K_M if more_bits(i, n) => Q6_K,
+                _ => base,
+            }
+        } else if is("attn_output") {
+            match self {
+                Recipe::Q2_K => Q3_K,
+                Recipe::Q3_K_M => Q4_K,
+                Recipe::Q3_K_L => Q5_K,
+                _ => base,
+            }
+        } else {
+            base
+        }
+    }
+
+    fn row(self) -> &'static (Recipe, &'static str, QuantType, u32) {
+        TABLE.iter().find(|row| row.0 == self).expect("every recipe has a row")
+    }
+}
+
+/// Whether layer `i` of `n` is one of those that the `_M` recipes raise: the first eighth, the last
+/// eighth, and every third between.
+fn more_bits(i: usize, n: usize) -> bool {
+    i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2
+}
+
+/// `wanted`, or what replaces it where rows of `cols` values are no whole number of its blocks.
+fn fitting(wanted: QuantType, cols: usize) -> QuantType {
+    use QuantType::{F16, Q2_K, Q3_K, Q4_0, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+    let fits = |ty: QuantType| cols.is_multiple_of(ty.block_len());
+    if fits(wanted) {
+        return wanted;
+    }
+    let smaller = match wanted {
+        Q2_K | Q3_K => Q4_0,
+        Q4_K => Q5_0,
+        Q5_K => Q5_1,
+        Q6_K => Q8_0,
+        _ => F16,
+    };
+    if fits(smaller) {
+        smaller
+    } else {
+        F16
+    }
+}
+
+/// Every recipe's name, for people.
+fn names() -> String {
+    TABLE.map(|row| row.1).join(", ")
+}
+
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Recipe {
+    type Err = UnknownRecipe;
+
+    /// The recipe called `name`, in any case.
+    fn from_str(name: &str) -> Result<Self, UnknownRecipe> {
+        Self::all()
+            .find(|recipe| recipe.name().eq_ignore_ascii_case(name))
+            .ok_or_else(|| UnknownRecipe(name.to_owned()))
+    }
+}

@@ -1,0 +1,87 @@
+//! What a file holds, type by type, and what a conversion did.
+
+use lapidary_formats::quant::QuantType;
+
+/// The tensors of one type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TypeTotal {
+    /// Their type.
+    pub ty: QuantType,
+    /// How many there are.
+    pub tensors: usize,
+    /// Values in all of them.
+    pub values: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+}
+
+/// Sums over the tensors of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// By type, the one with most bytes first.
+    pub types: Vec<TypeTotal>,
+}
+
+impl Totals {
+    /// Sums over tensors, each given as type, number of values and bytes.
+    pub fn new(tensors: impl IntoIterator<Item = (QuantType, u64, u64)>) -> Self {
+        let mut types: Vec<TypeTotal> = Vec::new();
+        for (ty, values, bytes) in tensors {
+            let total = match types.iter_mut().find(|total| total.ty == ty) {
+                Some(total) => total,
+                None => {
+                    types.push(TypeTotal { ty, tensors: 0, values: 0, bytes: 0 });
+                    types.last_mut().expect("one was pushed")
+                }
+            };
+            total.tensors += 1;
+            total.values += values;
+            total.bytes += bytes;
+        }
+        types.sort_by_key(|total| (std::cmp::Reverse(total.bytes), total.ty));
+        Self { types }
+    }
+
+    /// Number of tensors.
+    pub fn tensors(&self) -> usize {
+        self.types.iter().map(|total| total.tensors).sum()
+    }
+
+    /// Values in all tensors.
+    pub fn values(&self) -> u64 {
+        self.types.iter().map(|total| total.values).sum()
+    }
+
+    /// Bytes of all tensors, without padding.
+    pub fn bytes(&self) -> u64 {
+        self.types.iter().map(|total| total.bytes).sum()
+    }
+
+    /// Bits per weight over all tensors, norms included.
+    pub fn bits_per_weight(&self) -> f64 {
+        self.bytes() as f64 * 8.0 / self.values() as f64
+    }
+}
+
+/// What a conversion did.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The tensors written.
+    pub totals: Totals,
+    /// Size of the new file in bytes.
+    pub file_bytes: u64,
+    /// Bytes of tensors read.
+    pub bytes_read: u64,
+    /// Tensors that were quantized in the source and are now quantized to another type: their
+    /// errors add up, and converting the original checkpoint gives a better file.
+    pub requantized: usize,
+    /// Seconds from beginning to end, until the file was safe on the disk.
+    pub seconds: f64,
+}
+
+impl Report {
+    /// Megabytes (10⁶ bytes) of source tensors per second.
+    pub fn megabytes_per_second(&self) -> f64 {
+        self.bytes_read as f64 / 1e6 / self.seconds
+    }
+}

@@ -1,0 +1,162 @@
+//! The output file: complete under its name, or not there at all.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use super::ConvertError;
+use crate::model::Source;
+
+/// A file that is being written beside the path it will have. Dropped before
+/// [`commit`](Self::commit), it disappears.
+#[derive(Debug)]
+pub(super) struct Target {
+    path: PathBuf,
+    force: bool,
+    file: NamedTempFile,
+}
+
+impl Target {
+    /// Creates a temporary file in the directory of `path`, once it is certain that a file of
+    /// `bytes` bytes may take that name and will fit.
+    ///
+    /// # Errors
+    /// If `path` is there already and `force` is not given, is no file or is part of `source`; if
+    /// its directory is not there, cannot be written to or has too little space.
+    pub(super) fn create(
+        path: &Path,
+        force: bool,
+        source: &Source,
+        bytes: u64,
+    ) -> Result<Self, ConvertError> {
+        check_replaceable(path, force, source)?;
+        let dir = directory(path);
+        let no_directory = |error| ConvertError::Directory { path: path.to_owned(), error };
+        std::fs::metadata(dir).map_err(no_directory)?;
+        // Where nobody can say what is free, writing will tell.
+        if let Ok(available) = fs4::available_space(dir) {
+            check_space(path, bytes, available)?;
+        }
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".lapidary-").suffix(".part");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // As any program creates a file: the umask takes away what the user wants it to.
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        // Errors have the temporary name in them, which would be news to the user.
+        let file = builder.tempfile_in(dir).map_err(|error| no_directory(error.kind().into()))?;
+        Ok(Self { path: path.to_owned(), force, file })
+    }
+
+    /// The file to write to.
+    pub(super) fn file(&self) -> &File {
+        self.file.as_file()
+    }
+
+    /// Waits until the bytes are on the disk, then gives the file its name.
+    pub(super) fn commit(self) -> Result<(), ConvertError> {
+        let Self { path, force, file } = self;
+        let persist = || match force {
+            true => file.persist(&path),
+            // Fails if somebody took the name meanwhile.
+            false => file.persist_noclobber(&path),
+        };
+        persist().map(drop).map_err(|e| ConvertError::Output { path, error: e.error })
+    }
+
+    /// Waits until the bytes are on the disk.
+    pub(super) fn sync(&self) -> Result<(), ConvertError> {
+        let error = |error| ConvertError::Output { path: self.path.clone(), error };
+        self.file().sync_all().map_err(error)
+    }
+}
+
+/// The directory that `path` lies in.
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if dir != Path::new("") => dir,
+        _ => Path::new("."),
+    }
+}
+
+fn check_replaceable(path: &Path, force: bool, source: &Source) -> Result<(), ConvertError> {
+    let unsuitable = |cause| Err(ConvertError::Unsuitable { path: path.to_owned(), cause });
+    if path.file_name().is_none() {
+        return unsuitable("is no file name");
+    }
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(ConvertError::Output { path: path.to_owned(), error }),
+        Ok(metadata) if metadata.is_dir() => return unsuitable("is a directory"),
+        Ok(metadata) if !metadata.is_file() => return unsuitable("is no regular file"),
+        Ok(_) => {}
+    }
+    if is_part_of(path, source) {
+        return unsuitable("belongs to the model that is being read");
+    }
+    match force {
+        true => Ok(()),
+        false => Err(ConvertError::Exists { path: path.to_owned() }),
+    }
+}
+
+/// Whether the existing file `path` belongs to what is being converted: the file itself, one of
+/// its splits, or anything but a GGUF file in a checkpoint's directory.
+fn is_part_of(path: &Path, source: &Source) -> bool {
+    let (Ok(path), Ok(read)) = (path.canonicalize(), source.path().canonicalize()) else {
+        return false;
+    };
+    if source.gguf().is_none() {
+        return path.parent() == Some(&read) && path.extension() != Some(OsStr::new("gguf"));
+    }
+    let splits = |path: &Path| Some((path.parent()?.to_owned(), split_name(path)?.to_owned()));
+    path == read || splits(&path).is_some_and(|of| Some(of) == splits(&read))
+}
+
+/// What the names of a model's splits share: `NAME` of `NAME-00001-of-00003.gguf`.
+fn split_name(path: &Path) -> Option<&str> {
+    let (rest, count) = path.file_stem()?.to_str()?.rsplit_once("-of-")?;
+    let (name, number) = rest.rsplit_once('-')?;
+    let is_number = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
+    (is_number(number) && is_number(count)).then_some(name)
+}
+
+/// Whether a file of `needed` bytes fits where `available` are free.
+fn check_space(path: &Path, needed: u64, available: u64) -> Result<(), ConvertError> {
+    match needed <= available {
+        true => Ok(()),
+        false => Err(ConvertError::Space { path: path.to_owned(), needed, available }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn space_is_enough_or_the_error_says_what_is_missing() {
+        let path = Path::new("/models/out.gguf");
+        assert!(check_space(path, 1000, 1000).is_ok());
+        let error = check_space(path, 1001, 1000).unwrap_err().to_string();
+        assert_eq!(error, "/models/out.gguf: needs 1001 bytes, but only 1000 bytes are free there");
+    }
+
+    #[test]
+    fn splits_are_known_by_their_names() {
+        let name = |path: &str| split_name(Path::new(path)).map(str::to_owned);
+        assert_eq!(name("/m/gemma-27b-00002-of-00003.gguf"), Some("gemma-27b".into()));
+        assert_eq!(name("/m/gemma-27b.gguf"), None);
+        assert_eq!(name("/m/gemma-2-of-3.gguf"), None);
+    }
+
+    #[test]
+    fn a_bare_name_lies_in_the_working_directory() {
+        assert_eq!(directory(Path::new("out.gguf")), Path::new("."));
+        assert_eq!(directory(Path::new("models/out.gguf")), Path::new("models"));
+    }
+}

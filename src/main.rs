@@ -1,0 +1,63 @@
+//! The `lapidary` command: parses the command line, runs one command, reports its error.
+#![forbid(unsafe_code)]
+
+mod commands;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use commands::interrupt::Interrupted;
+use commands::{convert, demo, inspect, perplexity, run};
+
+/// Cuts Gemma 2 to size: converts checkpoints to k-quant GGUF files, runs them on the CPU and
+/// measures what the cut cost
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Convert(convert::Args),
+    Run(run::Args),
+    Perplexity(perplexity::Args),
+    Inspect(inspect::Args),
+    Demo(demo::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Convert(args) => convert::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Demo(args) => demo::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+/// Says what went wrong in one line, and gives the exit code.
+fn report(error: &anyhow::Error) -> ExitCode {
+    // Whoever read the output has seen enough, as in `lapidary run … | head -1`.
+    if error.chain().any(is_broken_pipe) {
+        return ExitCode::SUCCESS;
+    }
+    if error.is::<Interrupted>() {
+        return ExitCode::from(Interrupted::EXIT_CODE);
+    }
+    // Libraries below may speak in several lines. Nobody is left to hear of a closed stderr.
+    let message = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+    let _ = writeln!(io::stderr(), "lapidary: {message}");
+    ExitCode::FAILURE
+}
+
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref().is_some_and(|e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe)
+}

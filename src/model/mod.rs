@@ -1,0 +1,18 @@
+//! Gemma 2: blueprint ([`Config`]), what is read ([`Weights`]), what is written ([`State`]), and
+//! the forward pass over them ([`Model`]).
+
+mod config;
+mod forward;
+mod memory;
+mod source;
+mod state;
+mod tensors;
+mod weights;
+
+pub use config::{Config, ConfigError};
+pub use forward::{Model, ModelError, Rows};
+pub use memory::Memory;
+pub use source::{Source, SourceError};
+pub use state::State;
+pub use tensors::{block_name, tensors, Role, TensorSpec, OUTPUT, OUTPUT_NORM, TOKEN_EMBD};
+pub use weights::{Layer, Weights};

@@ -1,0 +1,93 @@
+//! What a forward pass writes: the key/value cache and the activations of one slice.
+
+use super::Config;
+use crate::kernels::{Activations, KvRows, KvType, Rope};
+
+/// Positions that are evaluated together: long enough to reuse each weight many times, short
+/// enough that their activations stay small (27B: 512 × 36,864 × 4 B = 75 MB a buffer).
+pub(super) const SLICE: usize = 512;
+
+/// Rows of logits that are computed together (256,000 pieces: 64 rows are 66 MB).
+pub(super) const LOGIT_ROWS: usize = 64;
+
+/// One sequence on its way through a model.
+#[derive(Debug)]
+pub struct State {
+    pub(super) n_ctx: usize,
+    /// Positions in the cache.
+    pub(super) len: usize,
+    n_embd_kv: usize,
+    /// By layer.
+    pub(super) cache: Vec<Cache>,
+    pub(super) buffers: Buffers,
+    pub(super) rope: Rope,
+}
+
+/// Keys and values of one layer, `[len, n_embd_kv]` each.
+#[derive(Debug)]
+pub(super) struct Cache {
+    pub k: KvRows,
+    pub v: KvRows,
+}
+
+/// The activations of a slice of `n` positions; every buffer is resized to the slice.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    /// The residual stream, `[n, n_embd]`
+    pub x: Vec<f32>,
+    /// What the next matrices read: a normed stream, attention's or GeGLU's output.
+    pub input: Activations,
+    /// `[n, n_head * head_dim]`
+    pub q: Vec<f32>,
+    /// `[n, n_head_kv * head_dim]`
+    pub k: Vec<f32>,
+    /// `[n, n_head_kv * head_dim]`
+    pub v: Vec<f32>,
+    /// `[n, n_ff]`
+    pub gate: Vec<f32>,
+    /// `[n, n_ff]`
+    pub up: Vec<f32>,
+    /// What a layer half adds to the stream, before and after its norm: `[n, n_embd]`
+    pub delta: Vec<f32>,
+    /// `[rows wanted, n_vocab]`
+    pub logits: Vec<f32>,
+}
+
+impl State {
+    /// An empty sequence of at most `n_ctx` positions. The cache grows as positions come.
+    pub fn new(config: &Config, n_ctx: usize, kv: KvType) -> Self {
+        let cache = || Cache { k: KvRows::new(kv), v: KvRows::new(kv) };
+        Self {
+            n_ctx,
+            len: 0,
+            n_embd_kv: config.n_embd_kv(),
+            cache: (0..config.n_layer).map(|_| cache()).collect(),
+            buffers: Buffers::default(),
+            rope: Rope::new(config.head_dim, config.rope_freq_base),
+        }
+    }
+
+    /// Positions evaluated so far.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing has been evaluated.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The most positions it takes.
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    /// Forgets all positions from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        for cache in &mut self.cache {
+            cache.k.truncate(self.len * self.n_embd_kv);
+            cache.v.truncate(self.len * self.n_embd_kv);
+        }
+    }
+}

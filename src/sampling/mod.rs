@@ -1,0 +1,151 @@
+//! Choosing the next token from logits.
+//!
+//! The chain, its order and its defaults are llama.cpp's
+//! (<https://github.com/ggml-org/llama.cpp/tree/master/tools/main#sampling-parameters>):
+//! repeat penalty → top-k → top-p → min-p → temperature → draw.
+
+mod candidates;
+mod rng;
+#[cfg(test)]
+mod tests;
+
+use candidates::Candidates;
+use rng::SplitMix64;
+
+/// How tokens are chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplerConfig {
+    /// Divides the logits; 0 always takes the likeliest token.
+    pub temperature: f32,
+    /// Keeps so many of the likeliest tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keeps the likeliest tokens whose probabilities reach this sum; 1 keeps all.
+    pub top_p: f32,
+    /// Keeps tokens at least this many times as likely as the likeliest; 0 keeps all.
+    pub min_p: f32,
+    /// Makes recent tokens less likely: positive logits are divided by it, others multiplied;
+    /// 1 does nothing.
+    pub repeat_penalty: f32,
+    /// How many of the last tokens count as recent.
+    pub repeat_last_n: usize,
+    /// Of the random numbers; `None` takes one that nobody can foresee.
+    pub seed: Option<u64>,
+}
+
+impl Default for SamplerConfig {
+    fn default() -> Self {
+        Self {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            repeat_penalty: 1.0,
+            repeat_last_n: 64,
+            seed: None,
+        }
+    }
+}
+
+/// A setting out of its range.
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[error("{name} is {value}, but has to be {range}")]
+pub struct SamplerError {
+    /// The field of [`SamplerConfig`].
+    pub name: &'static str,
+    /// What it is set to.
+    pub value: f32,
+    /// What it may be.
+    pub range: &'static str,
+}
+
+/// Chooses tokens, one after another, with its own stream of random numbers.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    config: SamplerConfig,
+    seed: u64,
+    rng: SplitMix64,
+}
+
+impl Sampler {
+    /// A sampler at the start of its stream.
+    ///
+    /// # Errors
+    /// If a setting is out of its range or not a number.
+    pub fn new(config: SamplerConfig) -> Result<Self, SamplerError> {
+        let SamplerConfig { temperature, top_p, min_p, repeat_penalty, .. } = config;
+        let finite = f32::MAX;
+        let rules = [
+            ("temperature", temperature, (0.0..=finite).contains(&temperature), "0 or more"),
+            ("top_p", top_p, top_p > 0.0 && top_p <= 1.0, "above 0 and at most 1"),
+            ("min_p", min_p, (0.0..=1.0).contains(&min_p), "from 0 to 1"),
+            (
+                "repeat_penalty",
+                repeat_penalty,
+                repeat_penalty > 0.0 && repeat_penalty <= finite,
+                "above 0",
+            ),
+        ];
+        for (name, value, holds, range) in rules {
+            if !holds {
+                return Err(SamplerError { name, value, range });
+            }
+        }
+        let seed = config.seed.unwrap_or_else(rng::unforeseen_seed);
+        Ok(Self { config, seed, rng: SplitMix64::new(seed) })
+    }
+
+    /// The seed of the stream, to have the same choices again.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The id of the next token, given the logits of all ids and the tokens so far.
+    ///
+    /// The logits are changed where the penalty applies. Those that are not numbers count as
+    /// impossible, and infinite ones as the largest finite of their sign.
+    ///
+    /// # Panics
+    /// If there are no logits.
+    pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> u32 {
+        assert!(!logits.is_empty(), "a vocabulary has at least one token");
+        let recent = &history[history.len().saturating_sub(self.config.repeat_last_n)..];
+        penalize(logits, recent, self.config.repeat_penalty);
+        for logit in logits.iter_mut() {
+            *logit = if logit.is_nan() { f32::MIN } else { logit.clamp(f32::MIN, f32::MAX) };
+        }
+        if self.config.temperature == 0.0 {
+            return argmax(logits);
+        }
+        let mut candidates = Candidates::new(logits);
+        candidates.top_k(self.config.top_k);
+        candidates.top_p(self.config.top_p);
+        candidates.min_p(self.config.min_p);
+        candidates.draw(self.config.temperature, self.rng.unit())
+    }
+}
+
+/// Each distinct token once, however often it was said (<https://arxiv.org/abs/1909.05858>, 4.1).
+fn penalize(logits: &mut [f32], recent: &[u32], penalty: f32) {
+    if penalty == 1.0 {
+        return;
+    }
+    let mut recent = recent.to_vec();
+    recent.sort_unstable();
+    recent.dedup();
+    for id in recent {
+        if let Some(logit) = logits.get_mut(id as usize) {
+            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+        }
+    }
+}
+
+/// The id of the largest logit; of equals, the lowest.
+fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (id, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = id;
+        }
+    }
+    best as u32
+}
