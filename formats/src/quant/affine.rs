@@ -1,8 +1,7 @@
 //! The k-quants that have minimums (Q2_K, Q4_K, Q5_K), unpacked.
 
-use super::float::F16;
 use super::q8_k::BlockQ8K;
-use super::search::{self, LANES};
+use super::search::{self, Lanes, Offset, Range};
 
 /// 256 weights in `SUBS` sub-blocks, each with an integer scale and minimum:
 /// `x = d * scales[j] * q[i] - dmin * mins[j]`.
@@ -20,9 +19,15 @@ pub struct Affine<const SUBS: usize> {
     pub q: [u8; 256],
 }
 
+/// See [`Affine::fit`].
+const LARGER: f32 = 16.0 / 15.0;
+const REFITS: usize = 2;
+
 impl<const SUBS: usize> Affine<SUBS> {
     /// Weights per sub-block.
     const SUB_LEN: usize = 256 / SUBS;
+
+    const ZERO: Self = Self { d: 0.0, dmin: 0.0, scales: [0; SUBS], mins: [0; SUBS], q: [0; 256] };
 
     /// Writes the 256 values to `y`.
     pub(super) fn dequantize(&self, y: &mut [f32]) {
@@ -51,109 +56,104 @@ impl<const SUBS: usize> Affine<SUBS> {
     }
 }
 
+/// The quantizer.
 impl<const SUBS: usize> Affine<SUBS> {
-    /// Quantizes 256 values to codes `0..=high`, scales and minimums `0..=scale_high`.
-    pub(super) fn fit(x: &[f32], high: f32, scale_high: f32) -> Self {
+    /// The best found for 256 values with such codes, scales and minimums.
+    pub(super) fn fit(x: &[f32], codes: Range, scales: Range) -> Self {
         let x = search::finite::<256>(x);
-        let (mut wanted, mut wanted_min) = ([0.0; SUBS], [0.0; SUBS]);
-        for (j, x) in x.chunks_exact(Self::SUB_LEN).enumerate() {
-            let (d, m) = search::scale_offset(x, high, search::Offset::NotPositive);
-            (wanted[j], wanted_min[j]) = (d, -m);
+        let mut wanted = [(0.0, 0.0); SUBS];
+        for (wanted, x) in wanted.iter_mut().zip(x.chunks_exact(Self::SUB_LEN)) {
+            *wanted = search::scale_offset(x, codes, Offset::NotPositive);
         }
-        let largest = search::magnitude(&wanted);
-        let largest_min = search::magnitude(&wanted_min);
-        let mut best = (f32::MAX, [0.0; 2], [[0.0; SUBS]; 2]);
-        let half = |x: f32| F16::from_f32(x).to_f32();
-        let n = if scale_high < 16.0 { 4 } else { 2 };
-        for trial in 0..n * n {
-            let by = |t: usize| scale_high - t as f32 * scale_high / 16.0;
-            let d = [half(largest / by(trial % n)), half(largest_min / by(trial / n))];
-            let (error, scales) = Self::choose(&x, d, [&wanted, &wanted_min], high, scale_high);
-            if error < best.0 {
-                best = (error, d, scales);
-            }
+        let d = wanted.iter().fold(0f32, |max, (d, _)| max.max(*d)) / scales.high;
+        let dmin = wanted.iter().fold(0f32, |max, (_, m)| max.max(-m)) / scales.high;
+        let mut best = (f32::MAX, Self::ZERO);
+        if d == 0.0 && dmin == 0.0 {
+            return best.1;
         }
-        for _ in 0..2 {
-            let d = Self::refit(&x, best.1, &best.2, high).map(half);
-            let w = [best.2[0].map(|s| s * best.1[0]), best.2[1].map(|s| s * best.1[1])];
-            let (error, scales) = Self::choose(&x, d, [&w[0], &w[1]], high, scale_high);
-            if error < best.0 {
-                best = (error, d, scales);
-            }
+        // Scales of scales that are a little larger round all integers anew: another chance.
+        for (a, b) in [(1.0, 1.0), (LARGER, 1.0), (1.0, LARGER), (LARGER, LARGER)] {
+            let trial = Self::round(&x, a * d, b * dmin, &wanted, codes, scales);
+            best = search::better(best, trial);
         }
-        let (_, d, scales) = best;
-        let mut q = [0; 256];
-        for (j, (q, x)) in
-            q.chunks_exact_mut(Self::SUB_LEN).zip(x.chunks_exact(Self::SUB_LEN)).enumerate()
-        {
-            let (d, m) = (d[0] * scales[0][j], d[1] * scales[1][j]);
-            for (q, x) in q.iter_mut().zip(x) {
-                *q = search::codes(&[*x], d, -m, 0.0, high)[0] as u8;
-            }
+        for _ in 0..REFITS {
+            best.1.encode(&x, codes);
+            let (d, dmin) = best.1.refit(&x);
+            let trial = Self::round(&x, d, dmin, &best.1.real(), codes, scales);
+            best = search::better(best, trial);
         }
-        Self {
-            d: d[0],
-            dmin: d[1],
-            scales: scales[0].map(|s| s as u8),
-            mins: scales[1].map(|s| s as u8),
-            q,
-        }
+        best.1.encode(&x, codes);
+        best.1
     }
 
-    fn choose(
+    /// The integers for such `d` and `dmin` that are best among those next to the real scales and
+    /// offsets `wanted`, and their squared error. Codes are left for later.
+    fn round(
         x: &[f32; 256],
-        d: [f32; 2],
-        wanted: [&[f32; SUBS]; 2],
-        high: f32,
-        scale_high: f32,
-    ) -> (f32, [[f32; SUBS]; 2]) {
-        let inverse = d.map(search::inverse);
+        d: f32,
+        dmin: f32,
+        wanted: &[(f32, f32); SUBS],
+        codes: Range,
+        range: Range,
+    ) -> (f32, Self) {
+        let mut y = Self { d: search::storable(d), dmin: search::storable(dmin), ..Self::ZERO };
         let mut total = 0.0;
-        let mut scales = [[0.0; SUBS]; 2];
         for (j, x) in x.chunks_exact(Self::SUB_LEN).enumerate() {
-            let s = (wanted[0][j] * inverse[0]).floor() - 1.0;
-            let m = (wanted[1][j] * inverse[1]).floor() - 1.0;
-            let mut best = f32::MAX;
-            for t in 0..2 {
-                let s: [f32; LANES] =
-                    std::array::from_fn(|l| (s + (l % 4) as f32).clamp(0.0, scale_high));
-                let m: [f32; LANES] =
-                    std::array::from_fn(|l| (m + (l / 4 + 2 * t) as f32).clamp(0.0, scale_high));
-                let errors =
-                    search::errors(x, &s.map(|s| s * d[0]), &m.map(|m| -m * d[1]), 0.0, high);
-                for l in 0..LANES {
-                    if errors[l] < best {
-                        best = errors[l];
-                        scales[0][j] = s[l];
-                        scales[1][j] = m[l];
-                    }
-                }
-            }
-            total += best;
+            let scale = f32::from((wanted[j].0 / y.d) as u8);
+            let min = f32::from((-wanted[j].1 / y.dmin) as u8);
+            // Not 0: with scale 1 every code may still be 0.
+            let scales: Lanes =
+                std::array::from_fn(|l| range.clamp(scale + (l % 4) as f32 - 1.0).max(1.0));
+            let mins: Lanes = std::array::from_fn(|l| range.clamp(min + (l / 4) as f32));
+            let (ds, ms) = (scales.map(|s| y.d * s), mins.map(|m| -(y.dmin * m)));
+            let (best, error) = search::least(&search::errors(x, &ds, &ms, codes));
+            (y.scales[j], y.mins[j]) = (scales[best] as u8, mins[best] as u8);
+            total += error;
         }
-        (total, scales)
+        (total, y)
     }
 
-    fn refit(x: &[f32; 256], d: [f32; 2], scales: &[[f32; SUBS]; 2], high: f32) -> [f32; 2] {
-        let (mut a, mut b, mut c, mut u, mut w) = (0.0f64, 0.0, 0.0, 0.0, 0.0);
-        for (j, x) in x.chunks_exact(Self::SUB_LEN).enumerate() {
-            let (s, m) = (scales[0][j], scales[1][j]);
-            for x in x {
-                let q = f64::from(search::codes(&[*x], s * d[0], -m * d[1], 0.0, high)[0])
-                    * f64::from(s);
-                let m = f64::from(m);
-                let x = f64::from(*x);
-                a += q * q;
-                b += q * m;
-                c += m * m;
-                u += x * q;
-                w += x * m;
+    /// The real scale and offset of each sub-block.
+    fn real(&self) -> [(f32, f32); SUBS] {
+        let scale = |j: usize| self.d * f32::from(self.scales[j]);
+        let min = |j: usize| self.dmin * f32::from(self.mins[j]);
+        std::array::from_fn(|j| (scale(j), -min(j)))
+    }
+
+    /// Sets the codes to the nearest.
+    fn encode(&mut self, x: &[f32; 256], codes: Range) {
+        let real = self.real();
+        let subs = x.chunks_exact(Self::SUB_LEN).zip(self.q.chunks_exact_mut(Self::SUB_LEN));
+        for ((d, m), (x, q)) in real.into_iter().zip(subs) {
+            let inverse = search::inverse(d);
+            for (q, x) in q.iter_mut().zip(x) {
+                *q = codes.nearest((x - m) * inverse) as u8;
             }
         }
-        let det = a * c - b * b;
-        if det <= 0.0 {
-            return d;
+    }
+
+    /// The `d` and `dmin` that are best with the integers as they are: least squares in two
+    /// unknowns.
+    fn refit(&self, x: &[f32; 256]) -> (f32, f32) {
+        let (mut qq, mut qm, mut mm, mut xq, mut xm) = (0.0, 0.0, 0.0, 0.0, 0.0);
+        let subs = x.chunks_exact(Self::SUB_LEN).zip(self.q.chunks_exact(Self::SUB_LEN));
+        for (j, (x, q)) in subs.enumerate() {
+            let (scale, min) = (f64::from(self.scales[j]), f64::from(self.mins[j]));
+            for (x, q) in x.iter().zip(q) {
+                let (x, q) = (f64::from(*x), scale * f64::from(*q));
+                qq += q * q;
+                qm += q * min;
+                mm += min * min;
+                xq += x * q;
+                xm += x * min;
+            }
         }
-        [((u * c - w * b) / det) as f32, ((u * b - w * a) / det) as f32]
+        let determinant = qq * mm - qm * qm;
+        if determinant == 0.0 {
+            return (self.d, self.dmin);
+        }
+        let d = (xq * mm - xm * qm) / determinant;
+        let dmin = (xq * qm - xm * qq) / determinant;
+        (d as f32, dmin as f32)
     }
 }

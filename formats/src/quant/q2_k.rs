@@ -9,6 +9,7 @@ use super::affine::Affine;
 use super::block::Block;
 use super::float::F16;
 use super::q8_k::BlockQ8K;
+use super::search::Range;
 
 /// 256 weights in 84 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -52,7 +53,7 @@ impl Block for BlockQ2K {
     type Activation = BlockQ8K;
 
     fn quantize(x: &[f32]) -> Self {
-        Self::pack(&Affine::fit(x, 3.0, 15.0))
+        Self::pack(&Affine::fit(x, Range::unsigned(2), Range::unsigned(4)))
     }
 
     fn dequantize(&self, y: &mut [f32]) {

@@ -9,6 +9,7 @@ use super::block::Block;
 use super::float::F16;
 use super::q2_k;
 use super::q8_k::BlockQ8K;
+use super::search::Range;
 use super::symmetric::Symmetric;
 
 /// 256 weights in 110 bytes.
@@ -59,7 +60,7 @@ impl Block for BlockQ3K {
     type Activation = BlockQ8K;
 
     fn quantize(x: &[f32]) -> Self {
-        Self::pack(&Symmetric::fit(x, 4.0, 32.0))
+        Self::pack(&Symmetric::fit(x, Range::signed(3), Range::signed(6)))
     }
 
     fn dequantize(&self, y: &mut [f32]) {

@@ -7,7 +7,9 @@ use bytemuck::{Pod, Zeroable};
 use super::block::Block;
 use super::float::F16;
 use super::q8_0::BlockQ8_0;
-use super::search;
+use super::search::{self, Range};
+
+const CODES: Range = Range::signed(4);
 
 /// 32 weights in 18 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -38,9 +40,9 @@ impl Block for BlockQ4_0 {
 
     fn quantize(x: &[f32]) -> Self {
         let x = search::finite::<32>(x);
-        let d = F16::from_f32(search::scale(&x, -8.0, 7.0));
-        let q = search::codes(&x, d.to_f32(), 0.0, -8.0, 7.0);
-        let q = |i: usize| (q[i] + 8) as u8;
+        let d = F16::from_f32(search::scale(&x, CODES));
+        let q = search::encode(&x, d.to_f32(), 0.0, CODES);
+        let q = |i: usize| (q[i] + 8.0) as u8;
         Self { d, qs: std::array::from_fn(|i| q(i) | q(i + 16) << 4) }
     }
 

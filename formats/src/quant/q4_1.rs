@@ -8,7 +8,9 @@ use bytemuck::{Pod, Zeroable};
 use super::block::Block;
 use super::float::F16;
 use super::q8_0::BlockQ8_0;
-use super::search;
+use super::search::{self, Offset, Range};
+
+const CODES: Range = Range::unsigned(4);
 
 /// 32 weights in 20 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -41,9 +43,9 @@ impl Block for BlockQ4_1 {
 
     fn quantize(x: &[f32]) -> Self {
         let x = search::finite::<32>(x);
-        let (d, m) = search::scale_offset(&x, 15.0, search::Offset::Any);
+        let (d, m) = search::scale_offset(&x, CODES, Offset::Any);
         let (d, m) = (F16::from_f32(d), F16::from_f32(m));
-        let q = search::codes(&x, d.to_f32(), m.to_f32(), 0.0, 15.0);
+        let q = search::encode(&x, d.to_f32(), m.to_f32(), CODES);
         let q = |i: usize| q[i] as u8;
         Self { d, m, qs: std::array::from_fn(|i| q(i) | q(i + 16) << 4) }
     }

@@ -9,6 +9,7 @@ use super::affine::Affine;
 use super::block::Block;
 use super::float::F16;
 use super::q8_k::BlockQ8K;
+use super::search::Range;
 
 /// 256 weights in 144 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -56,7 +57,7 @@ impl Block for BlockQ4K {
     type Activation = BlockQ8K;
 
     fn quantize(x: &[f32]) -> Self {
-        Self::pack(&Affine::fit(x, 15.0, 63.0))
+        Self::pack(&Affine::fit(x, Range::unsigned(4), Range::unsigned(6)))
     }
 
     fn dequantize(&self, y: &mut [f32]) {

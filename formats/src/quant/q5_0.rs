@@ -7,7 +7,9 @@ use bytemuck::{Pod, Zeroable};
 use super::block::Block;
 use super::float::F16;
 use super::q8_0::BlockQ8_0;
-use super::search;
+use super::search::{self, Range};
+
+const CODES: Range = Range::signed(5);
 
 /// 32 weights in 22 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -35,9 +37,9 @@ impl Block for BlockQ5_0 {
 
     fn quantize(x: &[f32]) -> Self {
         let x = search::finite::<32>(x);
-        let d = F16::from_f32(search::scale(&x, -16.0, 15.0));
-        let q = search::codes(&x, d.to_f32(), 0.0, -16.0, 15.0);
-        let (qs, qh) = pack(&q.map(|q| (q + 16) as u8));
+        let d = F16::from_f32(search::scale(&x, CODES));
+        let q = search::encode(&x, d.to_f32(), 0.0, CODES);
+        let (qs, qh) = pack(&q.map(|q| (q + 16.0) as u8));
         Self { d, qh, qs }
     }
 

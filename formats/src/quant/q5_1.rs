@@ -7,8 +7,11 @@ use bytemuck::{Pod, Zeroable};
 
 use super::block::Block;
 use super::float::F16;
+use super::q5_0;
 use super::q8_0::BlockQ8_0;
-use super::{q5_0, search};
+use super::search::{self, Offset, Range};
+
+const CODES: Range = Range::unsigned(5);
 
 /// 32 weights in 24 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -38,9 +41,9 @@ impl Block for BlockQ5_1 {
 
     fn quantize(x: &[f32]) -> Self {
         let x = search::finite::<32>(x);
-        let (d, m) = search::scale_offset(&x, 31.0, search::Offset::Any);
+        let (d, m) = search::scale_offset(&x, CODES, Offset::Any);
         let (d, m) = (F16::from_f32(d), F16::from_f32(m));
-        let q = search::codes(&x, d.to_f32(), m.to_f32(), 0.0, 31.0);
+        let q = search::encode(&x, d.to_f32(), m.to_f32(), CODES);
         let (qs, qh) = q5_0::pack(&q.map(|q| q as u8));
         Self { d, m, qh, qs }
     }

@@ -10,6 +10,7 @@ use super::block::Block;
 use super::float::F16;
 use super::q4_k::Scales;
 use super::q8_k::BlockQ8K;
+use super::search::Range;
 
 /// 256 weights in 176 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -62,7 +63,7 @@ impl Block for BlockQ5K {
     type Activation = BlockQ8K;
 
     fn quantize(x: &[f32]) -> Self {
-        Self::pack(&Affine::fit(x, 31.0, 63.0))
+        Self::pack(&Affine::fit(x, Range::unsigned(5), Range::unsigned(6)))
     }
 
     fn dequantize(&self, y: &mut [f32]) {

@@ -8,6 +8,7 @@ use bytemuck::{Pod, Zeroable};
 use super::block::Block;
 use super::float::F16;
 use super::q8_k::BlockQ8K;
+use super::search::Range;
 use super::symmetric::Symmetric;
 
 /// 256 weights in 210 bytes.
@@ -64,7 +65,7 @@ impl Block for BlockQ6K {
     type Activation = BlockQ8K;
 
     fn quantize(x: &[f32]) -> Self {
-        Self::pack(&Symmetric::fit(x, 32.0, 128.0))
+        Self::pack(&Symmetric::fit(x, Range::signed(6), Range::signed(8)))
     }
 
     fn dequantize(&self, y: &mut [f32]) {

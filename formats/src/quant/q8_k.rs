@@ -7,7 +7,10 @@ use bytemuck::{Pod, Zeroable};
 
 use super::block::Block;
 use super::float::F32;
-use super::search;
+use super::search::{self, Range};
+
+/// Not -128: see [`BlockQ8K::qs`].
+const CODES: Range = Range { low: -127.0, high: 127.0 };
 
 /// 256 activations in 292 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -39,7 +42,7 @@ impl Block for BlockQ8K {
         let x = search::finite::<256>(x);
         let d = search::magnitude(&x) / 127.0;
         let inverse = search::inverse(d);
-        let qs = x.map(|x| search::nearest(x * inverse, -127.0, 127.0) as i8);
+        let qs = x.map(|x| CODES.nearest(x * inverse) as i8);
         let sum = |i: usize| qs[16 * i..][..16].iter().map(|q| i16::from(*q)).sum::<i16>();
         Self { d: F32::from_f32(d), qs, bsums: std::array::from_fn(|i| sum(i).to_le_bytes()) }
     }

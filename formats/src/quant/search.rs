@@ -1,10 +1,14 @@
-//! The search for scales: what all quantizers share.
+//! The search for scales: what the quantizers share.
 //!
 //! The error of a block is no smooth function of its scale, since codes jump, so many scales are
-//! tried. Trials are evaluated eight at a time, one in each lane of a [`Lanes`]: every lane adds in
-//! the order of the weights, so the outcome is the same on every machine, and still vectors do the
-//! work. From the codes of a trial the best real scale follows in closed form (least squares), and
-//! by how much it lowers the error needs no second pass.
+//! tried, eight side by side, one in each lane of a [`Lanes`]. A lane adds in the order of the
+//! weights, so the outcome is the same on every machine, and yet vector instructions do the work.
+//! The codes of a trial give the best real scale in closed form (least squares), and how far it
+//! lowers the error needs no second pass over the weights.
+//!
+//! Every weight counts the same: what is minimized is the plain squared error.
+
+use super::float::F16;
 
 /// Trials evaluated side by side.
 pub(super) const LANES: usize = 8;
@@ -12,10 +16,51 @@ pub(super) const LANES: usize = 8;
 /// A number for each trial.
 pub(super) type Lanes = [f32; LANES];
 
-/// The block's values with NaN as 0 and magnitudes cut to 2^50, so that no sum of squares below
-/// overflows. No type with a half as its scale reaches that far.
+/// The integers `low..=high`, of codes or of scales, as floats.
+#[derive(Clone, Copy)]
+pub(super) struct Range {
+    pub(super) low: f32,
+    pub(super) high: f32,
+}
+
+impl Range {
+    /// What `bits` hold without a sign.
+    pub(super) const fn unsigned(bits: u32) -> Self {
+        Self { low: 0.0, high: ((1 << bits) - 1) as f32 }
+    }
+
+    /// What `bits` hold in two's complement.
+    pub(super) const fn signed(bits: u32) -> Self {
+        let half = (1 << (bits - 1)) as f32;
+        Self { low: -half, high: half - 1.0 }
+    }
+
+    /// The value of the range nearest to `x`, which need not be whole. NaN gives `low`.
+    #[inline(always)]
+    pub(super) fn clamp(self, x: f32) -> f32 {
+        // Comparisons compile to one instruction each, `f32::clamp` to more.
+        let x = if x > self.low { x } else { self.low };
+        if x < self.high {
+            x
+        } else {
+            self.high
+        }
+    }
+
+    /// The integer of the range nearest to `x`, ties to even.
+    #[inline(always)]
+    pub(super) fn nearest(self, x: f32) -> f32 {
+        // From 2^23 up, floats are integers, so the addition rounds. (`round_ties_even` is a
+        // library call on processors before SSE4.1.)
+        const ROUND: f32 = 1.5 * (1 << 23) as f32;
+        (self.clamp(x) + ROUND) - ROUND
+    }
+}
+
+/// The block's values with NaN as 0 and magnitudes cut to 2^28. That is the most that any type with
+/// a half as its scale can hold (65504 * 128 * 32 in Q6_K), and no sum of squares of it overflows.
 pub(super) fn finite<const N: usize>(x: &[f32]) -> [f32; N] {
-    const LIMIT: f32 = (1u64 << 50) as f32;
+    const LIMIT: f32 = (1 << 28) as f32;
     let x: &[f32; N] = x.try_into().expect("callers pass whole blocks");
     x.map(|x| if x.is_nan() { 0.0 } else { x.clamp(-LIMIT, LIMIT) })
 }
@@ -34,57 +79,68 @@ pub(super) fn inverse(d: f32) -> f32 {
     }
 }
 
-/// The integer within `low..=high` nearest to `x`, ties to even. Bounds are well below 2^22.
-#[inline(always)]
-pub(super) fn nearest(x: f32, low: f32, high: f32) -> f32 {
-    // From 1.5 * 2^23 up, floats are integers: the addition rounds. (`round_ties_even` is a
-    // library call on processors before SSE4.1.) Comparisons in place of `clamp` compile to one
-    // instruction each.
-    const ROUND: f32 = 12_582_912.0;
-    let x = if x > low { x } else { low };
-    let x = if x < high { x } else { high };
-    (x + ROUND) - ROUND
+/// `d` rounded to a half, but finite and not 0, so that it has an inverse.
+pub(super) fn storable(d: f32) -> f32 {
+    const SMALLEST: f32 = 1.0 / (1 << 24) as f32;
+    F16::from_f32(d.abs().max(SMALLEST).copysign(d)).to_f32()
+}
+
+/// The place and the value of the least error, the first of equals.
+pub(super) fn least(errors: &Lanes) -> (usize, f32) {
+    let first = (0, errors[0]);
+    errors.iter().enumerate().fold(first, |a, (l, b)| if *b < a.1 { (l, *b) } else { a })
+}
+
+/// Of two candidates with their errors the better, the first of equals.
+pub(super) fn better<T>(a: (f32, T), b: (f32, T)) -> (f32, T) {
+    if b.0 < a.0 {
+        b
+    } else {
+        a
+    }
 }
 
 /// The codes nearest to `x = d * q + m`.
-pub(super) fn codes<const N: usize>(x: &[f32; N], d: f32, m: f32, low: f32, high: f32) -> [i8; N] {
+pub(super) fn encode<const N: usize>(x: &[f32; N], d: f32, m: f32, codes: Range) -> [f32; N] {
     let inverse = inverse(d);
-    x.map(|x| nearest((x - m) * inverse, low, high) as i8)
+    x.map(|x| codes.nearest((x - m) * inverse))
 }
 
-/// The squared error of `x = d * q + m` for every trial `(d, m)`, with the nearest codes.
-pub(super) fn errors(x: &[f32], d: &Lanes, m: &Lanes, low: f32, high: f32) -> Lanes {
+/// The squared error of `x = d * q + m` with the nearest codes, for each trial `(d, m)`. A trial
+/// where `d` is 0 counts as without error: callers have none.
+pub(super) fn errors(x: &[f32], d: &Lanes, m: &Lanes, codes: Range) -> Lanes {
     let inverse = d.map(inverse);
     let mut errors = [0.0; LANES];
     for x in x {
         for l in 0..LANES {
-            let q = nearest((x - m[l]) * inverse[l], low, high);
-            let rest = x - (d[l] * q + m[l]);
+            let code = (x - m[l]) * inverse[l];
+            let rest = code - codes.nearest(code);
             errors[l] += rest * rest;
         }
     }
-    errors
+    std::array::from_fn(|l| errors[l] * d[l] * d[l])
 }
 
-/// The best real `d` for `x = d * q`, `q` in `low..=high`.
-pub(super) fn scale(x: &[f32], low: f32, high: f32) -> f32 {
-    let amax = magnitude(x);
-    let per_code = inverse(amax);
+/// The best real `d` for `x = d * q`.
+pub(super) fn scale(x: &[f32], codes: Range) -> f32 {
+    let half = -codes.low;
+    let per_code = inverse(magnitude(x));
     let (mut best_gain, mut best) = (-1.0, 0.0);
-    // The largest magnitude is given these codes, in both signs, since -low is no code. Down to
-    // what pays off for few bits: outer weights are cut, for the good of the many small ones.
-    let span = 2.0 - low / 12.0;
-    for trials in 0..4 {
-        let sign = [1.0, -1.0][trials % 2];
+    for trial in 0..4 {
+        // Both signs, since there is one more negative code than positive ones.
+        let sign = [1.0, -1.0][trial % 2];
+        // The largest magnitude gets codes from just outside of the range, which cuts it a little
+        // for the good of the many small ones, down to where the coarser steps cost more than the
+        // luck of another rounding wins. Found by trying, for all types.
         let inverse: Lanes = std::array::from_fn(|l| {
-            let step = (l + LANES * (trials / 2)) as f32 / 15.0;
-            sign * (0.5 - low - span * step) * per_code
+            let step = (l + LANES * (trial / 2)) as f32 / 15.0;
+            sign * (half + 0.5 - (1.0 + half / 4.0) * step) * per_code
         });
-        let (xq, qq) = products(x, &inverse, low, high);
+        let (xq, qq) = scale_sums(x, &inverse, codes);
+        let d: Lanes = std::array::from_fn(|l| xq[l] * self::inverse(qq[l]));
         for l in 0..LANES {
-            let d = xq[l] * self::inverse(qq[l]);
-            if xq[l] * d > best_gain {
-                (best_gain, best) = (xq[l] * d, d);
+            if xq[l] * d[l] > best_gain {
+                (best_gain, best) = (xq[l] * d[l], d[l]);
             }
         }
     }
@@ -92,11 +148,11 @@ pub(super) fn scale(x: &[f32], low: f32, high: f32) -> f32 {
 }
 
 /// `(Σxq, Σqq)` of the codes nearest to `x * inverse`.
-fn products(x: &[f32], inverse: &Lanes, low: f32, high: f32) -> (Lanes, Lanes) {
+fn scale_sums(x: &[f32], inverse: &Lanes, codes: Range) -> (Lanes, Lanes) {
     let (mut xq, mut qq) = ([0.0; LANES], [0.0; LANES]);
     for x in x {
         for l in 0..LANES {
-            let q = nearest(x * inverse[l], low, high);
+            let q = codes.nearest(x * inverse[l]);
             xq[l] += x * q;
             qq[l] += q * q;
         }
@@ -104,59 +160,67 @@ fn products(x: &[f32], inverse: &Lanes, low: f32, high: f32) -> (Lanes, Lanes) {
     (xq, qq)
 }
 
-/// What [`scale_offset`] may choose.
+/// What offsets a type has.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Offset {
-    /// Any offset.
+    /// Any.
     Any,
-    /// Minimums are subtracted, and not negative.
+    /// Only negative ones and 0.
     NotPositive,
 }
 
-/// The best real `(d, m)` for `x = d * q + m`, `q` in `0..=high`.
-pub(super) fn scale_offset(x: &[f32], high: f32, offset: Offset) -> (f32, f32) {
-    let mut min = x.iter().fold(f32::MAX, |min, x| if *x < min { *x } else { min });
-    let max = x.iter().fold(f32::MIN, |max, x| if *x > max { *x } else { max });
-    if offset == Offset::NotPositive && min > 0.0 {
-        min = 0.0;
-    }
+/// The best real `(d, m)` for `x = d * q + m`.
+pub(super) fn scale_offset(x: &[f32], codes: Range, offset: Offset) -> (f32, f32) {
+    let limit = if offset == Offset::Any { f32::MAX } else { 0.0 };
+    let min = x.iter().fold(limit, |min, x| if *x < min { *x } else { min });
+    let range = x.iter().fold(0.0, |max, x| if x - min > max { x - min } else { max });
+    let per_range = inverse(range);
     let n = x.len() as f32;
-    let sum = x.iter().sum::<f32>();
-    let per_range = inverse(max - min);
-    let (mut best_gain, mut best) =
-        (-1.0, (0.0, if offset == Offset::Any { sum / n } else { 0f32.min(sum / n) }));
-    // How far, in codes, the ends lie outside of 0..=high
-    for trial in 0..8 {
-        let above = -0.4 + 0.15 * trial as f32;
+    // Sums are of what exceeds `min`, so that they lose no precision to it.
+    let sum = x.iter().fold(0.0, |sum, x| sum + (x - min));
+    // The squared sum of the values themselves / n: how far below the best constant's a fit is
+    // whose offset is 0.
+    let from_zero = (sum + n * min) * (sum + n * min) / n;
+    let (mut best_gain, mut best) = (f32::MIN, (0.0, 0.0));
+    for trial in 0..4 {
+        // The codes of the smallest and of the largest value: how far they lie outside.
+        let above = -0.4 + 0.3 * trial as f32;
         let below: Lanes = std::array::from_fn(|l| -0.4 + 0.15 * l as f32);
-        let inverse = below.map(|below| (high + below + above) * per_range);
-        let first: Lanes = std::array::from_fn(|l| -below[l] - min * inverse[l]);
-        let (q1, qq, xq) = sums(x, &inverse, &first, high);
+        let inverse = below.map(|below| (codes.high + below + above) * per_range);
+        let (q1, qq, xq) = scale_offset_sums(x, min, &inverse, &below, codes);
+        let (mut gains, mut ds, mut ms) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
         for l in 0..LANES {
-            let c = xq[l] - sum * q1[l] / n;
-            let v = qq[l] - q1[l] * q1[l] / n;
-            let mut d = c * self::inverse(v);
-            let mut gain = c * d;
-            let mut m = (sum - d * q1[l]) / n;
-            if offset == Offset::NotPositive && m > 0.0 {
-                d = xq[l] * self::inverse(qq[l]);
-                gain = xq[l] * d - sum * sum / n;
-                m = 0.0;
-            }
-            if gain > best_gain {
-                (best_gain, best) = (gain, (d, m));
+            let covariance = xq[l] - sum * q1[l] / n;
+            let free = covariance * self::inverse(qq[l] - q1[l] * q1[l] / n);
+            let m = min + (sum - free * q1[l]) / n;
+            let bound = (xq[l] + min * q1[l]) * self::inverse(qq[l]);
+            let fits = m <= limit;
+            ms[l] = if fits { m } else { limit };
+            ds[l] = if fits { free } else { bound };
+            gains[l] = if fits { covariance * free } else { bound * bound * qq[l] - from_zero };
+        }
+        for l in 0..LANES {
+            if gains[l] > best_gain {
+                (best_gain, best) = (gains[l], (ds[l], ms[l]));
             }
         }
     }
     best
 }
 
-/// `(Σq, Σqq, Σxq)` of the codes nearest to `x * inverse + first`.
-fn sums(x: &[f32], inverse: &Lanes, first: &Lanes, high: f32) -> (Lanes, Lanes, Lanes) {
+/// `(Σq, Σqq, Σ(x - min)q)` of the codes nearest to `(x - min) * inverse - below`.
+fn scale_offset_sums(
+    x: &[f32],
+    min: f32,
+    inverse: &Lanes,
+    below: &Lanes,
+    codes: Range,
+) -> (Lanes, Lanes, Lanes) {
     let (mut q1, mut qq, mut xq) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
     for x in x {
+        let x = x - min;
         for l in 0..LANES {
-            let q = nearest(x * inverse[l] + first[l], 0.0, high);
+            let q = codes.nearest(x * inverse[l] - below[l]);
             q1[l] += q;
             qq[l] += q * q;
             xq[l] += x * q;

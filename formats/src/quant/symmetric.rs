@@ -1,11 +1,13 @@
 //! The k-quants without minimums (Q3_K, Q6_K), unpacked.
 
-use super::float::F16;
 use super::q8_k::BlockQ8K;
-use super::search::{self, LANES};
+use super::search::{self, Lanes, Range, LANES};
 
 /// Weights per sub-block.
 const SUB_LEN: usize = 16;
+
+/// See [`Symmetric::fit`].
+const LARGER: f32 = 16.0 / 15.0;
 
 /// 256 weights in 16 sub-blocks, each with an integer scale: `x = d * scales[j] * q[i]`.
 #[derive(Clone, Debug)]
@@ -19,6 +21,8 @@ pub struct Symmetric {
 }
 
 impl Symmetric {
+    const ZERO: Self = Self { d: 0.0, scales: [0; 16], q: [0; 256] };
+
     /// Writes the 256 values to `y`.
     pub(super) fn dequantize(&self, y: &mut [f32]) {
         let (y, q) = (y.chunks_exact_mut(SUB_LEN), self.q.chunks_exact(SUB_LEN));
@@ -42,79 +46,91 @@ impl Symmetric {
     }
 }
 
+/// The quantizer.
 impl Symmetric {
-    /// Quantizes 256 values to codes `-half..half` and scales `-scale_half..scale_half`.
-    pub(super) fn fit(x: &[f32], half: f32, scale_half: f32) -> Self {
+    /// The best found for 256 values with such codes and scales.
+    pub(super) fn fit(x: &[f32], codes: Range, scales: Range) -> Self {
         let x = search::finite::<256>(x);
-        let (low, high) = (-half, half - 1.0);
-        let subs = x.as_chunks::<SUB_LEN>().0;
         let mut wanted = [0.0; 16];
-        for (s, x) in wanted.iter_mut().zip(subs) {
-            *s = search::scale(x, low, high);
+        for (wanted, x) in wanted.iter_mut().zip(x.chunks_exact(SUB_LEN)) {
+            *wanted = search::scale(x, codes);
         }
         let largest = wanted.iter().fold(0f32, |a, b| if b.abs() > a.abs() { *b } else { a });
-        let mut best = (f32::MAX, 0.0, [0.0; 16]);
-        for trial in 0..4 {
-            let d =
-                F16::from_f32(-largest / (scale_half - trial as f32 * scale_half / 16.0)).to_f32();
-            let (error, scales) = choose(subs, d, &wanted, low, high, scale_half);
-            if error < best.0 {
-                best = (error, d, scales);
-            }
+        // There is one more negative integer than positive ones: the largest scale gets it.
+        let d = largest / scales.low;
+        let mut best = (f32::MAX, Self::ZERO);
+        if d == 0.0 {
+            return best.1;
         }
-        for _ in 0..2 {
-            let d = F16::from_f32(refit(subs, best.1, &best.2, low, high)).to_f32();
-            let w = best.2.map(|s| s * best.1);
-            let (error, scales) = choose(subs, d, &w, low, high, scale_half);
-            if error < best.0 {
-                best = (error, d, scales);
-            }
+        // A scale of scales that is a little larger rounds all integers anew: another chance.
+        for d in [d, d * LARGER] {
+            best = search::better(best, Self::round(&x, d, &wanted, codes, scales));
         }
-        let (_, d, scales) = best;
-        let mut q = [0; 256];
-        for ((q, x), s) in q.as_chunks_mut::<SUB_LEN>().0.iter_mut().zip(subs).zip(scales) {
-            *q = search::codes(x, d * s, 0.0, low, high);
-        }
-        Self { d, scales: scales.map(|s| s as i8), q }
+        best.1.encode(&x, codes);
+        let refitted = Self::round(&x, best.1.refit(&x), &best.1.real(), codes, scales);
+        best = search::better(best, refitted);
+        best.1.encode(&x, codes);
+        best.1
     }
-}
 
-fn refit(x: &[[f32; SUB_LEN]], d: f32, scales: &[f32; 16], low: f32, high: f32) -> f32 {
-    let (mut xq, mut qq) = (0.0, 0.0);
-    for (x, s) in x.iter().zip(scales) {
-        let q = search::codes(x, d * s, 0.0, low, high);
-        for (x, q) in x.iter().zip(q) {
-            let q = f32::from(q) * s;
-            xq += x * q;
-            qq += q * q;
+    /// The integers for such a `d` that are best among those next to the real scales `wanted`, and
+    /// their squared error. Codes are left for later.
+    fn round(
+        x: &[f32; 256],
+        d: f32,
+        wanted: &[f32; 16],
+        codes: Range,
+        range: Range,
+    ) -> (f32, Self) {
+        let mut y = Self { d: search::storable(d), ..Self::ZERO };
+        let mut total = 0.0;
+        for (j, x) in x.chunks_exact(SUB_LEN).enumerate() {
+            let nearest = range.nearest(wanted[j] / y.d);
+            let scales: Lanes = std::array::from_fn(|l| {
+                let scale = range.clamp(nearest + l as f32 - 4.0);
+                // Not 0: with scale 1 every code may still be 0.
+                if scale == 0.0 {
+                    1.0
+                } else {
+                    scale
+                }
+            });
+            let ds = scales.map(|s| y.d * s);
+            let (best, error) = search::least(&search::errors(x, &ds, &[0.0; LANES], codes));
+            y.scales[j] = scales[best] as i8;
+            total += error;
         }
+        (total, y)
     }
-    xq * search::inverse(qq)
-}
 
-fn choose(
-    x: &[[f32; SUB_LEN]],
-    d: f32,
-    wanted: &[f32; 16],
-    low: f32,
-    high: f32,
-    scale_half: f32,
-) -> (f32, [f32; 16]) {
-    let inverse = search::inverse(d);
-    let mut total = 0.0;
-    let mut scales = [0.0; 16];
-    for ((x, wanted), scale) in x.iter().zip(wanted).zip(&mut scales) {
-        let center = search::nearest(wanted * inverse, -scale_half, scale_half - 1.0);
-        let tried: [f32; LANES] =
-            std::array::from_fn(|l| (center + l as f32 - 4.0).clamp(-scale_half, scale_half - 1.0));
-        let errors = search::errors(x, &tried.map(|s| s * d), &[0.0; LANES], low, high);
-        let mut best = f32::MAX;
-        for l in 0..LANES {
-            if errors[l] < best {
-                (best, *scale) = (errors[l], tried[l]);
+    /// The real scale of each sub-block.
+    fn real(&self) -> [f32; 16] {
+        self.scales.map(|scale| self.d * f32::from(scale))
+    }
+
+    /// Sets the codes to the nearest.
+    fn encode(&mut self, x: &[f32; 256], codes: Range) {
+        let real = self.real();
+        let subs = x.chunks_exact(SUB_LEN).zip(self.q.chunks_exact_mut(SUB_LEN));
+        for (d, (x, q)) in real.into_iter().zip(subs) {
+            let inverse = search::inverse(d);
+            for (q, x) in q.iter_mut().zip(x) {
+                *q = codes.nearest(x * inverse) as i8;
             }
         }
-        total += best;
     }
-    (total, scales)
+
+    /// The `d` that is best with the integers as they are: least squares.
+    fn refit(&self, x: &[f32; 256]) -> f32 {
+        let (mut xq, mut qq) = (0.0, 0.0);
+        let subs = x.chunks_exact(SUB_LEN).zip(self.q.chunks_exact(SUB_LEN));
+        for (scale, (x, q)) in self.scales.iter().zip(subs) {
+            for (x, q) in x.iter().zip(q) {
+                let q = f32::from(*scale) * f32::from(*q);
+                xq += x * q;
+                qq += q * q;
+            }
+        }
+        xq * search::inverse(qq)
+    }
 }
