@@ -15,7 +15,8 @@ fn main() {
 fn values() -> Vec<f32> {
     let mut state = 1u64;
     let mut uniform = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
     };
     (0..COLS).map(|_| 0.03 * (uniform() + uniform() + uniform() + uniform())).collect()

@@ -60,7 +60,7 @@ fn round_trip(model: &Path, recipe: Recipe) {
     let dir = TempDir::new().unwrap();
     let out = dir.path().join("out.gguf");
     let report = to(&out, model, recipe);
-    assert_eq!(names(dir.path()), [out.clone()]);
+    assert_eq!(names(dir.path()), std::slice::from_ref(&out));
     assert_eq!(std::fs::metadata(&out).unwrap().len(), report.file_bytes);
 
     let (before, after) = (open(model), open(&out));

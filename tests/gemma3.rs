@@ -26,7 +26,12 @@ fn every_tensor_of_a_strangers_file_dequantizes_as_in_python() {
         (tensor.ty.traits().dequantize)(tensor.data, &mut values);
         let mut crc = crc32fast::Hasher::new();
         values.iter().for_each(|x| crc.update(&x.to_le_bytes()));
-        assert_eq!(u64::from(crc.finalize()), expected["crc32"].as_u64().unwrap(), "{}", tensor.name);
+        assert_eq!(
+            u64::from(crc.finalize()),
+            expected["crc32"].as_u64().unwrap(),
+            "{}",
+            tensor.name
+        );
     }
     println!("{} tensors equal", golden.len());
 }

@@ -35,8 +35,10 @@ fn tiny_logits_are_those_of_transformers_past_the_window() {
     let error = nmse(&found, &expected);
     println!("tiny: NMSE {error:.2e} over {} positions", ids.len());
     assert!(error <= F32_NMSE, "NMSE {error:e}");
-    for (t, (found, expected)) in
-        found.chunks(model.config().n_vocab).zip(expected.chunks(model.config().n_vocab)).enumerate()
+    for (t, (found, expected)) in found
+        .chunks(model.config().n_vocab)
+        .zip(expected.chunks(model.config().n_vocab))
+        .enumerate()
     {
         let error = nmse(found, expected);
         assert!(error <= F32_NMSE, "position {t}: NMSE {error:e}");
@@ -119,7 +121,8 @@ fn a_prompt_gives_the_same_logits_whole_in_pieces_and_token_by_token() {
 fn threads_do_not_change_the_logits() {
     let source = Source::open(&common::tiny()).unwrap();
     let ids = &ids(&golden("tiny.json")["ids"])[..150];
-    let run = |threads| logits(&Model::load(&source, Some(threads)).unwrap(), ids, 150, KvType::F16);
+    let run =
+        |threads| logits(&Model::load(&source, Some(threads)).unwrap(), ids, 150, KvType::F16);
     assert!(run(1) == run(3));
 }
 
@@ -143,7 +146,8 @@ fn what_cannot_be_evaluated_is_refused() {
     let source = Source::open(&common::tiny()).unwrap();
     let model = Model::load(&source, Some(1)).unwrap();
     let mut state = State::new(model.config(), 4, KvType::F16);
-    let error = |state: &mut State, ids: &[u32]| model.forward_last(state, ids).unwrap_err().to_string();
+    let error =
+        |state: &mut State, ids: &[u32]| model.forward_last(state, ids).unwrap_err().to_string();
     assert_eq!(error(&mut state, &[2; 5]), "5 tokens do not fit the context of 4");
     assert_eq!(error(&mut state, &[2, 2048]), "token id 2048 is outside the vocabulary of 2048");
     assert_eq!(error(&mut state, &[]), "there are no tokens to evaluate");

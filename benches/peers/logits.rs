@@ -14,7 +14,8 @@ use lapidary::model::{Model, Rows, Source, State};
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args_os().skip(1).map(PathBuf::from);
-    let (tokens, out) = args.next().zip(args.next()).context("usage: logits TOKENS OUT_DIR FILE...")?;
+    let (tokens, out) =
+        args.next().zip(args.next()).context("usage: logits TOKENS OUT_DIR FILE...")?;
     let tokens: serde_json::Value = serde_json::from_slice(&std::fs::read(tokens)?)?;
     let ids: Vec<u32> = serde_json::from_value(tokens["ids"].clone())?;
     args.try_for_each(|file| write_logits(&file, &ids, &out))

@@ -37,11 +37,11 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(&args.file)
-        .with_context(|| args.file.display().to_string())?;
+    let text =
+        std::fs::read_to_string(&args.file).with_context(|| args.file.display().to_string())?;
     let source = Source::open(&args.model)?;
-    let tokenizer = Tokenizer::new(source.vocab()?)
-        .with_context(|| args.model.display().to_string())?;
+    let tokenizer =
+        Tokenizer::new(source.vocab()?).with_context(|| args.model.display().to_string())?;
     let tokens = tokenizer.encode_with_bos(&text, Special::Plain);
     let model = Model::load(&source, args.threads)?;
     let vocab = tokenizer.vocab();

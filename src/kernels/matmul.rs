@@ -82,13 +82,16 @@ impl Team {
     }
 }
 
+/// As in the registry's rows.
+type Dequantize = fn(&[u8], &mut [f32]);
+
 /// How one row of a type is multiplied.
 struct Kernel {
     activation: QuantType,
     dot: fn(&[u8], &[u8]) -> f32,
     /// Half-precision rows that meet many columns are widened to F32 once; the products have the
     /// same bits, since the types' own `dot` widens too.
-    widen: Option<fn(&[u8], &mut [f32])>,
+    widen: Option<Dequantize>,
 }
 
 impl Kernel {

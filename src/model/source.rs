@@ -259,4 +259,3 @@ fn has_own_head(c: &Checkpoint) -> bool {
         _ => false,
     }
 }
-

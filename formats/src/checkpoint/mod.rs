@@ -1,6 +1,7 @@
 //! Hugging Face checkpoints of Gemma 2: a directory with `config.json`, safetensors shards and a
 //! tokenizer, read as they are downloaded.
 
+mod base;
 mod config;
 mod error;
 mod sentencepiece;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use prost::Message;
 
-use super::tokenizer::{Base, SpecialIds};
+use super::base::{Base, SpecialIds};
 use super::{read, CheckpointError};
 use crate::vocab::{Piece, PieceKind, VocabError};
 

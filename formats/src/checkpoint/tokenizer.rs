@@ -9,34 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::base::{filler, AddedToken, Base};
 use super::{parse_json, read_if_there, sentencepiece, tokenizer_json, CheckpointError};
 use crate::vocab::{is_control_text, Piece, PieceKind, Vocab, VocabError};
-
-/// What a tokenizer's own file says.
-pub(super) struct Base {
-    pub pieces: Vec<Piece>,
-    pub special: SpecialIds,
-}
-
-/// Ids that a tokenizer's own file names.
-#[derive(Default)]
-pub(super) struct SpecialIds {
-    pub unk: Option<u32>,
-    pub bos: Option<u32>,
-    pub eos: Option<u32>,
-    pub pad: Option<u32>,
-}
-
-/// A token that was added to a trained tokenizer, or whose handling was changed.
-#[derive(Deserialize)]
-pub(super) struct AddedToken {
-    /// Present in `tokenizer.json`; the key of the map in `tokenizer_config.json`.
-    #[serde(default)]
-    pub id: u32,
-    pub content: String,
-    #[serde(default)]
-    pub special: bool,
-}
 
 /// `tokenizer_config.json`.
 #[derive(Default, Deserialize)]
@@ -172,11 +147,6 @@ fn assemble(
     vocab.pad = special_id(&vocab, "pad_token", &config.pad_token, special.pad, "<pad>")?;
     vocab.eot = vocab.find("<end_of_turn>");
     vocab.checked()
-}
-
-/// The unused piece for an embedding row that no token has, as llama.cpp's converter writes it.
-pub(super) fn filler(id: usize) -> Piece {
-    Piece { text: format!("[PAD{id}]"), score: -10_000.0, kind: PieceKind::Unused }
 }
 
 /// Lays an added token over the piece with its id.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::tokenizer::{filler, AddedToken, Base, SpecialIds};
+use super::base::{filler, AddedToken, Base, SpecialIds};
 use super::{parse_json, read, CheckpointError};
 use crate::vocab::{Piece, PieceKind, VocabError};
 

@@ -7,6 +7,7 @@
 //! - [`Vocab`](crate::vocab::Vocab) is read from the metadata by
 //!   [`Vocab::from_gguf`](crate::vocab::Vocab::from_gguf) and written by [`Header::set_vocab`].
 
+mod cursor;
 mod error;
 mod owned;
 mod parse;

@@ -3,10 +3,9 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use byteorder::{ByteOrder, LE};
-
+use super::cursor::Cursor;
 use super::error::Malformed;
-use super::value::{Array, Value, ValueType};
+use super::value::{Value, ValueType};
 use super::{ALIGNMENT, ALIGNMENT_KEY, MAGIC, MAX_DIMS, MAX_KEY, MAX_NAME};
 use crate::map::stand_in;
 use crate::quant::QuantType;
@@ -95,9 +94,9 @@ fn metadata(cursor: &mut Cursor, count: u64) -> Result<Vec<Entry>, Malformed> {
         cursor.place(format!("metadata key {} of {count}", i + 1));
         let key = cursor.name(MAX_KEY)?;
         cursor.place(format!("the value of metadata key {key:?}"));
-        let ty = cursor.value_type()?;
+        let ty = ValueType::read(cursor)?;
         let start = cursor.at;
-        cursor.value(ty)?;
+        Value::read(cursor, ty)?;
         if !seen.insert(key) {
             return Err(Malformed::DuplicateKey(key.to_owned()));
         }
@@ -110,7 +109,7 @@ fn alignment(bytes: &[u8], metadata: &[Entry]) -> Result<usize, Malformed> {
     let Some(entry) = metadata.iter().find(|e| e.key == ALIGNMENT_KEY) else {
         return Ok(ALIGNMENT);
     };
-    match Cursor::new(&bytes[entry.range.clone()]).value(entry.ty)? {
+    match Value::read(&mut Cursor::new(&bytes[entry.range.clone()]), entry.ty)? {
         Value::U32(n) if n.is_power_of_two() && (8..=65_536).contains(&n) => Ok(n as usize),
         value => Err(Malformed::Alignment(format!("{value} ({})", value.ty()))),
     }
@@ -245,118 +244,5 @@ fn unsupported_name(number: u32) -> &'static str {
         41 => "Q1_0",
         42 => "Q2_0",
         _ => "unknown",
-    }
-}
-
-/// A position in the bytes of a file, and what is being read there.
-pub(super) struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    place: String,
-}
-
-impl<'a> Cursor<'a> {
-    pub fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, place: String::new() }
-    }
-
-    /// Names what is read from here on, for errors.
-    fn place(&mut self, place: String) {
-        self.place = place;
-    }
-
-    fn take(&mut self, n: u64) -> Result<&'a [u8], Malformed> {
-        let end = usize::try_from(n).ok().and_then(|n| self.at.checked_add(n));
-        match end.and_then(|end| self.bytes.get(self.at..end)) {
-            Some(bytes) => {
-                self.at += bytes.len();
-                Ok(bytes)
-            }
-            None => Err(Malformed::Truncated {
-                place: self.place.clone(),
-                at: self.at,
-                wanted: n,
-                len: self.bytes.len(),
-            }),
-        }
-    }
-
-    fn byte(&mut self) -> Result<u8, Malformed> {
-        self.take(1).map(|bytes| bytes[0])
-    }
-
-    fn u32(&mut self) -> Result<u32, Malformed> {
-        self.take(4).map(LE::read_u32)
-    }
-
-    fn u64(&mut self) -> Result<u64, Malformed> {
-        self.take(8).map(LE::read_u64)
-    }
-
-    fn string(&mut self) -> Result<&'a str, Malformed> {
-        let len = self.u64()?;
-        let at = self.at;
-        let bytes = self.take(len)?;
-        std::str::from_utf8(bytes).map_err(|_| Malformed::NotUtf8 { place: self.place.clone(), at })
-    }
-
-    /// A key or tensor name: a string of 1 to `max` bytes.
-    fn name(&mut self, max: usize) -> Result<&'a str, Malformed> {
-        let name = self.string()?;
-        match name.len() {
-            0 => Err(Malformed::Empty { place: self.place.clone() }),
-            len if len > max => Err(Malformed::TooLong { place: self.place.clone(), len, max }),
-            _ => Ok(name),
-        }
-    }
-
-    fn value_type(&mut self) -> Result<ValueType, Malformed> {
-        let number = self.u32()?;
-        ValueType::from_number(number)
-            .ok_or_else(|| Malformed::UnknownValueType { place: self.place.clone(), number })
-    }
-
-    fn bool(&mut self) -> Result<bool, Malformed> {
-        match self.byte()? {
-            found @ (0 | 1) => Ok(found == 1),
-            found => Err(Malformed::Bool { place: self.place.clone(), found }),
-        }
-    }
-
-    /// A value of type `ty`, checked to its end.
-    pub fn value(&mut self, ty: ValueType) -> Result<Value<'a>, Malformed> {
-        Ok(match ty {
-            ValueType::U8 => Value::U8(self.byte()?),
-            ValueType::I8 => Value::I8(self.byte()? as i8),
-            ValueType::U16 => Value::U16(LE::read_u16(self.take(2)?)),
-            ValueType::I16 => Value::I16(LE::read_i16(self.take(2)?)),
-            ValueType::U32 => Value::U32(self.u32()?),
-            ValueType::I32 => Value::I32(LE::read_i32(self.take(4)?)),
-            ValueType::F32 => Value::F32(LE::read_f32(self.take(4)?)),
-            ValueType::Bool => Value::Bool(self.bool()?),
-            ValueType::Str => Value::Str(self.string()?),
-            ValueType::Array => Value::Array(self.array_value()?),
-            ValueType::U64 => Value::U64(self.u64()?),
-            ValueType::I64 => Value::I64(LE::read_i64(self.take(8)?)),
-            ValueType::F64 => Value::F64(LE::read_f64(self.take(8)?)),
-        })
-    }
-
-    fn array_value(&mut self) -> Result<Array<'a>, Malformed> {
-        let ty = self.value_type()?;
-        let len = self.u64()?;
-        let start = self.at;
-        match (ty, ty.size()) {
-            (ValueType::Array, _) => {
-                return Err(Malformed::NestedArray { place: self.place.clone() })
-            }
-            (ValueType::Bool, _) => (0..len).try_for_each(|_| self.bool().map(drop))?,
-            (_, Some(size)) => {
-                self.take(len.saturating_mul(size as u64))?;
-            }
-            (_, None) => (0..len).try_for_each(|_| self.string().map(drop))?,
-        }
-        // Every element took a byte at least, so that their number fits a `usize`.
-        Ok(Array::new(ty, len as usize, &self.bytes[start..self.at]))
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::cursor::Cursor;
 use super::error::{GgufError, Malformed};
-use super::parse::{parse, Cursor, Entry, Parsed, Tensor};
+use super::parse::{parse, Entry, Parsed, Tensor};
 use super::value::{Array, Value};
 use crate::map::MappedFile;
 use crate::tensor::TensorView;
@@ -196,7 +197,7 @@ impl File {
     /// The value of an entry. It was checked when the file was opened; should somebody have
     /// changed the file since, it may be gone.
     fn value(&self, entry: &Entry) -> Option<Value<'_>> {
-        Cursor::new(self.map.bytes().get(entry.range.clone())?).value(entry.ty).ok()
+        Value::read(&mut Cursor::new(self.map.bytes().get(entry.range.clone())?), entry.ty).ok()
     }
 
     fn view<'a>(&'a self, tensor: &'a Tensor) -> TensorView<'a> {

@@ -2,7 +2,10 @@
 
 use std::fmt::{self, Write};
 
-use super::parse::Cursor;
+use byteorder::{ByteOrder, LE};
+
+use super::cursor::Cursor;
+use super::error::Malformed;
 
 /// The type of a metadata value, with its number in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -160,6 +163,43 @@ impl<'a> Value<'a> {
     }
 }
 
+impl ValueType {
+    /// The type that a file names next.
+    pub(super) fn read(cursor: &mut Cursor) -> Result<Self, Malformed> {
+        let number = cursor.u32()?;
+        Self::from_number(number)
+            .ok_or_else(|| Malformed::UnknownValueType { place: cursor.place.clone(), number })
+    }
+}
+
+impl<'a> Value<'a> {
+    /// A value of type `ty`, checked to its end.
+    pub(super) fn read(cursor: &mut Cursor<'a>, ty: ValueType) -> Result<Self, Malformed> {
+        Ok(match ty {
+            ValueType::U8 => Value::U8(cursor.byte()?),
+            ValueType::I8 => Value::I8(cursor.byte()? as i8),
+            ValueType::U16 => Value::U16(LE::read_u16(cursor.take(2)?)),
+            ValueType::I16 => Value::I16(LE::read_i16(cursor.take(2)?)),
+            ValueType::U32 => Value::U32(cursor.u32()?),
+            ValueType::I32 => Value::I32(LE::read_i32(cursor.take(4)?)),
+            ValueType::F32 => Value::F32(LE::read_f32(cursor.take(4)?)),
+            ValueType::Bool => Value::Bool(read_bool(cursor)?),
+            ValueType::Str => Value::Str(cursor.string()?),
+            ValueType::Array => Value::Array(Array::read(cursor)?),
+            ValueType::U64 => Value::U64(cursor.u64()?),
+            ValueType::I64 => Value::I64(LE::read_i64(cursor.take(8)?)),
+            ValueType::F64 => Value::F64(LE::read_f64(cursor.take(8)?)),
+        })
+    }
+}
+
+fn read_bool(cursor: &mut Cursor) -> Result<bool, Malformed> {
+    match cursor.byte()? {
+        found @ (0 | 1) => Ok(found == 1),
+        found => Err(Malformed::Bool { place: cursor.place.clone(), found }),
+    }
+}
+
 /// An array of one element type: scalars or strings, never arrays.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Array<'a> {
@@ -170,8 +210,22 @@ pub struct Array<'a> {
 }
 
 impl<'a> Array<'a> {
-    pub(super) fn new(ty: ValueType, len: usize, bytes: &'a [u8]) -> Self {
-        Self { ty, len, bytes }
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
+        let ty = ValueType::read(cursor)?;
+        let len = cursor.u64()?;
+        let start = cursor.at;
+        match (ty, ty.size()) {
+            (ValueType::Array, _) => {
+                return Err(Malformed::NestedArray { place: cursor.place.clone() })
+            }
+            (ValueType::Bool, _) => (0..len).try_for_each(|_| read_bool(cursor).map(drop))?,
+            (_, Some(size)) => {
+                cursor.take(len.saturating_mul(size as u64))?;
+            }
+            (_, None) => (0..len).try_for_each(|_| cursor.string().map(drop))?,
+        }
+        // Every element took a byte at least, so that their number fits a `usize`.
+        Ok(Self { ty, len: len as usize, bytes: &cursor.bytes[start..cursor.at] })
     }
 
     /// Type of the elements.
@@ -194,7 +248,7 @@ impl<'a> Array<'a> {
         let (mut cursor, ty) = (Cursor::new(self.bytes), self.ty);
         // The bytes were checked when the file was opened; should somebody have changed it since,
         // the elements end early.
-        (0..self.len).map_while(move |_| cursor.value(ty).ok())
+        (0..self.len).map_while(move |_| Value::read(&mut cursor, ty).ok())
     }
 
     /// The elements, if they are strings.

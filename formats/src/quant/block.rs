@@ -9,7 +9,7 @@ use bytemuck::Pod;
 pub trait Block: Pod {
     /// Weights per block.
     const LEN: usize;
-    /// The type that the other factor of [`dot`](Block::dot) is quantized to.
+    /// The type that the other factor of [`dot_row`](Block::dot_row) is quantized to.
     type Activation: Block;
 
     /// Quantizes `x` (`LEN` values), choosing scales for the least squared error.

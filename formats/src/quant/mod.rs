@@ -1,9 +1,12 @@
 //! The block types that weights and activations are stored in.
 //!
 //! Each type is one file of this folder that implements [`Block`]: the layout, and how one block
-//! is quantized, dequantized and multiplied. [`registry`] holds one row per type; everything else
+//! is quantized, dequantized and multiplied. `registry` holds one row per type; everything else
 //! in the program asks the row. The functions here are the scalar reference, the oracle that
 //! every faster kernel is tested against.
+//!
+//! The k-quants share their arithmetic: a type of `affine` or of `symmetric` is a block with its
+//! numbers unpacked, and the types' own files only pack and unpack it. `search` chooses scales.
 //!
 //! Layouts are those of [ggml](https://github.com/ggml-org/ggml), whose names (`d`, `dmin`,
 //! `scales`, `qs`, `qh`) are kept.

@@ -38,8 +38,8 @@ impl Block for BlockQ8_0 {
     type Activation = BlockQ8_0;
 
     /// The rule of ggml and of Python's `gguf`, byte for byte: `d` is the largest magnitude / 127,
-    /// codes are rounded half away from zero, with the scale before it was rounded to a half. The
-    /// error that a search could still save is below one percent.
+    /// and the codes are `x * (1 / d)` rounded half away from zero, with `d` as it was before it
+    /// was rounded to a half.
     fn quantize(x: &[f32]) -> Self {
         let x = search::finite::<32>(x);
         let d = search::magnitude(&x) / 127.0;

@@ -36,8 +36,8 @@ impl Block for BlockQ8K {
     const LEN: usize = 256;
     type Activation = BlockQ8K;
 
-    /// `d` is the largest magnitude / 127; codes are rounded half to even, which every vector unit
-    /// does by itself, so that fast kernels can give the same bytes.
+    /// `d` is the largest magnitude / 127, and the codes are `x * (1 / d)` rounded half to even,
+    /// which every vector unit does by itself, so that fast kernels can give the same bytes.
     fn quantize(x: &[f32]) -> Self {
         let x = search::finite::<256>(x);
         let d = search::magnitude(&x) / 127.0;

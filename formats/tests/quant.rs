@@ -1,0 +1,363 @@
+//! The block types against independent programs and against plain arithmetic. Tests loop over the
+//! registry, so a new type is tested as soon as it has a row.
+
+use std::path::{Path, PathBuf};
+
+use bytemuck::cast_slice;
+use lapidary_formats::quant::{blocks::BlockQ8K, QuantType};
+use proptest::prelude::*;
+
+fn tests_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests")
+}
+
+fn read(path: impl AsRef<Path>) -> Vec<u8> {
+    let path = tests_dir().join(path);
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn f32s(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+fn bf16s(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect()
+}
+
+fn quantize(ty: QuantType, x: &[f32]) -> Vec<u8> {
+    let mut y = vec![0; ty.row_bytes(x.len()).expect("whole blocks")];
+    (ty.traits().quantize)(x, &mut y);
+    y
+}
+
+fn dequantize(ty: QuantType, x: &[u8]) -> Vec<f32> {
+    let mut y = vec![0.0; x.len() / ty.traits().block_bytes * ty.block_len()];
+    (ty.traits().dequantize)(x, &mut y);
+    y
+}
+
+/// Types that give up precision for a scale, unlike F32, F16 and BF16.
+fn scaled() -> impl Iterator<Item = QuantType> {
+    QuantType::all().filter(|ty| ty.block_len() > 1)
+}
+
+/// Uniform in ±1, always the same.
+fn noise(n: usize) -> Vec<f32> {
+    let mut state = 1u64;
+    let mut next = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+#[test]
+fn registry_knows_its_types() {
+    for ty in QuantType::all() {
+        assert_eq!(QuantType::from_ggml(ty as u32), Some(ty));
+        assert_eq!(QuantType::from_name(&ty.name().to_lowercase()), Some(ty));
+        assert_eq!(ty.row_bytes(0), Some(0));
+        assert_eq!(ty.row_bytes(ty.block_len()), Some(ty.traits().block_bytes));
+        let activation = ty.traits().activation;
+        assert_eq!(activation.traits().activation, activation, "activations meet their own type");
+    }
+    assert_eq!(QuantType::Q4_K.row_bytes(255), None);
+    assert_eq!(QuantType::F32.row_bytes(usize::MAX), None);
+    assert_eq!(QuantType::from_ggml(9999), None);
+}
+
+/// Bit for bit what Python's `gguf` gives for blocks of random bytes.
+#[test]
+fn dequantize_is_bit_equal_to_gguf() {
+    for ty in QuantType::all().filter(|ty| ty.traits().stored && *ty != QuantType::F32) {
+        let blocks = read(format!("goldens/quant/{ty}.blocks"));
+        let want = f32s(&read(format!("goldens/quant/{ty}.f32")));
+        let got = dequantize(ty, &blocks);
+        assert_eq!(got.len(), want.len(), "{ty}");
+        let differs = (0..got.len()).find(|i| got[*i].to_bits() != want[*i].to_bits());
+        assert_eq!(differs.map(|i| (i, got[i], want[i])), None, "{ty}: (place, got, want)");
+    }
+}
+
+/// The data that llama.cpp's quantizers were measured on, by name.
+fn measured() -> Vec<(&'static str, Vec<f32>)> {
+    let checkpoint = read("fixtures/tiny-gemma2/model.safetensors");
+    let checkpoint = safetensors::SafeTensors::deserialize(&checkpoint).unwrap();
+    let trained = |name: &str| bf16s(checkpoint.tensor(name).unwrap().data());
+    vec![
+        ("gaussian", bf16s(&read("goldens/quant/gaussian.bf16"))),
+        ("laplace", bf16s(&read("goldens/quant/laplace.bf16"))),
+        ("blk.1.attn_q", trained("model.layers.1.self_attn.q_proj.weight")),
+        ("blk.1.ffn_gate", trained("model.layers.1.mlp.gate_proj.weight")),
+        ("blk.1.ffn_down", trained("model.layers.1.mlp.down_proj.weight")),
+        ("token_embd", trained("model.embed_tokens.weight")),
+    ]
+}
+
+fn rms(x: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let n = x.len() as f64;
+    (x.map(|x| x * x).sum::<f64>() / n).sqrt()
+}
+
+/// For every type and data set, at most 1 % above the error of llama.cpp's quantizer; `--nocapture`
+/// prints the ratios.
+#[test]
+fn quantize_errs_no_more_than_llama_cpp() {
+    let table: serde_json::Value =
+        serde_json::from_slice(&read("goldens/quant/llama_cpp_rmse.json")).unwrap();
+    for (name, x) in measured() {
+        let mark = &table["data"][name];
+        let mark_rms = mark["rms"].as_f64().unwrap_or_else(|| panic!("{name}: not in the table"));
+        let same_data = (rms(x.iter().map(|x| f64::from(*x))) / mark_rms - 1.0).abs() < 1e-6;
+        assert!(
+            same_data,
+            "{name} has changed: run tests/scripts/oracles/llama_quantizer_error.py"
+        );
+        for (ty, theirs) in mark["rmse"].as_object().unwrap() {
+            let ty = QuantType::from_name(ty).unwrap();
+            let y = dequantize(ty, &quantize(ty, &x));
+            let ours = rms(x.iter().zip(&y).map(|(x, y)| f64::from(*x) - f64::from(*y)));
+            let ratio = ours / theirs.as_f64().unwrap();
+            println!("{name:15} {ty:5} {ours:.4e} {ratio:.4}");
+            assert!(ratio <= 1.01, "{name} {ty}: {ratio:.4} of llama.cpp's error");
+        }
+    }
+}
+
+/// FNV-1a.
+fn digest(bytes: &[u8]) -> u64 {
+    let step = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+/// The same bytes on every machine and from every compiler. A change of the search changes them:
+/// then copy the new digests from the failure, after a look at the errors.
+#[test]
+fn quantized_bytes_are_the_same_everywhere() {
+    #[rustfmt::skip]
+    let pinned = [
+        0xeb91d51ae7d50a4e, 0xf0071d29627418ea, 0x7051e5fc6c0b7c56, 0x0947e8d2d8cf7b99,
+        0x1db4ae04d611d3d1, 0x742f0374bc0ab730, 0xfc478c51d387d3ec, 0x5326526710e40b0c,
+        0xd3f6ddc616d2464b, 0x0607b1115788f214, 0xaee81a9056163aed, 0x53944b4b2891de3a,
+        0xdfc5a0ada668cbe1, 0xb20ea079d12b1da9,
+    ];
+    let x = &bf16s(&read("goldens/quant/gaussian.bf16"))[..4096];
+    let digests: Vec<_> = QuantType::all().map(|ty| digest(&quantize(ty, x))).collect();
+    assert_eq!(digests, pinned, "in the registry's order: {digests:#018x?}");
+}
+
+/// Where a block has its scales: a NaN there makes values NaN. The pattern is one as a half, as a
+/// bfloat16 and as the upper part of a float.
+fn scale_fields(ty: QuantType) -> Vec<usize> {
+    let is_scale = |at: &usize| {
+        let mut block = vec![0; ty.traits().block_bytes];
+        block[*at..*at + 2].copy_from_slice(&0x7fc0u16.to_le_bytes());
+        dequantize(ty, &block).iter().any(|y| y.is_nan())
+    };
+    (0..ty.traits().block_bytes).step_by(2).filter(is_scale).collect()
+}
+
+/// A row of blocks whose every byte is `fill`, but for the scales, which are 1 / 256.
+fn filled(ty: QuantType, cols: usize, fill: u8) -> Vec<u8> {
+    let mut block = vec![fill; ty.traits().block_bytes];
+    for at in scale_fields(ty) {
+        block[at..at + 2].copy_from_slice(&0x1c00u16.to_le_bytes());
+    }
+    block.repeat(cols / ty.block_len())
+}
+
+/// Against the dot product of the dequantized rows in f64.
+fn assert_dot(ty: QuantType, w: &[u8], a: &[f32], what: &str) {
+    let activation = ty.traits().activation;
+    let a = quantize(activation, a);
+    let got = f64::from((ty.traits().dot)(w, &a));
+    let (w, a) = (dequantize(ty, w), dequantize(activation, &a));
+    let exact: f64 = w.iter().zip(&a).map(|(w, a)| f64::from(*w) * f64::from(*a)).sum();
+    // Sums within a block are of integers; what is rounded are a few products per block, and one
+    // addition per block of at least 32 (or per 32 floats), of terms that are at most as large as
+    // `bound`. A dequantized weight was rounded three times itself. 16 covers both.
+    let chunk = activation.block_len().max(32);
+    let largest = |x: &[f32]| x.iter().fold(0f64, |max, x| max.max(f64::from(x.abs())));
+    let chunks = w.chunks(chunk).zip(a.chunks(chunk));
+    let bound: f64 = chunks.map(|(w, a)| w.len() as f64 * largest(w) * largest(a)).sum();
+    let roundings = (w.len() / chunk + 16) as f64;
+    let tolerance = roundings * f64::from(f32::EPSILON) / 2.0 * bound;
+    assert!((got - exact).abs() <= tolerance, "{ty}, {what}: {got} for {exact} ± {tolerance:.2e}");
+}
+
+#[test]
+fn dot_agrees_with_dequantized_values() {
+    const COLS: usize = 4096;
+    let activations = [
+        ("noise", noise(COLS)),
+        ("all 127", vec![1.0; COLS]),
+        ("all -127", vec![-1.0; COLS]),
+        ("±127", (0..COLS).map(|i| 1.0 - (i % 2 * 2) as f32).collect()),
+        ("zero", vec![0.0; COLS]),
+    ];
+    for ty in QuantType::all() {
+        for (name, a) in &activations {
+            let x: Vec<f32> = noise(2 * COLS)[COLS..].to_vec();
+            assert_dot(ty, &quantize(ty, &x), a, &format!("noise · {name}"));
+            // Codes, scales and minimums at their limits, of either sign.
+            for fill in [0x00, 0xff, 0x0f, 0xf0, 0x7f, 0x80, 0x55, 0xaa] {
+                let what = format!("{fill:#04x} · {name}");
+                assert_dot(ty, &filled(ty, COLS, fill), a, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn dot_of_a_golden_row() {
+    for ty in QuantType::all().filter(|ty| ty.traits().stored && ty.block_len() > 1) {
+        for block in read(format!("goldens/quant/{ty}.blocks")).chunks(8 * ty.traits().block_bytes)
+        {
+            let n = block.len() / ty.traits().block_bytes * ty.block_len();
+            if dequantize(ty, block).iter().all(|x| x.is_finite()) {
+                assert_dot(ty, block, &noise(n), "golden");
+            }
+        }
+    }
+}
+
+/// A row of no whole number of the lanes that floats are summed in.
+#[test]
+fn dot_of_floats_counts_the_tail() {
+    for ty in QuantType::all().filter(|ty| ty.block_len() == 1) {
+        for n in [0, 1, 31, 32, 33, 67] {
+            assert_dot(ty, &quantize(ty, &noise(n)), &noise(n), &format!("{n} values"));
+        }
+    }
+}
+
+/// Values that a type holds exactly come back as the same bytes.
+#[test]
+fn requantizing_changes_nothing() {
+    use QuantType::*;
+    for ty in [F32, F16, BF16, Q8_0, Q8_K] {
+        let once = quantize(ty, &noise(4096));
+        assert_eq!(quantize(ty, &dequantize(ty, &once)), once, "{ty}");
+    }
+}
+
+#[test]
+fn q8_0_rounds_half_away_from_zero() {
+    let mut x = [0.0; 32];
+    x[..7].copy_from_slice(&[127.0, 0.5, -0.5, 1.5, -1.5, 2.499, -2.499]);
+    let block = quantize(QuantType::Q8_0, &x);
+    let codes: &[i8] = cast_slice(&block[2..]);
+    assert_eq!(codes[..8], [127, 1, -1, 2, -2, 2, -2, 0]);
+}
+
+#[test]
+fn q8_k_stays_within_127_and_sums() {
+    for x in [noise(256), vec![-1e30; 256], vec![3e-38; 256], vec![f32::NEG_INFINITY; 256]] {
+        let block: BlockQ8K = *bytemuck::from_bytes(&quantize(QuantType::Q8_K, &x));
+        assert!(block.qs.iter().all(|q| *q >= -127));
+        for (i, qs) in block.qs.chunks(16).enumerate() {
+            assert_eq!(block.bsum(i), qs.iter().map(|q| i32::from(*q)).sum::<i32>());
+        }
+    }
+}
+
+#[test]
+fn zeros_stay_zeros() {
+    for ty in QuantType::all() {
+        assert!(dequantize(ty, &quantize(ty, &[0.0; 256])).iter().all(|y| *y == 0.0), "{ty}");
+    }
+}
+
+/// One value throughout is held but for the rounding of `d` or `m` to a half (2^-11), and of what
+/// little two integer scales leave.
+#[test]
+fn constant_blocks_keep_their_value() {
+    for ty in scaled() {
+        for x in [1.0f32, -1.0, 0.037, -0.037, 300.0, -300.0] {
+            for y in dequantize(ty, &quantize(ty, &[x; 256])) {
+                assert!((y - x).abs() <= x.abs() / 1024.0, "{ty}: {y} for {x}");
+            }
+        }
+    }
+}
+
+/// Negative throughout, and with a mean far from zero: what minimums are for.
+#[test]
+fn one_sided_blocks_are_no_worse_than_their_steps() {
+    for ty in scaled() {
+        for (low, high) in [(-2.0, -1.0), (1.0, 2.0), (-0.01, 0.1)] {
+            let x: Vec<f32> =
+                noise(256).iter().map(|x| low + (high - low) * (x + 1.0) / 2.0).collect();
+            let y = dequantize(ty, &quantize(ty, &x));
+            let error = rms(x.iter().zip(&y).map(|(x, y)| f64::from(x - y)));
+            // Two bits over 0..2 have steps of 2 / 3, and uniform errors an rms of step / √12.
+            assert!(error <= 2.0 / 3.0 / 12f64.sqrt() * 1.2, "{ty} {low}..{high}: {error}");
+        }
+    }
+}
+
+/// Far below and above what a half can scale: nearest to zero and to the limit, never NaN.
+#[test]
+fn extremes_stay_finite() {
+    let magnitudes = [1e-45, 1e-38, 1e-30, 3e-8, 1e-7, 1e-6, 1e5, 1e9, 1e30, f32::MAX];
+    for ty in scaled() {
+        for magnitude in magnitudes {
+            let x: Vec<f32> = noise(256).iter().map(|x| x * magnitude).collect();
+            for (x, y) in x.iter().zip(dequantize(ty, &quantize(ty, &x))) {
+                assert!(y.is_finite(), "{ty}: {y} for {x}");
+                assert!(y.abs() <= 1.5 * magnitude.max(1e-6), "{ty}: {y} for {x}");
+            }
+        }
+    }
+}
+
+#[test]
+fn large_values_become_the_largest_half() {
+    for x in [65504.0, 65519.0, 65520.0, 1e9, f32::MAX, f32::INFINITY] {
+        assert_eq!(
+            dequantize(QuantType::F16, &quantize(QuantType::F16, &[x, -x])),
+            [65504.0, -65504.0]
+        );
+    }
+}
+
+#[test]
+fn nan_becomes_zero_in_a_block() {
+    for ty in scaled() {
+        let mut x = noise(256);
+        x.iter_mut().step_by(7).for_each(|x| *x = f32::NAN);
+        let zeroed: Vec<f32> = x.iter().map(|x| if x.is_nan() { 0.0 } else { *x }).collect();
+        assert_eq!(quantize(ty, &x), quantize(ty, &zeroed), "{ty}");
+    }
+}
+
+proptest! {
+    /// Any bits of f32: no panic, and nothing but finite values from types with a scale.
+    #[test]
+    fn any_floats_give_finite_blocks(bits in prop::collection::vec(any::<u32>(), 256)) {
+        let x: Vec<f32> = bits.iter().map(|bits| f32::from_bits(*bits)).collect();
+        for ty in QuantType::all() {
+            let y = dequantize(ty, &quantize(ty, &x));
+            prop_assert!(ty.block_len() == 1 || y.iter().all(|y| y.is_finite()), "{}", ty);
+        }
+    }
+
+    /// Finite values within a half's range stay finite in every type, and near.
+    #[test]
+    fn values_in_a_halfs_range_stay_near(
+        x in prop::collection::vec(-1f32..1.0, 256),
+        exponent in -24i32..16,
+    ) {
+        let x: Vec<f32> = x.iter().map(|x| x * 2f32.powi(exponent)).collect();
+        let largest = x.iter().fold(0f32, |max, x| max.max(x.abs()));
+        for ty in QuantType::all() {
+            for (x, y) in x.iter().zip(dequantize(ty, &quantize(ty, &x))) {
+                // Two bits in the worst case, where outer values are cut; and below the normal
+                // halves, half their spacing for each step of the largest code, Q8_0's 127.
+                let tolerance = 0.6 * largest + 127.0 * 2f32.powi(-25);
+                prop_assert!((x - y).abs() <= tolerance, "{}: {} for {} of {}", ty, y, x, largest);
+            }
+        }
+    }
+}
