@@ -48,6 +48,32 @@ impl MappedFile {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Gives back the memory of `part`, if it lies in this map: who reads a file once from front
+    /// to back keeps no more of it resident than what is being read. Touched again, the pages
+    /// come back from the file. Does nothing where the system does not know how.
+    pub fn release(&self, part: &[u8]) {
+        #[cfg(unix)]
+        {
+            let (map, part) = (self.map.as_ptr_range(), part.as_ptr_range());
+            if part.start < map.start || part.end > map.end {
+                return;
+            }
+            let (at, len) =
+                (part.start.addr() - map.start.addr(), part.end.addr() - part.start.addr());
+            // SAFETY: the advice is unchecked because it loses what was written to private pages.
+            // This map is read-only: its pages are the file's, and a reader that still borrows
+            // `part` finds the same bytes again.
+            #[allow(unsafe_code)]
+            let advised = unsafe {
+                self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, at, len)
+            };
+            // Advice that is not taken changes nothing but the memory that is used.
+            let _ = advised;
+        }
+        #[cfg(not(unix))]
+        let _ = part;
+    }
 }
 
 /// What `bytes` are, if they are one of the things that downloads leave in the place of a model's

@@ -333,6 +333,8 @@ fn nan_becomes_zero_in_a_block() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     /// Any bits of f32: no panic, and nothing but finite values from types with a scale.
     #[test]
     fn any_floats_give_finite_blocks(bits in prop::collection::vec(any::<u32>(), 256)) {

@@ -53,7 +53,8 @@ impl Progress for () {}
 
 /// Converts a model to a GGUF file at `out`.
 ///
-/// It is one pass: beside the mapped source, memory holds two slices of a few megabytes. A tensor
+/// It is one pass: memory holds a slice of the mapped source and two of the result, a few megabytes
+/// each. A tensor
 /// that has its new type already is copied. The new file appears under its name when it is
 /// complete and on the disk, and not at all if anything goes wrong.
 ///
@@ -133,6 +134,7 @@ fn write_tensors<W: Write + Send>(
                 Role::Norm => checked(convert_norm(source, spec, out)),
                 Role::Matrix => checked(convert_rows(&TensorView { data, ..view }, info.ty, out)),
             })?;
+            source.release(data);
             progress.advanced(data.len() as u64, bytes_out);
         }
     }

@@ -160,6 +160,14 @@ impl Source {
         self.find(spec).expect("tensors were checked when the model was opened")
     }
 
+    /// Gives back the memory of a part of a tensor, until it is read again.
+    pub fn release(&self, part: &[u8]) {
+        match &self.file {
+            File::Gguf(g) => g.release(part),
+            File::Checkpoint(c) => c.release(part),
+        }
+    }
+
     /// The multiplier of a norm, `[n]`: what a GGUF file holds, one more than a checkpoint holds.
     pub fn norm(&self, spec: &TensorSpec) -> Vec<f32> {
         let view = self.tensor(spec);

@@ -69,6 +69,11 @@ impl Checkpoint {
         self.weights.tensor(name)
     }
 
+    /// Gives back the memory of a part of a tensor, until it is read again.
+    pub fn release(&self, part: &[u8]) {
+        self.weights.release(part);
+    }
+
     /// The vocabulary, of exactly `vocab_size` pieces: from `tokenizer.model` if it is there, else
     /// from `tokenizer.json`; pieces of either are renamed, added and given their kinds by the
     /// lists of added tokens beside them. An embedding larger than the tokenizer gets unused

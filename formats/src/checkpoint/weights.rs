@@ -106,6 +106,10 @@ impl Weights {
         self.shards.iter().flat_map(|s| s.tensors.iter().map(|t| s.view(t)))
     }
 
+    pub fn release(&self, part: &[u8]) {
+        self.shards.iter().for_each(|s| s.map.release(part));
+    }
+
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         let (shard, tensor) = *self.by_name.get(name)?;
         let shard = &self.shards[shard];

@@ -149,6 +149,11 @@ impl Gguf {
         Some(file.view(&file.parsed.tensors[tensor]))
     }
 
+    /// Gives back the memory of a part of a tensor, until it is read again.
+    pub fn release(&self, part: &[u8]) {
+        self.files.iter().for_each(|f| f.map.release(part));
+    }
+
     fn typed<'a, T>(
         &'a self,
         key: &str,
