@@ -5,7 +5,9 @@ mod common;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use assert_cmd::Command;
 use common::{held_out, tiny};
@@ -277,6 +279,34 @@ fn a_wrong_command_line_is_explained_by_usage() {
 }
 
 #[test]
+fn a_closed_output_is_no_error() {
+    let dir = TempDir::new().unwrap();
+    let (model, text, target) = (tiny(), held_out(), dir.path().join("out.gguf"));
+    let commands: [&[&OsStr]; 6] = [
+        &["convert".as_ref(), model.as_ref(), "-o".as_ref(), target.as_ref(), "-qQ8_0".as_ref()],
+        &["run".as_ref(), model.as_ref(), "-p".as_ref(), "In".as_ref(), "-n4".as_ref()],
+        &[
+            "perplexity".as_ref(),
+            model.as_ref(),
+            "-f".as_ref(),
+            text.as_ref(),
+            "--chunks=1".as_ref(),
+        ],
+        &["inspect".as_ref(), model.as_ref()],
+        &["demo".as_ref()],
+        &["--help".as_ref()],
+    ];
+    for args in commands {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lapidary"));
+        let output = command.args(args).stdin(Stdio::null()).stdout(writer).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), &*stderr), (Some(0), ""), "{args:?}");
+    }
+}
+
+#[test]
 fn version_and_help() {
     lapidary(["--version"]).assert().success().stdout(concat!(
         "lapidary ",
@@ -297,4 +327,24 @@ fn the_demo_leaves_other_files_alone() {
     let args = ["demo".as_ref(), "--dir".as_ref(), dir.path().as_os_str()];
     fails(lapidary(args), dir.path(), "the directory is not empty");
     assert_eq!(names(dir.path()), ["mine.txt"]);
+}
+
+#[test]
+fn ctrl_c_ends_the_demo_and_leaves_nothing_behind() {
+    let dir = TempDir::new().unwrap();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_lapidary"))
+        .arg("demo")
+        .env("TMPDIR", dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first line says that the checkpoint is written.
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    assert_eq!(names(dir.path()).len(), 1);
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &*output.stderr), (Some(130), b"".as_slice()));
+    assert_eq!(names(dir.path()), [""; 0]);
 }

@@ -3,9 +3,12 @@
 mod common;
 
 use std::io::Read;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use common::tiny;
+use common::{golden, ids, micro, tiny};
+use lapidary::model::Source;
+use lapidary::tokenizer::{ControlPieces, Tokenizer};
 
 const PROMPT: &str = "And it came to pass, when";
 
@@ -13,8 +16,12 @@ const PROMPT: &str = "And it came to pass, when";
 const GREEDY: [&str; 2] = ["--temp", "0"];
 
 fn command(args: &[&str]) -> Command {
+    command_on(&tiny(), args)
+}
+
+fn command_on(model: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
-    command.arg("run").arg(tiny()).args(args).stdin(Stdio::null());
+    command.arg("run").arg(model).args(args).stdin(Stdio::null());
     command
 }
 
@@ -140,22 +147,37 @@ fn control_tokens_count_only_where_they_are_trusted() {
 }
 
 #[test]
-fn an_answer_ends_with_the_turn() {
-    let args = [&["--chat", "-p", "And Samuel said unto all"], &GREEDY[..]].concat();
+fn an_answer_is_transformers_and_ends_with_the_turn() {
+    let expected = &golden("tiny.json")["chat_reply"];
+    let message = expected["messages"][0]["content"].as_str().unwrap();
+    let args = [&["--chat", "-p", message, "--kv", "f32"], &GREEDY[..]].concat();
     let found = json(&args);
+    let (prompt, reply) = (ids(&expected["prompt_ids"]), ids(&expected["greedy_ids"]));
+    let tokenizer = Tokenizer::new(Source::open(&tiny()).unwrap().vocab().unwrap()).unwrap();
+    assert_eq!(found["prompt_tokens"], prompt.len());
+    assert_eq!(found["text"], tokenizer.decode(&reply, ControlPieces::Omit));
     assert_eq!(found["stop"], "stop");
-    let answer = found["text"].as_str().unwrap();
-    assert!(!answer.is_empty() && !answer.contains("turn"), "{answer:?}");
-    let with_system = json(&[&args[..], &["--system", "Be brief.", "-n", "0"]].concat());
-    assert!(with_system["prompt_tokens"].as_u64() > found["prompt_tokens"].as_u64());
+    // `<end_of_turn>` is not counted.
+    assert_eq!(found["generated_tokens"], reply.len() - 1);
+}
+
+#[test]
+fn a_system_text_is_part_of_the_prompt() {
+    let tokens = |more: &[&str]| {
+        let found = json(&[&["--chat", "-p", "And he said", "-n", "0"], more].concat());
+        found["prompt_tokens"].as_u64().unwrap()
+    };
+    assert!(tokens(&["--system", "Be brief."]) > tokens(&[]));
 }
 
 #[test]
 fn every_piece_that_is_written_is_whole_characters() {
     // So hot that any token comes, those of single bytes among them.
     let hot = ["--temp", "100", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--seed", "3"];
-    let args = [&["-p", PROMPT, "-n", "400"], &hot[..]].concat();
-    let mut child = command(&args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let args = [&["-p", PROMPT, "-n", "300"], &hot[..]].concat();
+    // Any model does, and this one is fast.
+    let mut command = command_on(&micro(), &args);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let (mut stdout, mut all) = (child.stdout.take().unwrap(), String::new());
     let mut pieces = 0;
     // As large as a pipe's buffer: a read ends where a write ended.
@@ -170,7 +192,9 @@ fn every_piece_that_is_written_is_whole_characters() {
     }
     assert!(child.wait().unwrap().success());
     assert!(pieces > 1 && !all.is_ascii(), "{pieces} pieces, {all:?}");
-    assert_eq!(all.trim_end(), json(&args)["text"].as_str().unwrap().trim_end());
+    let whole = command.arg("--json").stdout(Stdio::piped()).output().unwrap();
+    let whole: serde_json::Value = serde_json::from_slice(&whole.stdout).unwrap();
+    assert_eq!(all.trim_end(), whole["text"].as_str().unwrap().trim_end());
 }
 
 #[test]

@@ -21,18 +21,22 @@ Ctrl-C  stop an answer";
 pub struct Conversation<'s, 'm> {
     pub session: &'s mut Session<'m>,
     pub tokenizer: &'m Tokenizer,
-    pub template: &'s ChatTemplate,
+    pub template: ChatTemplate,
     pub system: Option<String>,
     /// The most tokens of an answer.
     pub limit: Option<usize>,
+    /// Of the session's sampler.
+    pub seed: u64,
 }
 
 impl Conversation<'_, '_> {
     /// Reads messages and answers them until the user leaves.
     pub fn run(mut self) -> anyhow::Result<()> {
         let mut editor = DefaultEditor::new().context("terminal")?;
+        // Only now: a new editor takes SIGINT over, for the times when no line is edited as well.
+        interrupt::install()?;
         let mut messages = opening(self.system.as_deref());
-        writeln!(io::stderr(), "/help shows the commands.")?;
+        writeln!(io::stderr(), "seed {}; /help shows the commands", self.seed)?;
         loop {
             let line = match editor.readline("> ") {
                 Ok(line) => line,
@@ -64,9 +68,9 @@ impl Conversation<'_, '_> {
             writeln!(io::stderr(), "{error}; /reset begins anew")?;
             return Ok(());
         }
-        let answer = self.session.answer(&prompt, self.limit, &mut io::stdout())?;
-        // A Ctrl-C meant this answer alone.
+        // A Ctrl-C means the answer that is being written, and no other.
         interrupt::clear();
+        let answer = self.session.answer(&prompt, self.limit, &mut io::stdout())?;
         answer.end_line(&mut io::stdout())?;
         writeln!(io::stderr(), "{}", summary(&answer))?;
         if answer.text.is_empty() {
@@ -97,7 +101,7 @@ fn is_command(line: &str) -> bool {
 fn summary(answer: &Answer) -> String {
     let speed = answer.decode_speed().map_or(String::new(), |s| format!(", {s:.1} tokens/s"));
     let end = match answer.stop {
-        Stop::Stop => "",
+        Stop::Model => "",
         Stop::Length => ", cut by -n",
         Stop::Context => ", cut: the context is full (--ctx); /reset begins anew",
         Stop::Interrupted => ", stopped",

@@ -31,7 +31,7 @@ const SAMPLE_SEED: u64 = 1;
 
 /// Tokens of a chunk, and how many chunks are measured: enough to tell the recipes apart.
 const N_CTX: usize = 512;
-const CHUNKS: usize = 16;
+const CHUNKS: usize = 8;
 
 /// Convert, measure and run a small model that comes with the program
 #[derive(ClapArgs, Debug)]
@@ -74,7 +74,7 @@ fn demo(dir: &Path) -> anyhow::Result<()> {
     let mut out = io::stdout();
     writeln!(out, "A Gemma 2 of 3.7 million parameters that was trained on the King James Bible.")?;
     writeln!(out, "Perplexity on chapters it has not seen, {CHUNKS} chunks of {N_CTX} tokens:\n")?;
-    writeln!(out, "recipe     size     bits/weight   perplexity        change")?;
+    writeln!(out, "recipe        size  bits/weight    perplexity       change")?;
     let original = Measured::new(&checkpoint)?;
     writeln!(out, "{}", original.row("original", None))?;
     for recipe in RECIPES {
@@ -145,9 +145,10 @@ impl Measured {
         let bits = self.totals.bits_per_weight();
         let Perplexity { perplexity, standard_error, .. } = self.perplexity;
         let change = original.map_or(String::new(), |original| {
-            format!("{:+7.2} %", (perplexity / original.perplexity.perplexity - 1.0) * 100.0)
+            format!("{:+9.2} %", (perplexity / original.perplexity.perplexity - 1.0) * 100.0)
         });
-        format!("{name:<9} {megabytes:5.2} MB {bits:10.2}      {perplexity:8.3} ± {standard_error:.3} {change}")
+        let size = format!("{name:<9} {megabytes:5.2} MB {bits:12.2}");
+        format!("{size} {perplexity:8.3} ± {standard_error:.3}{change}")
     }
 }
 

@@ -32,7 +32,7 @@ pub struct Session<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// The model ended it.
-    Stop,
+    Model,
     /// It has as many tokens as were asked for.
     Length,
     /// The context is full.
@@ -133,7 +133,7 @@ impl<'a> Session<'a> {
             let id = self.sampler.sample(&mut self.logits, &self.ids);
             answer.first_token.get_or_insert_with(Instant::now);
             if self.stop_ids.contains(&id) {
-                break Stop::Stop;
+                break Stop::Model;
             }
             last = Some(id);
             answer.generated += 1;
@@ -210,7 +210,7 @@ impl Answer {
     fn write(&mut self, text: &str, out: &mut dyn Write) -> anyhow::Result<()> {
         if !text.is_empty() {
             self.text.push_str(text);
-            out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("output")?;
+            out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")?;
         }
         Ok(())
     }
@@ -218,4 +218,46 @@ impl Answer {
 
 fn speed(tokens: usize, time: Duration) -> Option<f64> {
     (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::path::Path;
+
+    use lapidary::model::Source;
+    use lapidary::sampling::SamplerConfig;
+    use lapidary::tokenizer::Special;
+
+    #[test]
+    fn what_the_sequence_begins_with_is_not_evaluated_again() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-gemma2");
+        let source = Source::open(&path).unwrap();
+        let tokenizer = Tokenizer::new(source.vocab().unwrap()).unwrap();
+        let model = Model::load(&source, None).unwrap();
+        let session = || {
+            let config = SamplerConfig { temperature: 0.0, ..SamplerConfig::default() };
+            let sampler = Sampler::new(config).unwrap();
+            Session::new(&model, &tokenizer, Vec::new(), sampler, (128, KvType::F32))
+        };
+        let encode = |text: &str| tokenizer.encode_with_bos(text, Special::Plain);
+        let (david, saul) = (encode("And David went up to"), encode("And David said unto Saul"));
+        let common = david.iter().zip(&saul).take_while(|(a, b)| a == b).count();
+
+        let mut going_on = session();
+        for (prompt, known) in [(&david, 0), (&saul, common), (&saul, saul.len() - 1)] {
+            let answer = going_on.answer(prompt, Some(12), &mut io::sink()).unwrap();
+            assert_eq!(answer.prompt_evaluated, prompt.len() - known);
+            let fresh = session().answer(prompt, Some(12), &mut io::sink()).unwrap();
+            assert_eq!(answer.text, fresh.text);
+        }
+        let mut longer = saul.clone();
+        longer.extend(&going_on.ids[saul.len()..]);
+        longer.extend(&david[1..]);
+        let answer = going_on.answer(&longer, Some(12), &mut io::sink()).unwrap();
+        assert_eq!(answer.prompt_evaluated, david.len() - 1);
+        let fresh = session().answer(&longer, Some(12), &mut io::sink()).unwrap();
+        assert_eq!(answer.text, fresh.text);
+    }
 }

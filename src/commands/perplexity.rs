@@ -1,5 +1,6 @@
 //! `lapidary perplexity`: how well a model predicts a text.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -60,14 +61,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     });
     bar.finish_and_clear();
     let result = result.with_context(|| args.file.display().to_string())?;
+    let mut out = io::stdout();
     if args.json {
-        println!("{}", json(&result));
+        writeln!(out, "{}", json(&result))?;
     } else {
-        println!("perplexity {}", estimate(&result));
-        println!(
+        writeln!(out, "perplexity {}", estimate(&result))?;
+        writeln!(
+            out,
             "{} tokens scored in {} chunks of {}, {:.1} s",
             result.tokens, result.chunks, args.ctx, result.seconds
-        );
+        )?;
     }
     Ok(())
 }

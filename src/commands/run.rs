@@ -96,29 +96,22 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let sampler = Sampler::new(args.sampling.config())?;
     let seed = sampler.seed();
     let source = Source::open(&args.model)?;
-    let model_name = || args.model.display().to_string();
-    let tokenizer = Tokenizer::new(source.vocab()?).with_context(model_name)?;
-    let template = chat_template(&source, &tokenizer).with_context(model_name)?;
+    let tokenizer = Tokenizer::new(source.vocab()?).with_context(|| name(&source))?;
     let model = Model::load(&source, args.threads.map(NonZeroUsize::get))?;
-    let n_ctx = args.n_ctx(model.config().n_ctx_train)?;
+    let n_ctx = args.n_ctx(&source)?;
     let stop_ids = source.stop_ids(tokenizer.vocab());
     let mut session = Session::new(&model, &tokenizer, stop_ids, sampler, (n_ctx, args.kv));
     let loaded = Instant::now();
-    interrupt::install()?;
 
     let limit = args.limit();
     let Some(prompt) = prompt else {
-        let (session, tokenizer, template) = (&mut session, &tokenizer, &template);
-        return Conversation { session, tokenizer, template, system: args.system, limit }.run();
+        let template = chat_template(&source, &tokenizer)?;
+        let (session, tokenizer, system) = (&mut session, &tokenizer, args.system);
+        return Conversation { session, tokenizer, template, system, limit, seed }.run();
     };
-    let ids = if args.chat {
-        let mut messages = opening(args.system.as_deref());
-        messages.push(message(Role::User, &prompt.text));
-        template.encode(&tokenizer, &messages, true).with_context(model_name)?
-    } else {
-        tokenizer.encode_with_bos(&prompt.text, args.special())
-    };
+    let ids = args.encode(&prompt.text, &source, &tokenizer)?;
     session.check_length(&ids).with_context(|| prompt.origin.clone())?;
+    interrupt::install()?;
     let answer = if args.json {
         session.answer(&ids, limit, &mut io::sink())?
     } else {
@@ -157,12 +150,21 @@ impl Args {
         }
     }
 
-    fn special(&self) -> Special {
-        if self.special {
-            Special::Trusted
-        } else {
-            Special::Plain
+    /// The tokens of a prompt: a user's message with --chat, and otherwise a text to continue.
+    fn encode(
+        &self,
+        text: &str,
+        source: &Source,
+        tokenizer: &Tokenizer,
+    ) -> anyhow::Result<Vec<u32>> {
+        if self.chat {
+            let mut messages = opening(self.system.as_deref());
+            messages.push(message(Role::User, text));
+            let template = chat_template(source, tokenizer)?;
+            return template.encode(tokenizer, &messages, true).with_context(|| name(source));
         }
+        let special = if self.special { Special::Trusted } else { Special::Plain };
+        Ok(tokenizer.encode_with_bos(text, special))
     }
 
     /// The most tokens to generate; `None` for no limit. An answer is left to the model to end.
@@ -174,16 +176,16 @@ impl Args {
         }
     }
 
-    fn n_ctx(&self, trained: usize) -> anyhow::Result<usize> {
+    fn n_ctx(&self, source: &Source) -> anyhow::Result<usize> {
+        let trained = source.config().n_ctx_train;
         let Some(n_ctx) = self.ctx.map(|n| n as usize) else {
             return Ok(trained.min(MAX_DEFAULT_CTX));
         };
         if n_ctx > trained {
-            let name = self.model.display();
+            let name = name(source);
             writeln!(
                 io::stderr(),
-                "lapidary: {name}: trained for {trained} tokens, beyond them the text may not hold \
-                 together"
+                "{name}: trained for {trained} tokens; past them it may ramble"
             )?;
         }
         Ok(n_ctx)
@@ -209,5 +211,11 @@ fn chat_template(source: &Source, tokenizer: &Tokenizer) -> anyhow::Result<ChatT
     let vocab = tokenizer.vocab();
     let spelling = |id: Option<u32>| id.map_or("", |id| &vocab.pieces[id as usize].text);
     let template = source.chat_template()?;
-    Ok(ChatTemplate::new(template.as_deref(), spelling(vocab.bos), spelling(vocab.eos))?)
+    ChatTemplate::new(template.as_deref(), spelling(vocab.bos), spelling(vocab.eos))
+        .with_context(|| name(source))
+}
+
+/// What messages call the model.
+fn name(source: &Source) -> String {
+    source.path().display().to_string()
 }

@@ -37,7 +37,7 @@ impl Stats<'_> {
 
     fn end(&self) -> String {
         match self.answer.stop {
-            Stop::Stop => "ended by the model".into(),
+            Stop::Model => "ended by the model".into(),
             Stop::Length => "ended by -n".into(),
             Stop::Context => {
                 format!("ended because the context of {} tokens is full (--ctx)", self.n_ctx)
@@ -52,7 +52,7 @@ impl Stats<'_> {
         serde_json::json!({
             "text": a.text,
             "stop": match a.stop {
-                Stop::Stop => "stop",
+                Stop::Model => "stop",
                 Stop::Length => "length",
                 Stop::Context => "context",
                 Stop::Interrupted => "interrupted",
