@@ -291,6 +291,7 @@ fn a_closed_output_is_no_error() {
             "-f".as_ref(),
             text.as_ref(),
             "--chunks=1".as_ref(),
+            "--ctx=16".as_ref(),
         ],
         &["inspect".as_ref(), model.as_ref()],
         &["demo".as_ref()],

@@ -1,3 +1,5 @@
+//! Why a conversation cannot be written out.
+
 /// Why a conversation could not be written out.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatError {

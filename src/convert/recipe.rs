@@ -80,8 +80,8 @@ impl Recipe {
     /// of its own.
     ///
     /// Norms are F32. Where rows are no whole number of blocks, a type with smaller blocks is taken
-    /// and in the end F16, as llama.cpp does. (Its releases before 2026 replace Q2_K and Q3_K by
-    /// IQ4_NL, later ones by Q4_0, as here.)
+    /// and in the end F16, as llama.cpp does. (Older releases of it replace Q2_K and Q3_K by IQ4_NL;
+    /// the one that `benches/record/` compares with takes Q4_0, as here.)
     pub fn type_of(self, spec: &TensorSpec, config: &Config, untied: bool) -> QuantType {
         if spec.role == Role::Norm {
             return QuantType::F32;

@@ -1,3 +1,5 @@
+//! The tokens that may be picked, cut down by top-k, top-p and min-p.
+
 use std::cmp::Ordering;
 
 /// How many candidates top-p sorts at first; mostly enough, and doubled until it is.

@@ -1,3 +1,5 @@
+//! Sampling's own tests: cut-offs, penalties, distributions, seeds.
+
 use super::*;
 
 fn sampler(config: SamplerConfig) -> Sampler {

@@ -1,3 +1,5 @@
+//! From token ids to text, whole or as it comes.
+
 use lapidary_formats::vocab::PieceKind;
 
 use super::{parse_byte, Tokenizer, SPACE};

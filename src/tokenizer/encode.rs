@@ -1,3 +1,5 @@
+//! From text to token ids.
+
 use lapidary_formats::vocab::PieceKind;
 
 use super::merge::Merger;

@@ -1,3 +1,5 @@
+//! Why there is no tokenizer, or no encoding.
+
 /// Why a vocabulary cannot be used, or bytes cannot be encoded with it.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum TokenizerError {
