@@ -111,6 +111,13 @@ fn print(out: &mut impl Write, report: &Report, recipe: Recipe, args: &Args) -> 
             report.requantized
         )?;
     }
+    if report.untied {
+        writeln!(
+            out,
+            "the model has a head of its own (output.weight), with which llama.cpp refuses a Gemma 2 \
+             file: it runs here only"
+        )?;
+    }
     Ok(())
 }
 
@@ -122,6 +129,7 @@ fn json(report: &Report, recipe: Recipe, args: &Args) -> serde_json::Value {
         "file_bytes": report.file_bytes,
         "bytes_read": report.bytes_read,
         "requantized_tensors": report.requantized,
+        "untied_head": report.untied,
         "seconds": report.seconds,
         "megabytes_per_second": report.megabytes_per_second(),
     })

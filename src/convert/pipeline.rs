@@ -104,6 +104,7 @@ fn plan(source: &Source, header: &Header) -> Report {
             .zip(header.tensors().iter().map(|t| t.ty))
             .filter(is_requantized)
             .count(),
+        untied: source.is_untied(),
         seconds: 0.0,
     }
 }

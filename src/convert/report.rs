@@ -75,6 +75,8 @@ pub struct Report {
     /// Tensors that were quantized in the source and are now quantized to another type: their
     /// errors add up, and converting the original checkpoint gives a better file.
     pub requantized: usize,
+    /// Whether the model has a head of its own, which llama.cpp does not load for this architecture.
+    pub untied: bool,
     /// Seconds from beginning to end, until the file was safe on the disk.
     pub seconds: f64,
 }
