@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(short, long, value_name = "RECIPE", default_value = "Q4_K_M")]
     quant: String,
     /// Threads [default: all cores]; the file does not depend on it
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::threads)]
     threads: Option<NonZeroUsize>,
     /// Replace the output if it is there already
     #[arg(long)]

@@ -1,6 +1,7 @@
 //! `lapidary perplexity`: how well a model predicts a text.
 
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -24,10 +25,10 @@ pub struct Args {
     ctx: usize,
     /// Measure only the first N chunks
     #[arg(long, value_name = "N")]
-    chunks: Option<usize>,
+    chunks: Option<NonZeroUsize>,
     /// Threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = super::threads)]
+    threads: Option<NonZeroUsize>,
     /// What the key/value cache holds
     #[arg(long, default_value = "f16", value_parser = super::kv_type)]
     kv: KvType,
@@ -44,11 +45,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let tokenizer =
         Tokenizer::new(source.vocab()?).with_context(|| args.model.display().to_string())?;
     let tokens = tokenizer.encode_with_bos(&text, Special::Plain);
-    let model = Model::load(&source, args.threads)?;
+    let model = Model::load(&source, args.threads.map(NonZeroUsize::get))?;
     let vocab = tokenizer.vocab();
     let options = Options {
         n_ctx: args.ctx,
-        chunks: args.chunks,
+        chunks: args.chunks.map(NonZeroUsize::get),
         kv: args.kv,
         bos: vocab.bos.filter(|_| vocab.add_bos),
     };
