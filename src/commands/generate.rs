@@ -107,6 +107,10 @@ impl<'a> Session<'a> {
         out: &mut dyn Write,
     ) -> anyhow::Result<Answer> {
         self.check_length(prompt)?;
+        // A stranger's chat template may render to nothing.
+        if prompt.is_empty() {
+            return Err(ModelError::NoTokens.into());
+        }
         let start = Instant::now();
         let known = self.keep_common(prompt);
         let mut answer = Answer::new(prompt.len(), prompt.len() - known);

@@ -99,6 +99,13 @@ impl Config {
         if architecture != "gemma2" {
             return Err(ConfigError::Architecture(architecture.to_owned()));
         }
+        if let Some(scaling) = g.str("gemma2.rope.scaling.type")?.filter(|s| *s != "none") {
+            return Err(ConfigError::Value {
+                what: "RoPE scaling",
+                value: scaling.to_owned(),
+                rule: "scaled RoPE is not supported",
+            });
+        }
         let size = |key: &str| -> Result<usize, ConfigError> {
             let key = format!("gemma2.{key}");
             let value = g.u32(&key)?.ok_or(ConfigError::Missing(key))?;
@@ -126,7 +133,8 @@ impl Config {
             n_head,
             n_head_kv: size("attention.head_count_kv")?,
             head_dim,
-            sliding_window: size("attention.sliding_window")?,
+            // llama.cpp's default, for the same reason as the softcaps' below.
+            sliding_window: g.u32("gemma2.attention.sliding_window")?.unwrap_or(4096) as usize,
             rope_freq_base: float("rope.freq_base")?.unwrap_or(10_000.0),
             rms_eps: float("attention.layer_norm_rms_epsilon")?
                 .ok_or(ConfigError::Missing("gemma2.attention.layer_norm_rms_epsilon".into()))?,

@@ -252,9 +252,10 @@ impl Source {
     }
 }
 
-/// Tensors that carry nothing the configuration does not: a tied head written out, RoPE tables.
+/// Tensors that carry nothing the configuration does not: a tied head written out, RoPE's
+/// frequencies. (GGUF's `rope_freqs.weight` changes them, and is refused as unknown.)
 fn is_ignorable(name: &str) -> bool {
-    name == "lm_head.weight" || name.ends_with("rotary_emb.inv_freq") || name == "rope_freqs.weight"
+    name == "lm_head.weight" || name.ends_with("rotary_emb.inv_freq")
 }
 
 /// Whether the checkpoint's `lm_head.weight` says something else than its embedding. Fine-tunes

@@ -48,6 +48,8 @@ impl Vocab {
             add_bos: gguf.bool(ADD_BOS)?.unwrap_or(true),
             add_space_prefix: gguf.bool(ADD_SPACE)?.unwrap_or(false),
         };
+        vocab.bos = vocab.bos.or_else(|| vocab.find("<bos>"));
+        vocab.eos = vocab.eos.or_else(|| vocab.find("<eos>"));
         vocab.eot = vocab.eot.or_else(|| vocab.find("<end_of_turn>"));
         // llama.cpp's converter calls it a control piece; kinds are to agree with a checkpoint's.
         let unk = vocab.unk.and_then(|id| vocab.pieces.get_mut(id as usize));
