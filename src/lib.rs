@@ -3,7 +3,7 @@
 //!
 //! Imports point one way: commands (the binary) → [`convert`], [`perplexity`], [`chat`],
 //! [`tokenizer`], [`sampling`] → [`model`] → [`kernels`] → `lapidary_formats`.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod chat;
 pub mod convert;

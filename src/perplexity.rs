@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use thiserror::Error;
 
-use crate::kernels::KvType;
+use crate::kernels::{log_sum_exp, Isa, KvType};
 use crate::model::{Model, ModelError, Rows, State};
 
 /// What to measure.
@@ -89,7 +89,7 @@ pub fn measure(
         // The last token is predicted and never evaluated: nothing after it is scored.
         let (inputs, first) = (&chunk[..n_ctx - 1], n_ctx / 2);
         model.forward(&mut state, inputs, Rows::From(first), |row, logits| {
-            scores.add(negative_log_likelihood(logits, chunk[row + 1]));
+            scores.add(negative_log_likelihood(model.isa(), logits, chunk[row + 1]));
         })?;
         result = scores.result(i + 1, start);
         if !progress(&result, chunks) {
@@ -99,11 +99,9 @@ pub fn measure(
     Ok(result)
 }
 
-/// −log softmax(logits)[token], in f64.
-fn negative_log_likelihood(logits: &[f32], token: u32) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|x| f64::from((x - max).exp())).sum();
-    sum.ln() - f64::from(logits[token as usize] - max)
+/// −log softmax(logits)[token].
+fn negative_log_likelihood(isa: Isa, logits: &[f32], token: u32) -> f64 {
+    log_sum_exp(isa, logits) - f64::from(logits[token as usize])
 }
 
 /// Running sums over the scored tokens.

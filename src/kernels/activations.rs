@@ -1,24 +1,78 @@
 //! The input of a matrix product, quantized once for all the matrices that read it.
 
+use std::mem::size_of;
+
+use bytemuck::{Pod, Zeroable};
 use lapidary_formats::quant::QuantType;
-use rayon::prelude::*;
+
+use super::isa::Isa;
+use super::quantize::{Quantized, QuantizeBlock, Quantizer};
+use super::Team;
 
 /// Rows of activations, `[n, cols]`, and their quantized forms as far as they were asked for.
 #[derive(Debug, Default)]
 pub struct Activations {
     cols: usize,
     x: Vec<f32>,
-    /// By type; empty bytes mean that it has not been asked for since [`fill`](Self::fill).
-    quantized: Vec<(QuantType, Vec<u8>)>,
+    /// Forgotten when new rows come.
+    forms: Vec<(QuantType, Layout, Form)>,
 }
 
+/// How quantized rows lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// As the type's blocks, for the reference.
+    Blocks,
+    /// Codes of a row one after the other, and scales and sums apart.
+    Rows,
+    /// Columns of the product side by side, so many in a register.
+    Panels(usize),
+}
+
+/// Quantized rows.
+#[derive(Debug, Default)]
+struct Form {
+    blocks: Vec<u8>,
+    rows: QuantizedRows,
+    panels: Vec<Line>,
+}
+
+/// Rows in [`Layout::Rows`]; every array is `[n, blocks of a row, …]`.
+#[derive(Debug, Default)]
+pub struct QuantizedRows {
+    /// Codes, 32 at a time.
+    pub qs: Vec<[u8; 32]>,
+    /// Q8_K: the sums of every 16 codes.
+    pub bsums: Vec<[i16; 16]>,
+    /// Q8_0: the sum of a block's codes.
+    pub sums: Vec<i32>,
+    /// Scales.
+    pub d: Vec<f32>,
+}
+
+/// What registers of up to 512 bits are loaded from.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct Line([u8; 64]);
+
+/// Registers of [`Layout::Panels`] that stand side by side in a panel; the last panel of an input
+/// may have but one.
+pub const PANEL: usize = 2;
+
+/// Registers that a block of Q8_K takes in a panel of one: its codes, four to a column; its sums,
+/// two to a column; its scale.
+pub const K_REGISTERS: usize = 64 + 8 + 1;
+
+/// The same for a block of Q8_0: codes, sum, scale.
+pub const REGISTERS_32: usize = 8 + 1 + 1;
+
 impl Activations {
-    /// Takes new rows of `cols` values, which `write` puts into the buffer it is given.
+    /// Takes `n` new rows of `cols` values, which `write` puts into the buffer it is given.
     pub fn fill(&mut self, n: usize, cols: usize, write: impl FnOnce(&mut [f32])) {
         self.cols = cols;
         self.x.resize(n * cols, 0.0);
         write(&mut self.x);
-        self.quantized.iter_mut().for_each(|(_, bytes)| bytes.clear());
+        self.forms.iter_mut().for_each(|(_, _, form)| form.clear());
     }
 
     /// Number of rows.
@@ -31,22 +85,182 @@ impl Activations {
         self.cols
     }
 
-    /// The rows as `ty`, one after the other.
+    /// The rows as they came.
+    pub fn x(&self) -> &[f32] {
+        &self.x
+    }
+
+    /// Makes the rows as `ty` in `layout`, unless they are there.
     ///
     /// # Panics
     /// If a row is no whole number of `ty`'s blocks: the matrix that asks has rows of that length.
-    pub fn as_type(&mut self, ty: QuantType) -> &[u8] {
-        let at = self.quantized.iter().position(|(t, _)| *t == ty).unwrap_or_else(|| {
-            self.quantized.push((ty, Vec::new()));
-            self.quantized.len() - 1
+    pub fn prepare(&mut self, team: &Team, isa: Isa, ty: QuantType, layout: Layout) {
+        let (cols, n) = (self.cols, self.n());
+        let at = self.find(ty, layout).unwrap_or_else(|| {
+            self.forms.push((ty, layout, Form::default()));
+            self.forms.len() - 1
         });
-        let bytes = &mut self.quantized[at].1;
-        if bytes.is_empty() {
-            let row_bytes = ty.row_bytes(self.cols).expect("rows of whole blocks");
-            bytes.resize(self.x.len() / self.cols * row_bytes, 0);
-            let rows = bytes.par_chunks_mut(row_bytes).zip(self.x.par_chunks(self.cols));
-            rows.for_each(|(bytes, x)| (ty.traits().quantize)(x, bytes));
+        let form = &mut self.forms[at].2;
+        if !form.is_empty() || n == 0 {
+            return;
         }
-        bytes
+        let row_bytes = ty.row_bytes(cols).expect("rows of whole blocks");
+        match layout {
+            Layout::Blocks => {
+                form.blocks.resize(n * row_bytes, 0);
+                let rows = form.blocks.chunks_mut(row_bytes).zip(self.x.chunks(cols));
+                team.for_each(rows, |(bytes, x)| (ty.traits().quantize)(x, bytes));
+            }
+            Layout::Rows if ty == QuantType::Q8_K => form.rows.fill_k(isa, &self.x),
+            Layout::Rows => form.rows.fill_32(isa, &self.x),
+            Layout::Panels(width) => {
+                let panels = Panels { n, cols, width, k: ty == QuantType::Q8_K };
+                panels.fill(team, isa, &self.x, &mut form.panels);
+            }
+        }
     }
+
+    /// Rows that were prepared in [`Layout::Blocks`].
+    pub fn blocks(&self, ty: QuantType) -> &[u8] {
+        &self.form(ty, Layout::Blocks).blocks
+    }
+
+    /// Rows that were prepared in [`Layout::Rows`].
+    pub fn rows(&self, ty: QuantType) -> &QuantizedRows {
+        &self.form(ty, Layout::Rows).rows
+    }
+
+    /// Rows that were prepared in [`Layout::Panels`].
+    pub fn panels(&self, ty: QuantType, width: usize) -> &[Line] {
+        &self.form(ty, Layout::Panels(width)).panels
+    }
+
+    fn form(&self, ty: QuantType, layout: Layout) -> &Form {
+        &self.forms[self.find(ty, layout).expect("prepared before it is read")].2
+    }
+
+    fn find(&self, ty: QuantType, layout: Layout) -> Option<usize> {
+        self.forms.iter().position(|(t, l, _)| (*t, *l) == (ty, layout))
+    }
+}
+
+impl Form {
+    fn is_empty(&self) -> bool {
+        self.blocks.is_empty() && self.rows.d.is_empty() && self.panels.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.blocks.clear();
+        self.rows.qs.clear();
+        self.rows.bsums.clear();
+        self.rows.sums.clear();
+        self.rows.d.clear();
+        self.panels.clear();
+    }
+}
+
+impl QuantizedRows {
+    fn fill_k(&mut self, isa: Isa, x: &[f32]) {
+        let (x, _) = x.as_chunks::<256>();
+        for q in isa.run(Quantizer(x)) {
+            self.qs.extend_from_slice(bytemuck::cast_slice(&q.qs));
+            self.bsums.push(q.bsums());
+            self.d.push(q.d);
+        }
+    }
+
+    fn fill_32(&mut self, isa: Isa, x: &[f32]) {
+        let (x, _) = x.as_chunks::<32>();
+        for q in isa.run(Quantizer(x)) {
+            self.qs.push(bytemuck::cast(q.qs));
+            self.sums.push(q.sum());
+            self.d.push(q.d);
+        }
+    }
+}
+
+/// The shape of rows in [`Layout::Panels`].
+struct Panels {
+    n: usize,
+    cols: usize,
+    /// Columns of the product in a register.
+    width: usize,
+    /// Whether they are Q8_K, and otherwise Q8_0.
+    k: bool,
+}
+
+impl Panels {
+    fn fill(&self, team: &Team, isa: Isa, x: &[f32], lines: &mut Vec<Line>) {
+        let (len, registers) = if self.k { (256, K_REGISTERS) } else { (32, REGISTERS_32) };
+        let (blocks, register) = (self.cols / len, 4 * self.width);
+        let count = self.n.div_ceil(self.width);
+        lines.resize((count * blocks * registers * register).div_ceil(size_of::<Line>()), Line::zeroed());
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(lines);
+        // A panel at a time; within it a block of all its columns at a time.
+        let panels = bytes.chunks_mut(blocks * registers * register * PANEL).enumerate();
+        let items = panels.take(count.div_ceil(PANEL)).flat_map(|(i, panel)| {
+            let first = i * PANEL * self.width;
+            let across = PANEL.min(count - i * PANEL);
+            let columns = first..self.n.min(first + across * self.width);
+            let blocks = panel.chunks_mut(registers * register * across).take(blocks).enumerate();
+            blocks.map(move |(block, to)| (columns.clone(), across, block, to))
+        });
+        team.for_each(items, |(columns, across, block, to)| {
+            for (i, t) in columns.enumerate() {
+                let x = &x[t * self.cols + block * len..][..len];
+                let place = Place { to: &mut *to, register, across, column: i, width: self.width };
+                if self.k {
+                    place.put_k(&isa.run(QuantizeBlock::<256>(whole(x))));
+                } else {
+                    place.put_32(&isa.run(QuantizeBlock::<32>(whole(x))));
+                }
+            }
+        });
+    }
+}
+
+/// Where the numbers of one column go in a block of a panel.
+struct Place<'a> {
+    to: &'a mut [u8],
+    /// Bytes of a register.
+    register: usize,
+    /// Registers side by side.
+    across: usize,
+    /// Index of the column in the panel.
+    column: usize,
+    /// Columns of a register.
+    width: usize,
+}
+
+impl Place<'_> {
+    /// Puts `values` in this column's place in the registers from `first` on.
+    fn put(&mut self, first: usize, values: impl Iterator<Item = [u8; 4]>) {
+        let offset = self.column / self.width * self.register + self.column % self.width * 4;
+        let step = self.across * self.register;
+        let places = self.to[first * step + offset..].chunks_mut(step);
+        for (to, value) in places.zip(values) {
+            to[..4].copy_from_slice(&value);
+        }
+    }
+
+    fn put_k(mut self, q: &Quantized<256>) {
+        let pair = |s: &[i16; 2]| bytemuck::cast::<[i16; 2], [u8; 4]>(*s);
+        self.put(0, codes(&q.qs));
+        self.put(64, q.bsums().as_chunks().0.iter().map(pair));
+        self.put(72, std::iter::once(q.d.to_ne_bytes()));
+    }
+
+    fn put_32(mut self, q: &Quantized<32>) {
+        self.put(0, codes(&q.qs));
+        self.put(8, std::iter::once(q.sum().to_ne_bytes()));
+        self.put(9, std::iter::once(q.d.to_ne_bytes()));
+    }
+}
+
+fn whole<const N: usize>(x: &[f32]) -> &[f32; N] {
+    x.first_chunk().expect("rows of whole blocks")
+}
+
+fn codes(qs: &[i8]) -> impl Iterator<Item = [u8; 4]> + '_ {
+    qs.as_chunks().0.iter().map(|q: &[i8; 4]| q.map(|q| q as u8))
 }

@@ -1,18 +1,47 @@
 //! The arithmetic of the forward pass on plain slices; knows blocks and nothing of the model.
 //!
-//! What is here is the scalar reference on a thread pool. [`matmul`](Team::matmul) is the one
-//! place that picks a kernel for a type.
+//! - [`isa`]: instruction sets, and the vector operations that kernels are written in.
+//! - `unpack`: what a block type tells the kernels.
+//! - `matmul`: matrices × columns.
+//! - `attention`: over the cache.
+//! - `team`: the threads.
+//!
+//! Results do not depend on the instruction set or the threads, bit for bit; [`Isa::SCALAR`] runs
+//! the reference.
 
 mod activations;
 mod attention;
 mod elementwise;
+pub mod isa;
+mod math;
 mod matmul;
+mod quantize;
 mod rope;
 mod team;
+mod unpack;
+
+use std::num::NonZeroUsize;
 
 pub use activations::Activations;
 pub use attention::{Attention, KvRows, KvType};
-pub use elementwise::{add, geglu, rms_norm, scale, softcap};
-pub use matmul::Matrix;
+pub use elementwise::{add_rms_norm, geglu, log_sum_exp, rms_norm, scale, softcap};
+pub use isa::Isa;
+pub use matmul::{Matrix, Product};
 pub use rope::Rope;
 pub use team::{Team, TeamError};
+
+/// What kernels run on: threads, and the instructions that they use.
+#[derive(Debug)]
+pub struct Cpu {
+    /// The threads.
+    pub team: Team,
+    /// The instructions.
+    pub isa: Isa,
+}
+
+impl Cpu {
+    /// `threads`, or as many as there are physical cores, and `isa`.
+    pub fn new(threads: Option<NonZeroUsize>, isa: Isa) -> Result<Self, TeamError> {
+        Ok(Self { team: Team::new(threads)?, isa })
+    }
+}

@@ -3,22 +3,24 @@
 //! x → norm → q, k, v → RoPE → attention → output → norm → + → norm → GeGLU → down → norm → +,
 //! layer after layer; then a final norm, the head, and the final softcap.
 
-use rayon::prelude::*;
+use std::num::NonZeroUsize;
+
 use thiserror::Error;
 
 use super::state::{Buffers, Cache, LOGIT_ROWS, SLICE};
 use super::weights::{Layer, Weights};
 use super::{Config, Source, State};
 use crate::kernels::{
-    add, geglu, rms_norm, scale, softcap, Activations, Attention, Matrix, Rope, Team, TeamError,
+    add_rms_norm, rms_norm, scale, softcap, Activations, Attention, Cpu, Isa, Product, Rope,
+    TeamError,
 };
 
-/// A model that is ready to run: its blueprint, its weights and the threads it runs on.
+/// A model that is ready to run: its blueprint, its weights and what it runs on.
 #[derive(Debug)]
 pub struct Model<'a> {
     config: Config,
     weights: Weights<'a>,
-    team: Team,
+    cpu: Cpu,
 }
 
 /// The positions whose logits are wanted, of those evaluated in a call.
@@ -61,10 +63,15 @@ pub enum ModelError {
 
 impl<'a> Model<'a> {
     /// Reads the norms and takes the matrices as they lie in the map. `threads`: `None` for as
-    /// many as there are cores.
+    /// many as there are physical cores. The instructions are the best of this machine.
     pub fn load(source: &'a Source, threads: Option<usize>) -> Result<Self, ModelError> {
-        let team = Team::new(threads)?;
-        Ok(Self { config: source.config().clone(), weights: Weights::new(source), team })
+        let cpu = Cpu::new(threads.and_then(NonZeroUsize::new), Isa::best())?;
+        Ok(Self::on(cpu, source))
+    }
+
+    /// The same, on `cpu`.
+    pub fn on(cpu: Cpu, source: &'a Source) -> Self {
+        Self { config: source.config().clone(), weights: Weights::new(source), cpu }
     }
 
     /// The model's blueprint.
@@ -74,7 +81,12 @@ impl<'a> Model<'a> {
 
     /// Number of threads it runs on.
     pub fn threads(&self) -> usize {
-        self.team.threads()
+        self.cpu.team.threads()
+    }
+
+    /// The instructions it runs on.
+    pub fn isa(&self) -> Isa {
+        self.cpu.isa
     }
 
     /// Evaluates `tokens` after those that `state` holds and calls `sink` with the logits of each
@@ -85,7 +97,7 @@ impl<'a> Model<'a> {
         state: &mut State,
         tokens: &[u32],
         rows: Rows,
-        mut sink: impl FnMut(usize, &mut [f32]) + Send,
+        mut sink: impl FnMut(usize, &mut [f32]),
     ) -> Result<(), ModelError> {
         self.check(state, tokens)?;
         let first = match rows {
@@ -93,14 +105,12 @@ impl<'a> Model<'a> {
             Rows::From(row) => row,
             Rows::Last => tokens.len().saturating_sub(1),
         };
-        self.team.install(|| {
-            for (i, tokens) in tokens.chunks(SLICE).enumerate() {
-                self.layers(state, tokens);
-                let at = i * SLICE;
-                let wanted = first.saturating_sub(at).min(tokens.len());
-                self.head(&mut state.buffers, wanted, &mut |row, logits| sink(at + row, logits));
-            }
-        });
+        for (i, tokens) in tokens.chunks(SLICE).enumerate() {
+            self.layers(state, tokens);
+            let at = i * SLICE;
+            let wanted = first.saturating_sub(at).min(tokens.len());
+            self.head(&mut state.buffers, wanted, &mut |row, logits| sink(at + row, logits));
+        }
         Ok(())
     }
 
@@ -134,7 +144,7 @@ impl<'a> Model<'a> {
         let (c, n) = (&self.config, tokens.len());
         let State { len: pos, cache, buffers, rope, .. } = state;
         buffers.x.resize(n * c.n_embd, 0.0);
-        buffers.x.par_chunks_mut(c.n_embd).zip(tokens).for_each(|(x, id)| {
+        self.cpu.team.for_each(buffers.x.chunks_mut(c.n_embd).zip(tokens), |(x, id)| {
             self.weights.token_embd.dequantize_row(*id as usize, x);
             scale(x, c.embd_scale());
         });
@@ -159,11 +169,17 @@ impl<'a> Model<'a> {
     ) {
         let c = &self.config;
         self.norm_input(&b.x, &layer.attn_norm, &mut b.input);
-        self.product(&layer.attn_q, &mut b.input, &mut b.q);
-        self.product(&layer.attn_k, &mut b.input, &mut b.k);
-        self.product(&layer.attn_v, &mut b.input, &mut b.v);
-        rope.apply(&mut b.q);
-        rope.apply(&mut b.k);
+        let products = [
+            Product { w: &layer.attn_q, out: &mut b.q },
+            Product { w: &layer.attn_k, out: &mut b.k },
+            Product { w: &layer.attn_v, out: &mut b.v },
+        ];
+        self.cpu.matmul(&mut b.input, products);
+        let rows = b.q.chunks_mut(c.n_embd_q()).zip(b.k.chunks_mut(c.n_embd_kv()));
+        self.cpu.team.for_each(rows.enumerate(), |(row, (q, k))| {
+            rope.apply(row, q);
+            rope.apply(row, k);
+        });
         cache.k.push(&b.k);
         cache.v.push(&b.v);
         let attention = Attention {
@@ -174,21 +190,18 @@ impl<'a> Model<'a> {
             softcap: c.attn_softcap,
             window: if c.is_local(index) { c.sliding_window } else { usize::MAX },
         };
-        b.input.fill(n, c.n_embd_q(), |out| attention.run(pos, &b.q, &cache.k, &cache.v, out));
-        self.product(&layer.attn_output, &mut b.input, &mut b.delta);
+        let (cpu, Cache { k, v }) = (&self.cpu, cache);
+        b.inner.fill(n, c.n_embd_q(), |out| attention.run(cpu, pos, &b.q, k, v, out));
+        cpu.matmul(&mut b.inner, [Product { w: &layer.attn_output, out: &mut b.delta }]);
         self.add_normed(&mut b.x, &b.delta, &layer.post_attention_norm);
     }
 
     fn feed_forward(&self, layer: &Layer<'_>, n: usize, b: &mut Buffers) {
-        let n_ff = self.config.n_ff;
         self.norm_input(&b.x, &layer.ffn_norm, &mut b.input);
-        self.product(&layer.ffn_gate, &mut b.input, &mut b.gate);
-        self.product(&layer.ffn_up, &mut b.input, &mut b.up);
-        b.input.fill(n, n_ff, |out| {
-            let rows = out.par_chunks_mut(n_ff).zip(b.gate.par_chunks(n_ff));
-            rows.zip(b.up.par_chunks(n_ff)).for_each(|((out, gate), up)| geglu(gate, up, out));
+        b.inner.fill(n, self.config.n_ff, |out| {
+            self.cpu.gated(&mut b.input, &layer.ffn_gate, &layer.ffn_up, out);
         });
-        self.product(&layer.ffn_down, &mut b.input, &mut b.delta);
+        self.cpu.matmul(&mut b.inner, [Product { w: &layer.ffn_down, out: &mut b.delta }]);
         self.add_normed(&mut b.x, &b.delta, &layer.post_ffw_norm);
     }
 
@@ -197,39 +210,35 @@ impl<'a> Model<'a> {
         let c = &self.config;
         for (i, x) in b.x[first * c.n_embd..].chunks(LOGIT_ROWS * c.n_embd).enumerate() {
             self.norm_input(x, &self.weights.output_norm, &mut b.input);
-            self.product(&self.weights.output, &mut b.input, &mut b.logits);
+            let product = Product { w: &self.weights.output, out: &mut b.logits };
+            self.cpu.matmul(&mut b.input, [product]);
+            if let Some(cap) = c.final_softcap {
+                let parts = b.logits.chunks_mut(SOFTCAP_PART);
+                self.cpu.team.for_each(parts, |x| softcap(self.cpu.isa, x, cap));
+            }
             for (j, logits) in b.logits.chunks_exact_mut(c.n_vocab).enumerate() {
-                if let Some(cap) = c.final_softcap {
-                    logits.par_iter_mut().for_each(|x| *x = softcap(*x, cap));
-                }
                 sink(first + i * LOGIT_ROWS + j, logits);
             }
         }
     }
 
-    fn product(&self, w: &Matrix<'_>, input: &mut Activations, out: &mut Vec<f32>) {
-        out.resize(input.n() * w.rows(), 0.0);
-        self.team.matmul(w, input, out);
-    }
-
     fn norm_input(&self, x: &[f32], weight: &[f32], input: &mut Activations) {
-        let (d, eps) = (weight.len(), self.config.rms_eps);
+        let (d, eps, cpu) = (weight.len(), self.config.rms_eps, &self.cpu);
         input.fill(x.len() / d, d, |out| {
-            let rows = out.par_chunks_mut(d).zip(x.par_chunks(d));
-            rows.for_each(|(out, x)| rms_norm(x, weight, eps, out));
+            let rows = out.chunks_mut(d).zip(x.chunks(d));
+            cpu.team.for_each(rows, |(out, x)| rms_norm(cpu.isa, x, weight, eps, out));
         });
     }
 
     /// `x += norm(delta)`.
     fn add_normed(&self, x: &mut [f32], delta: &[f32], weight: &[f32]) {
-        let (d, eps) = (weight.len(), self.config.rms_eps);
-        let rows = x.par_chunks_mut(d).zip(delta.par_chunks(d));
-        rows.for_each_init(
-            || vec![0.0; d],
-            |normed, (x, delta)| {
-                rms_norm(delta, weight, eps, normed);
-                add(x, normed);
-            },
-        );
+        let (d, eps, cpu) = (weight.len(), self.config.rms_eps, &self.cpu);
+        let rows = x.chunks_mut(d).zip(delta.chunks(d));
+        cpu.team.for_each_with(rows, Vec::new, |buffer, (x, delta)| {
+            add_rms_norm(cpu.isa, x, delta, weight, eps, buffer);
+        });
     }
 }
+
+/// Logits that one thread squashes at a time.
+const SOFTCAP_PART: usize = 1 << 14;

@@ -16,14 +16,13 @@ pub struct State {
     pub(super) n_ctx: usize,
     /// Positions in the cache.
     pub(super) len: usize,
-    n_embd_kv: usize,
     /// By layer.
     pub(super) cache: Vec<Cache>,
     pub(super) buffers: Buffers,
     pub(super) rope: Rope,
 }
 
-/// Keys and values of one layer, `[len, n_embd_kv]` each.
+/// Keys and values of one layer.
 #[derive(Debug)]
 pub(super) struct Cache {
     pub k: KvRows,
@@ -35,18 +34,17 @@ pub(super) struct Cache {
 pub(super) struct Buffers {
     /// The residual stream, `[n, n_embd]`
     pub x: Vec<f32>,
-    /// What the next matrices read: a normed stream, attention's or GeGLU's output.
+    /// The normed stream, which the matrices of a layer half read: `[n, n_embd]`
     pub input: Activations,
+    /// Attention's or GeGLU's output, which the last matrix of a layer half reads:
+    /// `[n, n_head * head_dim]` or `[n, n_ff]`
+    pub inner: Activations,
     /// `[n, n_head * head_dim]`
     pub q: Vec<f32>,
     /// `[n, n_head_kv * head_dim]`
     pub k: Vec<f32>,
     /// `[n, n_head_kv * head_dim]`
     pub v: Vec<f32>,
-    /// `[n, n_ff]`
-    pub gate: Vec<f32>,
-    /// `[n, n_ff]`
-    pub up: Vec<f32>,
     /// What a layer half adds to the stream, before and after its norm: `[n, n_embd]`
     pub delta: Vec<f32>,
     /// `[rows wanted, n_vocab]`
@@ -56,11 +54,11 @@ pub(super) struct Buffers {
 impl State {
     /// An empty sequence of at most `n_ctx` positions. The cache grows as positions come.
     pub fn new(config: &Config, n_ctx: usize, kv: KvType) -> Self {
-        let cache = || Cache { k: KvRows::new(kv), v: KvRows::new(kv) };
+        let rows = || KvRows::new(kv, config.n_head_kv, config.head_dim);
+        let cache = || Cache { k: rows(), v: rows() };
         Self {
             n_ctx,
             len: 0,
-            n_embd_kv: config.n_embd_kv(),
             cache: (0..config.n_layer).map(|_| cache()).collect(),
             buffers: Buffers::default(),
             rope: Rope::new(config.head_dim, config.rope_freq_base),
@@ -86,8 +84,8 @@ impl State {
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
         for cache in &mut self.cache {
-            cache.k.truncate(self.len * self.n_embd_kv);
-            cache.v.truncate(self.len * self.n_embd_kv);
+            cache.k.truncate(self.len);
+            cache.v.truncate(self.len);
         }
     }
 }

@@ -46,6 +46,11 @@ impl F16 {
     pub fn to_f32(self) -> f32 {
         f16::from_le_bytes(self.0).to_f32()
     }
+
+    /// The bits, for a kernel that has an instruction to widen them.
+    pub fn to_bits(self) -> u16 {
+        u16::from_le_bytes(self.0)
+    }
 }
 
 /// The upper half of an IEEE binary32.

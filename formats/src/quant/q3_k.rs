@@ -39,7 +39,20 @@ impl BlockQ3K {
                 q[i] = (low[i] | (self.hmask[i] >> k & 1) << 2) as i8 - 4;
             }
         }
-        Symmetric { d: self.d.to_f32(), scales: unpack_scales(&self.scales), q }
+        Symmetric { d: self.d.to_f32(), scales: self.unpack_scales(), q }
+    }
+
+    /// The scales, within -32..32.
+    #[inline]
+    pub fn unpack_scales(&self) -> [i8; 16] {
+        // Four at a time, a byte each.
+        let [a, b, high] =
+            [0, 4, 8].map(|i| u32::from_le_bytes([0, 1, 2, 3].map(|k| self.scales[i + k])));
+        let join = |low: u32, high: u32| (low & 0x0f0f_0f0f) | (high & 0x0303_0303) << 4;
+        let four =
+            [join(a, high), join(b, high >> 2), join(a >> 4, high >> 4), join(b >> 4, high >> 6)];
+        let bytes: [u8; 16] = bytemuck::cast(four.map(u32::to_le_bytes));
+        bytes.map(|scale| scale as i8 - 32)
     }
 
     fn pack(x: &Symmetric) -> Self {
@@ -73,14 +86,6 @@ impl Block for BlockQ3K {
 }
 
 /// See [`BlockQ3K::scales`].
-fn unpack_scales(b: &[u8; 12]) -> [i8; 16] {
-    std::array::from_fn(|j| {
-        let low = b[j % 8] >> (j / 8 * 4) & 15;
-        let high = b[8 + j % 4] >> (j / 4 * 2) & 3;
-        (low | high << 4) as i8 - 32
-    })
-}
-
 fn pack_scales(scales: &[i8; 16]) -> [u8; 12] {
     let mut b = [0; 12];
     for (j, scale) in scales.iter().enumerate() {

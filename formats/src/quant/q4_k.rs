@@ -79,16 +79,19 @@ pub struct Scales([u8; 12]);
 
 impl Scales {
     /// `(scales, mins)`, each below 64.
+    #[inline]
     pub fn unpack(&self) -> ([u8; 8], [u8; 8]) {
-        let b = &self.0;
-        let (mut scales, mut mins) = ([0; 8], [0; 8]);
-        for i in 0..4 {
-            scales[i] = b[i] & 63;
-            mins[i] = b[i + 4] & 63;
-            scales[i + 4] = (b[i + 8] & 15) | (b[i] >> 6) << 4;
-            mins[i + 4] = b[i + 8] >> 4 | (b[i + 4] >> 6) << 4;
-        }
-        (scales, mins)
+        // Four at a time, a byte each.
+        const LOW: u32 = 0x0f0f_0f0f;
+        const TOP: u32 = 0x3030_3030;
+        const SIX: u32 = 0x3f3f_3f3f;
+        let [scales, mins, high] =
+            [0, 4, 8].map(|i| u32::from_le_bytes([0, 1, 2, 3].map(|k| self.0[i + k])));
+        let join = |low: u32, high: u32| (u64::from(low) | u64::from(high) << 32).to_le_bytes();
+        (
+            join(scales & SIX, (high & LOW) | (scales >> 2 & TOP)),
+            join(mins & SIX, (high >> 4 & LOW) | (mins >> 2 & TOP)),
+        )
     }
 
     /// The reverse of [`unpack`](Self::unpack).

@@ -1,0 +1,140 @@
+//! Attention over a cache of keys and values.
+//!
+//! Positions are taken in spans of [`SPAN`], the same ones wherever a query stands. Within a span
+//! the order of additions is fixed, and spans are added in order: so the result does not depend on
+//! which queries are computed together, and the spans of one query can go to several threads.
+
+mod cache;
+mod span;
+
+use std::ops::Range;
+
+pub use cache::{KvRows, KvType};
+
+use super::Cpu;
+use cache::{Element, Heads};
+use span::{Partial, Span};
+
+/// Positions whose scores are held at a time.
+const SPAN: usize = 256;
+
+/// Queries, heads and positions counted, that share the reading of keys and values.
+const QUERIES: usize = 16;
+
+/// Up to so many positions, spans are shared out to the threads; from there on there are threads'
+/// worth of queries.
+const FEW: usize = 4;
+
+/// The shape of an attention layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// Query heads.
+    pub n_head: usize,
+    /// Key/value heads.
+    pub n_head_kv: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Multiplies q·k.
+    pub scale: f32,
+    /// Squashes scores, if given.
+    pub softcap: Option<f32>,
+    /// Positions that a query sees, its own included.
+    pub window: usize,
+}
+
+/// Some positions of one key/value head's queries, and where their output goes.
+struct Job<'a> {
+    head_kv: usize,
+    /// The first position.
+    pos: usize,
+    /// By position, `[group * head_dim]` each.
+    q: Vec<&'a [f32]>,
+    out: Vec<&'a mut [f32]>,
+}
+
+impl Attention {
+    /// `out[t] = softmax(softcap(q[t]·k * scale)) · v` over what position `pos + t` sees.
+    /// `q` and `out` are `[n, n_head * head_dim]`; `k` and `v` hold rows up to `pos + n`.
+    pub fn run(&self, cpu: &Cpu, pos: usize, q: &[f32], k: &KvRows, v: &KvRows, out: &mut [f32]) {
+        match (k.heads(), v.heads()) {
+            (Heads::F16(k), Heads::F16(v)) => self.heads(cpu, pos, q, k, v, out),
+            (Heads::F32(k), Heads::F32(v)) => self.heads(cpu, pos, q, k, v, out),
+            _ => unreachable!("keys and values of a layer have one type"),
+        }
+    }
+
+    fn heads<E: Element>(
+        &self,
+        cpu: &Cpu,
+        pos: usize,
+        q: &[f32],
+        k: &[Vec<E>],
+        v: &[Vec<E>],
+        out: &mut [f32],
+    ) {
+        let n = out.len() / (self.n_head * self.head_dim);
+        let jobs = self.jobs(pos, q, out);
+        let span = |job: &Job, at: usize, partial: &mut Partial| {
+            let (k, v) = (&k[job.head_kv], &v[job.head_kv]);
+            let span = Span { shape: self, pos: job.pos, q: &job.q, k, v, at };
+            cpu.isa.run(span.into_op(partial));
+        };
+        if n > FEW {
+            let new = || (Partial::default(), Partial::default());
+            cpu.team.for_each_with(jobs, new, |(sum, partial), mut job| {
+                sum.clear();
+                for at in self.spans(job.pos, job.out.len()) {
+                    span(&job, at, partial);
+                    sum.add(partial);
+                }
+                sum.write(&mut job.out, self.head_dim);
+            });
+            return;
+        }
+        let spans: Vec<_> = jobs.iter().map(|job| self.spans(job.pos, job.out.len())).collect();
+        let mut partials: Vec<Vec<Partial>> =
+            spans.iter().map(|spans| spans.clone().map(|_| Partial::default()).collect()).collect();
+        let items = jobs.iter().zip(&spans).zip(&mut partials).flat_map(|((job, spans), to)| {
+            spans.clone().zip(to).map(move |(at, partial)| (job, at, partial))
+        });
+        cpu.team.for_each(items, |(job, at, partial)| span(job, at, partial));
+        for (mut job, partials) in jobs.into_iter().zip(partials) {
+            let mut sum = Partial::default();
+            partials.iter().for_each(|partial| sum.add(partial));
+            sum.write(&mut job.out, self.head_dim);
+        }
+    }
+
+    /// The queries, in groups that share keys and values.
+    fn jobs<'a>(&self, pos: usize, q: &'a [f32], out: &'a mut [f32]) -> Vec<Job<'a>> {
+        let row = self.n_head * self.head_dim;
+        let group = row / self.n_head_kv;
+        let together = (QUERIES * self.n_head_kv / self.n_head).max(1);
+        let mut jobs = Vec::new();
+        for (i, (q, out)) in q.chunks(together * row).zip(out.chunks_mut(together * row)).enumerate() {
+            let pos = pos + i * together;
+            let first = jobs.len();
+            let new = |head_kv| Job { head_kv, pos, q: Vec::new(), out: Vec::new() };
+            jobs.extend((0..self.n_head_kv).map(new));
+            for (q, out) in q.chunks(row).zip(out.chunks_mut(row)) {
+                let groups = q.chunks(group).zip(out.chunks_mut(group));
+                for (job, (q, out)) in jobs[first..].iter_mut().zip(groups) {
+                    job.q.push(q);
+                    job.out.push(out);
+                }
+            }
+        }
+        jobs
+    }
+
+    /// The positions that position `pos` sees.
+    fn seen(&self, pos: usize) -> Range<usize> {
+        (pos + 1).saturating_sub(self.window)..pos + 1
+    }
+
+    /// The beginnings of the spans that `n` positions from `pos` on see.
+    fn spans(&self, pos: usize, n: usize) -> impl Iterator<Item = usize> + Clone {
+        let first = self.seen(pos).start / SPAN * SPAN;
+        (first..pos + n).step_by(SPAN)
+    }
+}

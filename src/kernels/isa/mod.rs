@@ -1,0 +1,150 @@
+//! Instruction sets: one file each, chosen at run time. A kernel is an [`Op`], written once over
+//! the operations of [`Simd`] and compiled for every instruction set of the architecture.
+
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused))]
+mod ops;
+mod scalar;
+mod simd;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
+pub use simd::{Simd, SimdInt};
+
+use scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+use {avx2::Avx2, avx512::Avx512};
+#[cfg(target_arch = "aarch64")]
+use neon::Neon;
+
+/// An instruction set that this machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(Token);
+
+/// The tokens are proof that the machine has the instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
+}
+
+/// A computation on floats that can be compiled for any instruction set.
+pub trait Op {
+    /// What it gives.
+    type Out;
+    /// Computes it. Implementations, and all that they call, are `#[inline(always)]`.
+    fn run<S: Simd>(self, s: S) -> Self::Out;
+}
+
+/// A computation that needs the integer operations, which [`Isa::SCALAR`] lacks.
+pub trait IntOp {
+    /// What it gives.
+    type Out;
+    /// Computes it. Implementations, and all that they call, are `#[inline(always)]`.
+    fn run<S: SimdInt>(self, s: S) -> Self::Out;
+}
+
+impl Isa {
+    /// No vector instructions but the compiler's: the reference.
+    pub const SCALAR: Self = Self(Token::Scalar);
+
+    /// Those of this machine, the best first; the last one is [`SCALAR`](Self::SCALAR).
+    pub fn available() -> Vec<Self> {
+        let mut all = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(Avx512::detect().map(Token::Avx512));
+            all.extend(Avx2::detect().map(Token::Avx2));
+        }
+        #[cfg(target_arch = "aarch64")]
+        all.extend(Neon::detect().map(Token::Neon));
+        all.push(Token::Scalar);
+        all.into_iter().map(Self).collect()
+    }
+
+    /// The best of this machine.
+    pub fn best() -> Self {
+        Self::available()[0]
+    }
+
+    /// What `--isa` calls it.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Token::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(_) => "neon",
+        }
+    }
+
+    /// Runs a computation with this instruction set.
+    pub fn run<O: Op>(self, op: O) -> O::Out {
+        match self.0 {
+            Token::Scalar => op.run(Scalar),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(s) => s.enter(AnyOp(op)),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(s) => s.enter(AnyOp(op)),
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(s) => s.enter(AnyOp(op)),
+        }
+    }
+
+    /// Runs a computation with this instruction set, or gives it back if that is the reference.
+    pub fn run_int<O: IntOp>(self, op: O) -> Result<O::Out, O> {
+        match self.0 {
+            Token::Scalar => Err(op),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(s) => Ok(s.enter(op)),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(s) => Ok(s.enter(op)),
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(s) => Ok(s.enter(op)),
+        }
+    }
+
+    /// Columns that the matrix kernels compute side by side; 0 for the reference.
+    pub fn columns(self) -> usize {
+        match self.0 {
+            Token::Scalar => 0,
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(_) => <Avx2 as SimdInt>::COLS,
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(_) => <Avx512 as SimdInt>::COLS,
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(_) => <Neon as SimdInt>::COLS,
+        }
+    }
+}
+
+impl Default for Isa {
+    fn default() -> Self {
+        Self::best()
+    }
+}
+
+/// An [`Op`] where an [`IntOp`] is asked for.
+struct AnyOp<O>(O);
+
+impl<O: Op> IntOp for AnyOp<O> {
+    type Out = O::Out;
+
+    #[inline(always)]
+    fn run<S: SimdInt>(self, s: S) -> O::Out {
+        self.0.run(s)
+    }
+}

@@ -1,0 +1,185 @@
+//! What kernels ask of an instruction set: plain vector operations with the same result, bit for
+//! bit, on every one of them.
+//!
+//! An implementation is a token that exists only on a machine with its instructions, so its
+//! methods are safe to call. They are `#[inline(always)]` and become single instructions where an
+//! [`Op`](super::Op) runs.
+
+use bytemuck::Pod;
+
+/// Sixteen floats side by side. No operation is contracted (a product is rounded before it is
+/// added), so that sums do not depend on whether a machine has fused multiply-add.
+pub trait Simd: Copy + Send + Sync + 'static {
+    /// Sixteen f32.
+    type F: Copy;
+
+    /// How many [`F`](Simd::F) the registers hold.
+    const FLOATS: usize;
+
+    /// `x` in every lane.
+    fn splat(self, x: f32) -> Self::F;
+    /// From memory.
+    fn load(self, x: &[f32; 16]) -> Self::F;
+    /// To memory.
+    fn store(self, x: Self::F, to: &mut [f32; 16]);
+    /// Widened halves.
+    fn load_f16(self, x: &[u16; 16]) -> Self::F;
+    /// Widened bfloat16.
+    fn load_bf16(self, x: &[u16; 16]) -> Self::F;
+    /// `a + b`
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a - b`
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b`
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a > b { a } else { b }`: the second if one is NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { a } else { b }`: the second if one is NaN.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// Without the sign.
+    fn abs(self, a: Self::F) -> Self::F;
+    /// `a` with the sign of `sign`.
+    fn copy_sign(self, a: Self::F, sign: Self::F) -> Self::F;
+    /// With 0 for NaN.
+    fn zero_nan(self, a: Self::F) -> Self::F;
+    /// 2^n for `t` = 1.5 · 2^23 + n, with n from -126 to 127: the sum's last bits are n.
+    fn exp2_of_rounded(self, t: Self::F) -> Self::F;
+    /// Truncated to integers, which must fit.
+    fn to_i8(self, a: Self::F) -> [i8; 16];
+    /// A half, widened.
+    fn half(self, bits: u16) -> f32;
+
+    /// The sum of the lanes: halves are added to each other until one is left.
+    #[inline(always)]
+    fn sum(self, a: Self::F) -> f32 {
+        let mut x = [0.0; 16];
+        self.store(a, &mut x);
+        for n in [8, 4, 2, 1] {
+            for l in 0..n {
+                x[l] += x[l + n];
+            }
+        }
+        x[0]
+    }
+
+    /// [`sum`](Simd::sum) of each.
+    #[inline(always)]
+    fn sum_each(self, x: [Self::F; 4]) -> [f32; 4] {
+        [self.sum(x[0]), self.sum(x[1]), self.sum(x[2]), self.sum(x[3])]
+    }
+
+    /// The largest lane.
+    #[inline(always)]
+    fn largest(self, a: Self::F) -> f32 {
+        let mut x = [0.0; 16];
+        self.store(a, &mut x);
+        for n in [8, 4, 2, 1] {
+            for l in 0..n {
+                x[l] = if x[l] > x[l + n] { x[l] } else { x[l + n] };
+            }
+        }
+        x[0]
+    }
+}
+
+/// Integers, for quantized blocks: 32 codes at a time along a row, and columns side by side.
+///
+/// Two halves of 16 codes each are told apart, since some types change scale in the middle.
+pub trait SimdInt: Simd {
+    /// 32 bytes: codes of a row.
+    type B: Copy;
+    /// Sixteen i16, in two halves of eight.
+    type W: Copy;
+    /// Eight i32.
+    type I: Copy;
+
+    /// From memory.
+    fn load_bytes(self, x: &[u8; 32]) -> Self::B;
+    /// From memory, 16 bytes to both halves.
+    fn load_twice(self, x: &[u8; 16]) -> Self::B;
+    /// To memory.
+    fn store_bytes(self, x: Self::B, to: &mut [u8; 32]);
+    /// `x` in every byte.
+    fn splat_byte(self, x: u8) -> Self::B;
+    /// `a & b`
+    fn and(self, a: Self::B, b: Self::B) -> Self::B;
+    /// `a | b`
+    fn or(self, a: Self::B, b: Self::B) -> Self::B;
+    /// Bytes shifted right; bits of a byte's upper neighbour come in, for the caller to mask.
+    fn shr<const N: i32>(self, a: Self::B) -> Self::B;
+    /// Bytes shifted left; bits of a byte's lower neighbour come in, for the caller to mask.
+    fn shl<const N: i32>(self, a: Self::B) -> Self::B;
+    /// The first half's bytes shifted right by 0, the second half's by 4, both masked to 4 bits.
+    fn nibbles(self, a: Self::B) -> Self::B;
+    /// Byte `i` is 0xff if bit `i` of `bits` is set, and 0 if not.
+    fn bit_mask(self, bits: u32) -> Self::B;
+
+    /// From memory.
+    fn load_words(self, x: &[i16; 16]) -> Self::W;
+    /// To memory.
+    fn store_words(self, x: Self::W, to: &mut [i16; 16]);
+    /// Signed bytes, widened.
+    fn widen(self, x: &[i8; 16]) -> Self::W;
+    /// Signed bytes, widened: the even ones in the first half, the odd ones in the second.
+    fn widen_even_odd(self, x: &[i8; 16]) -> Self::W;
+    /// Unsigned bytes, widened, in both halves.
+    fn widen_twice(self, x: [u8; 8]) -> Self::W;
+    /// Unsigned bytes, widened, each in two neighbouring words.
+    fn widen_doubled(self, x: [u8; 8]) -> Self::W;
+    /// Words times `factor`, which must fit.
+    fn mul_words(self, a: Self::W, factor: i16) -> Self::W;
+    /// Word `K` of each half in the whole half.
+    fn splat_in_halves<const K: i32>(self, a: Self::W) -> Self::W;
+    /// Sums of the products of neighbours; bytes of `u` are unsigned and at most 127.
+    fn pairs(self, u: Self::B, s: Self::B) -> Self::W;
+    /// Sums of the products of neighbours, both signed; `s` is at least -127.
+    fn pairs_signed(self, w: Self::B, s: Self::B) -> Self::W;
+
+    /// Zeros.
+    fn zero(self) -> Self::I;
+    /// `sum` plus the sums of the products of neighbours.
+    fn add_products(self, sum: Self::I, a: Self::W, b: Self::W) -> Self::I;
+    /// The sum of all lanes of each.
+    fn sums(self, x: [Self::I; 4]) -> [i32; 4];
+
+    /// Asks for the line at `p` to be read into the cache. Any address will do.
+    fn prefetch(self, p: *const u8);
+
+    /// Columns side by side in a register.
+    const COLS: usize;
+    /// Whether [`step`](SimdInt::step) sums in 32 bits and takes any unsigned byte. If not, it
+    /// sums in 16 bits and takes bytes up to 127.
+    const WIDE: bool;
+    /// Four bytes for each of [`COLS`](SimdInt::COLS) columns, or an i32 or a pair of i16 or an
+    /// f32 for each.
+    type V: Pod;
+    /// Sums of a few steps.
+    type A: Copy;
+
+    /// Four bytes (or a pair of words, or an integer) in every column.
+    fn splat_v(self, x: u32) -> Self::V;
+    /// No steps.
+    fn no_steps(self) -> Self::A;
+    /// Adds the products of four unsigned bytes `u` with four signed ones.
+    fn step(self, sum: Self::A, u: Self::V, s: Self::V) -> Self::A;
+    /// A scale as [`flush`](SimdInt::flush) takes it.
+    fn scale_bits(scale: i16) -> u32;
+    /// Adds `scale` times the steps' sums, i32.
+    fn flush(self, sum: Self::V, steps: Self::A, scale: Self::V) -> Self::V;
+    /// Adds the products of four signed bytes, i32.
+    fn step_signed(self, sum: Self::V, w: Self::V, s: Self::V) -> Self::V;
+    /// Adds the sums of the products of two pairs of words, i32.
+    fn pair_step(self, sum: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`, i32.
+    fn sub_v(self, a: Self::V, b: Self::V) -> Self::V;
+    /// i32 to f32.
+    fn to_float(self, a: Self::V) -> Self::V;
+    /// `a + b`, f32.
+    fn add_f(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`, f32.
+    fn sub_f(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`, f32.
+    fn mul_f(self, a: Self::V, b: Self::V) -> Self::V;
+}

@@ -1,0 +1,113 @@
+//! Exponentials, sixteen at a time.
+//!
+//! exp(x) = 2^n · exp(r) with |r| ≤ ln 2 / 2, and the Taylor series of exp(r) - 1 as far as
+//! single precision shows it. Kept as exp(r) - 1, it gives tanh without cancellation.
+
+use super::isa::Simd;
+
+/// `(2^n, exp(r) - 1)` for `x` within ±87.
+#[inline(always)]
+fn split<S: Simd>(s: S, x: S::F) -> (S::F, S::F) {
+    // ln 2 in two parts; products of the first with integers below 2^15 are exact.
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    // From 2^23 up, floats are integers, so the addition rounds.
+    let round = s.splat(1.5 * (1 << 23) as f32);
+    let t = s.add(s.mul(x, s.splat(std::f32::consts::LOG2_E)), round);
+    let n = s.sub(t, round);
+    let r = s.sub(x, s.mul(n, s.splat(LN_2_HIGH)));
+    let r = s.sub(r, s.mul(n, s.splat(LN_2_LOW)));
+    let mut series = s.splat(1.0 / 5040.0);
+    for factor in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5] {
+        series = s.add(s.mul(series, r), s.splat(factor));
+    }
+    let series = s.add(r, s.mul(s.mul(r, r), series));
+    (s.exp2_of_rounded(t), series)
+}
+
+#[inline(always)]
+fn clamp<S: Simd>(s: S, x: S::F, limit: f32) -> S::F {
+    s.min(s.max(x, s.splat(-limit)), s.splat(limit))
+}
+
+/// e^x; what lies outside of ±87 is taken as that.
+#[inline(always)]
+pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
+    let (power, rest) = split(s, clamp(s, x, 87.0));
+    s.add(power, s.mul(power, rest))
+}
+
+/// tanh(x).
+#[inline(always)]
+pub fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
+    // From 9 on it is 1 in single precision.
+    let x = clamp(s, x, 10.0);
+    let (power, rest) = split(s, s.add(x, x));
+    // e^2x - 1
+    let u = s.add(s.mul(power, rest), s.sub(power, s.splat(1.0)));
+    s.div(u, s.add(u, s.splat(2.0)))
+}
+
+/// `x` squashed to ± `cap`: cap · tanh(x / cap).
+#[inline(always)]
+pub fn softcap<S: Simd>(s: S, x: S::F, cap: f32) -> S::F {
+    s.mul(s.splat(cap), tanh(s, s.div(x, s.splat(cap))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::isa::{Isa, Op};
+
+    /// exp, tanh and softcap of sixteen values.
+    struct All([f32; 16]);
+
+    impl Op for All {
+        type Out = [[f32; 16]; 3];
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Self::Out {
+            let (x, mut y) = (s.load(&self.0), [[0.0; 16]; 3]);
+            s.store(exp(s, x), &mut y[0]);
+            s.store(tanh(s, x), &mut y[1]);
+            s.store(softcap(s, x, 50.0), &mut y[2]);
+            y
+        }
+    }
+
+    /// From -100 to 100, dense near 0.
+    fn values() -> Vec<[f32; 16]> {
+        let value = |i: usize| {
+            let x = (i as f32 / 4000.0 - 1.0) * 100f32.cbrt();
+            x * x * x
+        };
+        (0..500).map(|i| std::array::from_fn(|l| value(16 * i + l))).collect()
+    }
+
+    #[test]
+    fn close_to_double_precision() {
+        for x in values() {
+            let [exps, tanhs, caps] = Isa::SCALAR.run(All(x));
+            for l in 0..16 {
+                let wide = f64::from(x[l]);
+                // Two or three roundings of the result's size.
+                let near = |y: f32, exact: f64| {
+                    (f64::from(y) - exact).abs() <= 4.0 * f64::from(f32::EPSILON) * exact.abs()
+                };
+                assert!(near(exps[l], wide.clamp(-87.0, 87.0).exp()), "exp {wide}: {}", exps[l]);
+                assert!(near(tanhs[l], wide.tanh()), "tanh {wide}: {}", tanhs[l]);
+                assert!(near(caps[l], 50.0 * (wide / 50.0).tanh()), "softcap {wide}: {}", caps[l]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_bits_everywhere() {
+        for isa in Isa::available() {
+            for x in values() {
+                let (found, expected) = (isa.run(All(x)), Isa::SCALAR.run(All(x)));
+                assert_eq!(found.map(|y| y.map(f32::to_bits)), expected.map(|y| y.map(f32::to_bits)));
+            }
+        }
+    }
+}

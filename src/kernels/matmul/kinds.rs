@@ -1,0 +1,273 @@
+//! The two kinds of blocks, unpacked for [`tile`](super::tile).
+
+use std::marker::PhantomData;
+
+use bytemuck::{Pod, Zeroable};
+use lapidary_formats::quant::Block;
+
+use super::tile::Scratch;
+use crate::kernels::activations::{Line, K_REGISTERS, REGISTERS_32};
+use crate::kernels::isa::SimdInt;
+use crate::kernels::unpack::{Block32, Codes, KBlock, Rule};
+
+/// How blocks of a kind are unpacked and multiplied.
+pub trait Kind {
+    /// As it lies in the file.
+    type Block: Block;
+    /// Ready to be given to all columns of a register.
+    type Unpacked: Pod;
+    /// Registers that a block of activations takes in a panel of one.
+    const REGISTERS: usize;
+
+    /// The parts of a thread's scratch memory: unpacked blocks and sums.
+    fn scratch(scratch: &mut Scratch) -> (&mut Vec<Self::Unpacked>, &mut Vec<Line>);
+
+    /// Unpacks one block.
+    fn unpack<S: SimdInt>(s: S, w: &Self::Block, to: &mut Self::Unpacked);
+
+    /// Adds the products of `R` blocks, of different rows, and the panel's block `x`,
+    /// `[REGISTERS][C]`, to the f32 `sums`.
+    fn multiply<S: SimdInt, const R: usize, const C: usize>(
+        s: S,
+        w: [&Self::Unpacked; R],
+        x: &[[S::V; C]],
+        sums: &mut [[S::V; C]; R],
+    );
+}
+
+/// The k-quant `T`.
+pub struct KQuant<T>(PhantomData<T>);
+
+/// The type `T`, with blocks of 32.
+pub struct Legacy<T>(PhantomData<T>);
+
+/// A block of a k-quant.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct UnpackedK {
+    /// Four codes each, in the weights' order.
+    codes: [u32; 64],
+    /// See `SimdInt::scale_bits`, one for each group of weights.
+    scales: [u32; 16],
+    /// Two minimums each, of 16 weights each.
+    mins: [u32; 8],
+    /// Bits of f32.
+    d: u32,
+    /// Bits of f32.
+    dmin: u32,
+}
+
+/// A block of 32.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Unpacked32 {
+    /// Four codes each, in the weights' order.
+    codes: [u32; 8],
+    /// Bits of f32.
+    d: u32,
+    /// Bits of f32.
+    m: u32,
+}
+
+/// Steps whose sums of pairs, of codes up to `max` and activations within ±127, fit 16 bits.
+const fn safe_steps(max: u32) -> usize {
+    (i16::MAX as u32 / (2 * 127 * max)) as usize
+}
+
+impl<T: KBlock> Kind for KQuant<T> {
+    type Block = T;
+    type Unpacked = UnpackedK;
+    const REGISTERS: usize = K_REGISTERS;
+
+    #[inline(always)]
+    fn scratch(scratch: &mut Scratch) -> (&mut Vec<UnpackedK>, &mut Vec<Line>) {
+        (&mut scratch.k, &mut scratch.sums)
+    }
+
+    #[inline(always)]
+    fn unpack<S: SimdInt>(s: S, w: &T, to: &mut UnpackedK) {
+        let u = w.unpack(s);
+        let codes: &mut [[u8; 32]; 8] = bytemuck::cast_mut(&mut to.codes);
+        for k in 0..8 {
+            s.store_bytes(u.q[k], &mut codes[k]);
+        }
+        s.store_words(u.mins, bytemuck::cast_mut(&mut to.mins));
+        let mut scales = [0; 16];
+        s.store_words(u.scales, &mut scales);
+        for k in 0..8 {
+            if T::GROUP == 32 {
+                to.scales[k] = S::scale_bits(scales[k]);
+            } else {
+                to.scales[2 * k] = S::scale_bits(scales[k]);
+                to.scales[2 * k + 1] = S::scale_bits(scales[8 + k]);
+            }
+        }
+        let (d, dmin) = w.scales_of_scales();
+        (to.d, to.dmin) = (s.half(d).to_bits(), s.half(dmin).to_bits());
+    }
+
+    #[inline(always)]
+    fn multiply<S: SimdInt, const R: usize, const C: usize>(
+        s: S,
+        w: [&UnpackedK; R],
+        x: &[[S::V; C]],
+        sums: &mut [[S::V; C]; R],
+    ) {
+        let x: &[[S::V; C]; K_REGISTERS] = x.first_chunk().expect("a whole block");
+        let mut p = [[s.splat_v(0); C]; R];
+        if T::RULE == Rule::Symmetric {
+            add_mins(s, w, x, &mut p);
+        }
+        let steps = T::GROUP / 4;
+        let safe = if S::WIDE { steps } else { safe_steps(T::MAX_CODE).min(steps) };
+        for group in 0..256 / T::GROUP {
+            let mut scales = [s.splat_v(0); R];
+            for r in 0..R {
+                scales[r] = s.splat_v(w[r].scales[group]);
+            }
+            let mut step = 0;
+            while step < steps {
+                let mut part = [[s.no_steps(); C]; R];
+                for k in step..step + safe {
+                    let x = &x[group * steps + k];
+                    for r in 0..R {
+                        let codes = s.splat_v(w[r].codes[group * steps + k]);
+                        for c in 0..C {
+                            part[r][c] = s.step(part[r][c], codes, x[c]);
+                        }
+                    }
+                }
+                for r in 0..R {
+                    for c in 0..C {
+                        p[r][c] = s.flush(p[r][c], part[r][c], scales[r]);
+                    }
+                }
+                step += safe;
+            }
+        }
+        let a = &x[72];
+        let mut m = [[s.splat_v(0); C]; R];
+        if T::RULE == Rule::Affine {
+            add_mins(s, w, x, &mut m);
+        }
+        for r in 0..R {
+            let (d, dmin) = (s.splat_v(w[r].d), s.splat_v(w[r].dmin));
+            for c in 0..C {
+                let p = s.to_float(p[r][c]);
+                let product = match T::RULE {
+                    Rule::Affine => {
+                        let m = s.mul_f(dmin, s.to_float(m[r][c]));
+                        s.mul_f(a[c], s.sub_f(s.mul_f(d, p), m))
+                    }
+                    Rule::Symmetric => s.mul_f(s.mul_f(a[c], d), p),
+                };
+                sums[r][c] = s.add_f(sums[r][c], product);
+            }
+        }
+    }
+}
+
+/// Adds the products of minimums and activations' sums.
+#[inline(always)]
+fn add_mins<S: SimdInt, const R: usize, const C: usize>(
+    s: S,
+    w: [&UnpackedK; R],
+    x: &[[S::V; C]; K_REGISTERS],
+    to: &mut [[S::V; C]; R],
+) {
+    for k in 0..8 {
+        let sums = &x[64 + k];
+        for r in 0..R {
+            let mins = s.splat_v(w[r].mins[k]);
+            for c in 0..C {
+                to[r][c] = s.pair_step(to[r][c], mins, sums[c]);
+            }
+        }
+    }
+}
+
+impl<T: Block32> Kind for Legacy<T> {
+    type Block = T;
+    type Unpacked = Unpacked32;
+    const REGISTERS: usize = REGISTERS_32;
+
+    #[inline(always)]
+    fn scratch(scratch: &mut Scratch) -> (&mut Vec<Unpacked32>, &mut Vec<Line>) {
+        (&mut scratch.legacy, &mut scratch.sums)
+    }
+
+    #[inline(always)]
+    fn unpack<S: SimdInt>(s: S, w: &T, to: &mut Unpacked32) {
+        s.store_bytes(w.codes(s), bytemuck::cast_mut(&mut to.codes));
+        if S::WIDE && T::CODES == Codes::Signed {
+            // Plus 128: unsigned, as `step` takes them.
+            to.codes = to.codes.map(|codes| codes ^ 0x8080_8080);
+        }
+        to.d = s.half(w.d()).to_bits();
+        to.m = s.half(w.m()).to_bits();
+    }
+
+    #[inline(always)]
+    fn multiply<S: SimdInt, const R: usize, const C: usize>(
+        s: S,
+        w: [&Unpacked32; R],
+        x: &[[S::V; C]],
+        sums: &mut [[S::V; C]; R],
+    ) {
+        let x: &[[S::V; C]; REGISTERS_32] = x.first_chunk().expect("a whole block");
+        let (total, a) = (&x[8], &x[9]);
+        let offset = match T::CODES {
+            Codes::Offset(offset) => i16::from(offset),
+            Codes::Signed if S::WIDE => 128,
+            Codes::Signed => 0,
+        };
+        // In the lower of two words: a sum of 32 codes fits one.
+        let offset = s.splat_v(u32::from(-offset as u16));
+        let one = s.splat_v(S::scale_bits(1));
+        let mut p = [[s.splat_v(0); C]; R];
+        if T::CODES == Codes::Signed && !S::WIDE {
+            for k in 0..8 {
+                for r in 0..R {
+                    let codes = s.splat_v(w[r].codes[k]);
+                    for c in 0..C {
+                        p[r][c] = s.step_signed(p[r][c], codes, x[k][c]);
+                    }
+                }
+            }
+        } else {
+            let safe = if S::WIDE || safe_steps(T::MAX_CODE) >= 8 { 8 } else { 4 };
+            for k in 0..8 / safe {
+                let mut part = [[s.no_steps(); C]; R];
+                for k in k * safe..(k + 1) * safe {
+                    for r in 0..R {
+                        let codes = s.splat_v(w[r].codes[k]);
+                        for c in 0..C {
+                            part[r][c] = s.step(part[r][c], codes, x[k][c]);
+                        }
+                    }
+                }
+                for r in 0..R {
+                    for c in 0..C {
+                        p[r][c] = s.flush(p[r][c], part[r][c], one);
+                    }
+                }
+            }
+            for r in 0..R {
+                for c in 0..C {
+                    p[r][c] = s.pair_step(p[r][c], offset, total[c]);
+                }
+            }
+        }
+        for r in 0..R {
+            let (d, m) = (s.splat_v(w[r].d), s.splat_v(w[r].m));
+            for c in 0..C {
+                let mut product = s.mul_f(d, s.mul_f(a[c], s.to_float(p[r][c])));
+                if T::HAS_M {
+                    let m = s.mul_f(m, s.mul_f(a[c], s.to_float(total[c])));
+                    product = s.add_f(product, m);
+                }
+                sums[r][c] = s.add_f(sums[r][c], product);
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Rows × many columns: the blocks of a few rows are unpacked once, then meet all columns, a tile
+//! of products at a time in registers.
+//!
+//! Columns lie side by side in the registers, four codes of each; four codes of a row go to all of
+//! them at once. See [`Layout::Panels`](crate::kernels::activations::Layout).
+
+use std::marker::PhantomData;
+
+use bytemuck::Zeroable;
+use lapidary_formats::quant::Block;
+
+use super::kinds::{Kind, KQuant, Legacy, Unpacked32, UnpackedK};
+use super::Matrix;
+use crate::kernels::activations::{Line, PANEL};
+use crate::kernels::isa::{IntOp, SimdInt};
+
+/// Values of a row that are unpacked at a time: a panel of so many stays in the first-level cache.
+const DEPTH: usize = 1024;
+
+/// Columns that are turned together from sums by row to output by column.
+const TURN: usize = 8;
+
+/// What a thread keeps between its parts of a product.
+#[derive(Default)]
+pub struct Scratch {
+    pub(super) k: Vec<UnpackedK>,
+    pub(super) legacy: Vec<Unpacked32>,
+    /// f32, `[rows, registers of columns]`
+    pub(super) sums: Vec<Line>,
+}
+
+/// A part of a matrix, and the columns it meets.
+pub struct Tile<'a, 'o, K: Kind> {
+    w: &'a [K::Block],
+    /// Blocks of a row.
+    blocks: usize,
+    panels: &'a [Line],
+    /// By column, `[rows]` each.
+    out: &'a mut [&'o mut [f32]],
+    scratch: &'a mut Scratch,
+    kind: PhantomData<K>,
+}
+
+/// Rows of a k-quant.
+pub type TileK<'a, 'o, T> = Tile<'a, 'o, KQuant<T>>;
+
+/// Rows of a type with blocks of 32.
+pub type Tile32<'a, 'o, T> = Tile<'a, 'o, Legacy<T>>;
+
+impl<'a, 'o, K: Kind> Tile<'a, 'o, K> {
+    pub fn new(
+        w: &Matrix<'a>,
+        panels: &'a [Line],
+        out: &'a mut [&'o mut [f32]],
+        scratch: &'a mut Scratch,
+    ) -> Self {
+        let blocks = w.cols / K::Block::LEN;
+        Self { w: bytemuck::cast_slice(w.data), blocks, panels, out, scratch, kind: PhantomData }
+    }
+}
+
+impl<K: Kind> IntOp for Tile<'_, '_, K> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: SimdInt>(self, s: S) {
+        // A tile's sums, and those of the sub-block it is in, fill the registers.
+        if S::WIDE {
+            self.rows::<S, 6, 12>(s);
+        } else {
+            self.rows::<S, 3, 6>(s);
+        }
+    }
+}
+
+impl<K: Kind> Tile<'_, '_, K> {
+    /// In tiles of `R2` rows and a whole panel, or of `R1` rows and a panel of one.
+    #[inline(always)]
+    fn rows<S: SimdInt, const R2: usize, const R1: usize>(self, s: S) {
+        let Self { w, blocks, panels, out, scratch, .. } = self;
+        let (rows, registers) = (w.len() / blocks, out.len().div_ceil(S::COLS));
+        // All tiles are whole: there may be rows of zeros at the end.
+        let padded = rows.next_multiple_of(R1);
+        let panels: &[S::V] = bytemuck::cast_slice(panels);
+        let (unpacked, sums) = K::scratch(scratch);
+        let bytes = padded * registers * size_of::<S::V>();
+        sums.clear();
+        sums.resize(bytes.div_ceil(size_of::<Line>()), Line::zeroed());
+        let sums: &mut [S::V] = &mut bytemuck::cast_slice_mut(sums)[..padded * registers];
+        let depth = DEPTH / K::Block::LEN;
+        for first in (0..blocks).step_by(depth) {
+            let depth = depth.min(blocks - first);
+            unpacked.clear();
+            unpacked.resize(padded * depth, K::Unpacked::zeroed());
+            for (to, w) in unpacked.chunks_mut(depth).zip(w.chunks_exact(blocks)) {
+                for (to, w) in to.iter_mut().zip(&w[first..]) {
+                    K::unpack(s, w, to);
+                }
+            }
+            for at in (0..registers).step_by(PANEL) {
+                let (whole, begin) = (registers - at >= PANEL, at * blocks * K::REGISTERS);
+                if whole {
+                    let x = panels[begin..].as_chunks::<PANEL>().0;
+                    let x = &x[first * K::REGISTERS..][..depth * K::REGISTERS];
+                    panel::<S, K, R2, PANEL>(s, unpacked, depth, x, sums, registers, at);
+                } else {
+                    let x = panels[begin..].as_chunks::<1>().0;
+                    let x = &x[first * K::REGISTERS..][..depth * K::REGISTERS];
+                    panel::<S, K, R1, 1>(s, unpacked, depth, x, sums, registers, at);
+                }
+            }
+        }
+        turn(bytemuck::cast_slice(sums), registers * S::COLS, out);
+    }
+}
+
+/// All rows × one panel `x`, `depth` blocks deep, whose first register is the sums' `at`.
+#[inline(always)]
+fn panel<S: SimdInt, K: Kind, const R: usize, const C: usize>(
+    s: S,
+    unpacked: &[K::Unpacked],
+    depth: usize,
+    x: &[[S::V; C]],
+    sums: &mut [S::V],
+    registers: usize,
+    at: usize,
+) {
+    let tiles = unpacked.chunks_exact(R * depth).zip(sums.chunks_exact_mut(R * registers));
+    for (w, sums) in tiles {
+        let mut tile = [[s.splat_v(0); C]; R];
+        for r in 0..R {
+            tile[r].copy_from_slice(&sums[r * registers + at..][..C]);
+        }
+        for (b, x) in x.chunks_exact(K::REGISTERS).enumerate() {
+            let mut row = [&w[b]; R];
+            for r in 0..R {
+                row[r] = &w[r * depth + b];
+            }
+            K::multiply(s, row, x, &mut tile);
+        }
+        for r in 0..R {
+            sums[r * registers + at..][..C].copy_from_slice(&tile[r]);
+        }
+    }
+}
+
+/// `out[t][r] = sums[r][t]`, with rows of `width` sums.
+#[inline(always)]
+fn turn(sums: &[f32], width: usize, out: &mut [&mut [f32]]) {
+    for (i, out) in out.chunks_mut(TURN).enumerate() {
+        let rows = sums.chunks_exact(width).map(|row| &row[i * TURN..]);
+        if let [a, b, c, d, e, f, g, h] = out {
+            for (r, x) in rows.enumerate().take(a.len()) {
+                [a[r], b[r], c[r], d[r], e[r], f[r], g[r], h[r]] =
+                    [x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]];
+            }
+            continue;
+        }
+        for (r, x) in rows.enumerate().take(out[0].len()) {
+            out.iter_mut().zip(x).for_each(|(out, x)| out[r] = *x);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The types with blocks of 32. Layouts are described beside their definitions in `formats`.
+
+use lapidary_formats::quant::blocks::{BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0};
+
+use super::{Block32, Codes};
+use crate::kernels::isa::SimdInt;
+
+/// Codes of five bits: four in `qs`, as in the types of four bits, and the fifth in `qh`.
+#[inline(always)]
+fn five_bits<S: SimdInt>(s: S, qs: &[u8; 16], qh: [u8; 4]) -> S::B {
+    let fifth = s.and(s.bit_mask(u32::from_le_bytes(qh)), s.splat_byte(16));
+    s.or(s.nibbles(s.load_twice(qs)), fifth)
+}
+
+impl Block32 for BlockQ4_0 {
+    const CODES: Codes = Codes::Offset(8);
+    const MAX_CODE: u32 = 15;
+
+    #[inline(always)]
+    fn codes<S: SimdInt>(&self, s: S) -> S::B {
+        s.nibbles(s.load_twice(&self.qs))
+    }
+
+    #[inline(always)]
+    fn d(&self) -> u16 {
+        self.d.to_bits()
+    }
+}
+
+impl Block32 for BlockQ4_1 {
+    const CODES: Codes = Codes::Offset(0);
+    const HAS_M: bool = true;
+    const MAX_CODE: u32 = 15;
+
+    #[inline(always)]
+    fn codes<S: SimdInt>(&self, s: S) -> S::B {
+        s.nibbles(s.load_twice(&self.qs))
+    }
+
+    #[inline(always)]
+    fn d(&self) -> u16 {
+        self.d.to_bits()
+    }
+
+    #[inline(always)]
+    fn m(&self) -> u16 {
+        self.m.to_bits()
+    }
+}
+
+impl Block32 for BlockQ5_0 {
+    const CODES: Codes = Codes::Offset(16);
+    const MAX_CODE: u32 = 31;
+
+    #[inline(always)]
+    fn codes<S: SimdInt>(&self, s: S) -> S::B {
+        five_bits(s, &self.qs, self.qh)
+    }
+
+    #[inline(always)]
+    fn d(&self) -> u16 {
+        self.d.to_bits()
+    }
+}
+
+impl Block32 for BlockQ5_1 {
+    const CODES: Codes = Codes::Offset(0);
+    const HAS_M: bool = true;
+    const MAX_CODE: u32 = 31;
+
+    #[inline(always)]
+    fn codes<S: SimdInt>(&self, s: S) -> S::B {
+        five_bits(s, &self.qs, self.qh)
+    }
+
+    #[inline(always)]
+    fn d(&self) -> u16 {
+        self.d.to_bits()
+    }
+
+    #[inline(always)]
+    fn m(&self) -> u16 {
+        self.m.to_bits()
+    }
+}
+
+impl Block32 for BlockQ8_0 {
+    const CODES: Codes = Codes::Signed;
+    const MAX_CODE: u32 = 255;
+
+    #[inline(always)]
+    fn codes<S: SimdInt>(&self, s: S) -> S::B {
+        s.load_bytes(bytemuck::cast_ref(&self.qs))
+    }
+
+    #[inline(always)]
+    fn d(&self) -> u16 {
+        self.d.to_bits()
+    }
+}
