@@ -5,6 +5,7 @@
 //! [`tokenizer`], [`sampling`] → [`model`] → [`kernels`] → `lapidary_formats`.
 #![deny(unsafe_code)]
 
+pub mod bandwidth;
 pub mod chat;
 pub mod convert;
 pub mod kernels;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::interrupt::Interrupted;
-use commands::{convert, demo, inspect, perplexity, run};
+use commands::{bench, convert, demo, inspect, perplexity, run};
 
 /// Cuts Gemma 2 to size: converts checkpoints to k-quant GGUF files, runs them on the CPU and
 /// measures what the cut cost
@@ -25,6 +25,7 @@ enum Command {
     Convert(convert::Args),
     Run(run::Args),
     Perplexity(perplexity::Args),
+    Bench(bench::Args),
     Inspect(inspect::Args),
     Demo(demo::Args),
 }
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(args),
         Command::Run(args) => run::run(args),
         Command::Perplexity(args) => perplexity::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Demo(args) => demo::run(args),
     };

@@ -1,5 +1,6 @@
 //! One module per command, and what several of them share.
 
+pub mod bench;
 pub mod convert;
 pub mod demo;
 pub mod inspect;
@@ -15,7 +16,8 @@ mod stats;
 
 use std::num::NonZeroUsize;
 
-use lapidary::kernels::KvType;
+use clap::Args;
+use lapidary::kernels::{Cpu, Isa, KvType, TeamError};
 
 /// Parses `--kv`.
 fn kv_type(name: &str) -> Result<KvType, String> {
@@ -35,4 +37,31 @@ fn threads(number: &str) -> Result<NonZeroUsize, String> {
         Ok(threads) if usize::from(threads) <= MAX_THREADS => Ok(threads),
         _ => Err(format!("it is a number from 1 to {MAX_THREADS}")),
     }
+}
+
+/// What kernels run on.
+#[derive(Args, Debug)]
+pub struct CpuArgs {
+    /// Threads [default: one for each physical core]
+    #[arg(long, value_name = "N", value_parser = threads)]
+    threads: Option<NonZeroUsize>,
+    /// Instructions to use, scalar for the reference [default: the best of this machine]
+    #[arg(long, value_name = "SET", value_parser = isa)]
+    isa: Option<Isa>,
+}
+
+impl CpuArgs {
+    /// Starts the threads.
+    pub fn cpu(&self) -> Result<Cpu, TeamError> {
+        Cpu::new(self.threads, self.isa.unwrap_or_default())
+    }
+}
+
+/// Parses `--isa`.
+fn isa(name: &str) -> Result<Isa, String> {
+    let available = Isa::available();
+    available.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| {
+        let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
+        format!("this machine has {}", names.join(", "))
+    })
 }

@@ -12,6 +12,8 @@ use lapidary::model::{Model, Source};
 use lapidary::perplexity::{measure, Options, Perplexity};
 use lapidary::tokenizer::{Special, Tokenizer};
 
+use super::CpuArgs;
+
 /// Measure the perplexity of a text
 #[derive(ClapArgs, Debug)]
 pub struct Args {
@@ -26,9 +28,8 @@ pub struct Args {
     /// Measure only the first N chunks
     #[arg(long, value_name = "N")]
     chunks: Option<NonZeroUsize>,
-    /// Threads [default: all cores]
-    #[arg(long, value_name = "N", value_parser = super::threads)]
-    threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    cpu: CpuArgs,
     /// What the key/value cache holds
     #[arg(long, default_value = "f16", value_parser = super::kv_type)]
     kv: KvType,
@@ -45,7 +46,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let tokenizer =
         Tokenizer::new(source.vocab()?).with_context(|| args.model.display().to_string())?;
     let tokens = tokenizer.encode_with_bos(&text, Special::Plain);
-    let model = Model::load(&source, args.threads.map(NonZeroUsize::get))?;
+    let model = Model::on(args.cpu.cpu()?, &source);
     let vocab = tokenizer.vocab();
     let options = Options {
         n_ctx: args.ctx,

@@ -1,7 +1,6 @@
 //! `lapidary run`: continues a text, answers a message, or holds a conversation.
 
 use std::io::{self, IsTerminal, Write};
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -18,6 +17,7 @@ use super::generate::{Session, Stop};
 use super::interrupt::{self, Interrupted};
 use super::prompt::Prompt;
 use super::stats::Stats;
+use super::CpuArgs;
 
 /// Longest context by default, for models that would take more.
 const MAX_DEFAULT_CTX: usize = 8192;
@@ -55,9 +55,8 @@ pub struct Args {
     /// Tokens of prompt and answer together [default: what the model was trained for, up to 8192]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     ctx: Option<u32>,
-    /// Threads [default: all cores]
-    #[arg(long, value_name = "N", value_parser = super::threads)]
-    threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    cpu: CpuArgs,
     /// What the key/value cache holds: f16 or f32
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::kv_type)]
     kv: KvType,
@@ -97,7 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let seed = sampler.seed();
     let source = Source::open(&args.model)?;
     let tokenizer = Tokenizer::new(source.vocab()?).with_context(|| name(&source))?;
-    let model = Model::load(&source, args.threads.map(NonZeroUsize::get))?;
+    let model = Model::on(args.cpu.cpu()?, &source);
     let n_ctx = args.n_ctx(&source)?;
     let stop_ids = source.stop_ids(tokenizer.vocab());
     let mut session = Session::new(&model, &tokenizer, stop_ids, sampler, (n_ctx, args.kv));

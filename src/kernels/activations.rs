@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use lapidary_formats::quant::QuantType;
 
 use super::isa::Isa;
-use super::quantize::{Quantized, QuantizeBlock, Quantizer};
+use super::quantize::{QuantizeBlock, Quantized, Quantizer};
 use super::Team;
 
 /// Rows of activations, `[n, cols]`, and their quantized forms as far as they were asked for.
@@ -194,7 +194,10 @@ impl Panels {
         let (len, registers) = if self.k { (256, K_REGISTERS) } else { (32, REGISTERS_32) };
         let (blocks, register) = (self.cols / len, 4 * self.width);
         let count = self.n.div_ceil(self.width);
-        lines.resize((count * blocks * registers * register).div_ceil(size_of::<Line>()), Line::zeroed());
+        lines.resize(
+            (count * blocks * registers * register).div_ceil(size_of::<Line>()),
+            Line::zeroed(),
+        );
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(lines);
         // A panel at a time; within it a block of all its columns at a time.
         let panels = bytes.chunks_mut(blocks * registers * register * PANEL).enumerate();

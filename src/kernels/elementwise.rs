@@ -10,12 +10,7 @@ trait Lanes<const N: usize> {
 
 /// `out = f(inputs)`, element by element.
 #[inline(always)]
-fn map<S: Simd, const N: usize>(
-    s: S,
-    f: &impl Lanes<N>,
-    inputs: [&[f32]; N],
-    out: &mut [f32],
-) {
+fn map<S: Simd, const N: usize>(s: S, f: &impl Lanes<N>, inputs: [&[f32]; N], out: &mut [f32]) {
     let whole = out.len() / 16 * 16;
     let (chunks, rest) = out.as_chunks_mut::<16>();
     for (i, out) in chunks.iter_mut().enumerate() {

@@ -106,7 +106,10 @@ mod tests {
         for isa in Isa::available() {
             for x in values() {
                 let (found, expected) = (isa.run(All(x)), Isa::SCALAR.run(All(x)));
-                assert_eq!(found.map(|y| y.map(f32::to_bits)), expected.map(|y| y.map(f32::to_bits)));
+                assert_eq!(
+                    found.map(|y| y.map(f32::to_bits)),
+                    expected.map(|y| y.map(f32::to_bits))
+                );
             }
         }
     }

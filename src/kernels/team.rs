@@ -91,11 +91,7 @@ impl Team {
     ///
     /// # Panics
     /// If `work` does.
-    pub fn for_each<T: Send>(
-        &self,
-        items: impl IntoIterator<Item = T>,
-        work: impl Fn(T) + Sync,
-    ) {
+    pub fn for_each<T: Send>(&self, items: impl IntoIterator<Item = T>, work: impl Fn(T) + Sync) {
         self.for_each_with(items, || (), |(), item| work(item));
     }
 
@@ -116,7 +112,8 @@ impl Team {
             items.into_iter().filter_map(|item| take(&item)).for_each(|x| work(&mut scratch, x));
             return;
         }
-        let shares: Vec<Share> = (0..threads).map(|i| Share::new(i, threads, items.len())).collect();
+        let shares: Vec<Share> =
+            (0..threads).map(|i| Share::new(i, threads, items.len())).collect();
         self.run(&|thread| {
             if thread >= threads {
                 return;

@@ -43,16 +43,21 @@ impl BlockQ3K {
     }
 
     /// The scales, within -32..32.
-    #[inline]
+    #[inline(always)]
     pub fn unpack_scales(&self) -> [i8; 16] {
-        // Four at a time, a byte each.
-        let [a, b, high] =
-            [0, 4, 8].map(|i| u32::from_le_bytes([0, 1, 2, 3].map(|k| self.scales[i + k])));
-        let join = |low: u32, high: u32| (low & 0x0f0f_0f0f) | (high & 0x0303_0303) << 4;
-        let four =
-            [join(a, high), join(b, high >> 2), join(a >> 4, high >> 4), join(b >> 4, high >> 6)];
-        let bytes: [u8; 16] = bytemuck::cast(four.map(u32::to_le_bytes));
-        bytes.map(|scale| scale as i8 - 32)
+        // Eight at a time, a byte each.
+        const LOW: u64 = 0x0f0f_0f0f_0f0f_0f0f;
+        const HIGH: u64 = 0x3030_3030_3030_3030;
+        const TOP: u64 = 0x8080_8080_8080_8080;
+        const HALF: u64 = 0x2020_2020_2020_2020;
+        let b = &self.scales;
+        let low = u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
+        let high = u64::from(u32::from_le_bytes([b[8], b[9], b[10], b[11]]));
+        let first = low & LOW | (high << 4 | high << 34) & HIGH;
+        let second = low >> 4 & LOW | (high | high >> 2 << 32) & HIGH;
+        // Less 32, with the top bit set meanwhile, so that no byte borrows from the next.
+        let less = |x: u64| (((x | TOP) - HALF) ^ TOP).to_le_bytes();
+        bytemuck::cast([less(first), less(second)])
     }
 
     fn pack(x: &Symmetric) -> Self {

@@ -79,19 +79,21 @@ pub struct Scales([u8; 12]);
 
 impl Scales {
     /// `(scales, mins)`, each below 64.
-    #[inline]
+    #[inline(always)]
     pub fn unpack(&self) -> ([u8; 8], [u8; 8]) {
         // Four at a time, a byte each.
         const LOW: u32 = 0x0f0f_0f0f;
         const TOP: u32 = 0x3030_3030;
         const SIX: u32 = 0x3f3f_3f3f;
-        let [scales, mins, high] =
-            [0, 4, 8].map(|i| u32::from_le_bytes([0, 1, 2, 3].map(|k| self.0[i + k])));
-        let join = |low: u32, high: u32| (u64::from(low) | u64::from(high) << 32).to_le_bytes();
-        (
-            join(scales & SIX, (high & LOW) | (scales >> 2 & TOP)),
-            join(mins & SIX, (high >> 4 & LOW) | (mins >> 2 & TOP)),
-        )
+        let b = &self.0;
+        let scales = u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        let mins = u32::from_le_bytes([b[4], b[5], b[6], b[7]]);
+        let high = u32::from_le_bytes([b[8], b[9], b[10], b[11]]);
+        let high_scales = (high & LOW) | (scales >> 2 & TOP);
+        let high_mins = (high >> 4 & LOW) | (mins >> 2 & TOP);
+        let scales = u64::from(scales & SIX) | u64::from(high_scales) << 32;
+        let mins = u64::from(mins & SIX) | u64::from(high_mins) << 32;
+        (scales.to_le_bytes(), mins.to_le_bytes())
     }
 
     /// The reverse of [`unpack`](Self::unpack).

@@ -111,7 +111,9 @@ impl Attention {
         let group = row / self.n_head_kv;
         let together = (QUERIES * self.n_head_kv / self.n_head).max(1);
         let mut jobs = Vec::new();
-        for (i, (q, out)) in q.chunks(together * row).zip(out.chunks_mut(together * row)).enumerate() {
+        for (i, (q, out)) in
+            q.chunks(together * row).zip(out.chunks_mut(together * row)).enumerate()
+        {
             let pos = pos + i * together;
             let first = jobs.len();
             let new = |head_kv| Job { head_kv, pos, q: Vec::new(), out: Vec::new() };
@@ -138,3 +140,6 @@ impl Attention {
         (first..pos + n).step_by(SPAN)
     }
 }
+
+#[cfg(test)]
+mod tests;

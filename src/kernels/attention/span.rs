@@ -182,12 +182,7 @@ fn score_tile<S: Simd, E: Element, const Q: usize, const K: usize>(
 /// Turns the scores of one query into exponentials, 0 outside of `seen`, and gives what was taken
 /// off the scores and their sum.
 #[inline(always)]
-fn exponentials<S: Simd>(
-    s: S,
-    shape: &Attention,
-    p: &mut [f32],
-    seen: Range<usize>,
-) -> (f32, f32) {
+fn exponentials<S: Simd>(s: S, shape: &Attention, p: &mut [f32], seen: Range<usize>) -> (f32, f32) {
     let end = seen.end;
     p[..seen.start].fill(0.0);
     p[end..].fill(0.0);

@@ -3,7 +3,6 @@
 use std::arch::x86_64::*;
 
 use super::ops::{ops, token};
-use super::x86::row_ops;
 use super::{IntOp, Simd, SimdInt};
 
 token!(
@@ -96,12 +95,136 @@ impl Simd for Avx2 {
 }
 
 impl SimdInt for Avx2 {
-    row_ops!();
+    type B = [__m256i; 2];
+    type W = [__m256i; 2];
+    type M = __m256i;
+    type I = __m256i;
+    type D = [__m256i; 2];
 
     ops! {
-        fn add_products(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        fn load_bytes(x: &[u8; 64]) -> Self::B {
+            let p = x.as_ptr();
+            [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())]
+        }
+        fn load_halves(a: &[u8; 32], b: &[u8; 32]) -> Self::B {
+            let (a, b) = (a.as_ptr(), b.as_ptr());
+            [_mm256_loadu_si256(a.cast()), _mm256_loadu_si256(b.cast())]
+        }
+        fn load_twice(x: &[u8; 32]) -> Self::B {
+            [_mm256_loadu_si256(x.as_ptr().cast()); 2]
+        }
+        fn nibbles(a: &[u8; 16], b: &[u8; 16]) -> Self::B {
+            let counts = _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4);
+            let low = _mm256_set1_epi8(15);
+            let a = _mm256_broadcastsi128_si256(_mm_loadu_si128(a.as_ptr().cast()));
+            let b = _mm256_broadcastsi128_si256(_mm_loadu_si128(b.as_ptr().cast()));
+            let (a, b) = (_mm256_srlv_epi32(a, counts), _mm256_srlv_epi32(b, counts));
+            [_mm256_and_si256(a, low), _mm256_and_si256(b, low)]
+        }
+        fn store_bytes(x: Self::B, to: &mut [u8; 64]) {
+            let p = to.as_mut_ptr();
+            _mm256_storeu_si256(p.cast(), x[0]);
+            _mm256_storeu_si256(p.add(32).cast(), x[1]);
+        }
+        fn splat_byte(x: u8) -> Self::B { [_mm256_set1_epi8(x as i8); 2] }
+        fn and(a: Self::B, b: Self::B) -> Self::B {
+            [_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])]
+        }
+        fn or(a: Self::B, b: Self::B) -> Self::B {
+            [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])]
+        }
+        fn bit_mask(bits: u64) -> Self::B {
+            // Each byte gets the byte of `bits` that its bit is in, then only that bit.
+            const BYTE: i64 = 0x0101_0101_0101_0101;
+            let order = _mm256_setr_epi64x(0, BYTE, 2 * BYTE, 3 * BYTE);
+            let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+            let low = _mm256_shuffle_epi8(_mm256_set1_epi32(bits as i32), order);
+            let high = _mm256_shuffle_epi8(_mm256_set1_epi32((bits >> 32) as i32), order);
+            let low = _mm256_cmpeq_epi8(_mm256_and_si256(low, bit), bit);
+            [low, _mm256_cmpeq_epi8(_mm256_and_si256(high, bit), bit)]
+        }
+
+        fn scales_16(x: &[i8; 16]) -> Self::W {
+            let x = _mm_loadu_si128(x.as_ptr().cast());
+            let first = _mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, 1, 5, 9, 13, -1, -1, -1, -1);
+            let second = _mm_setr_epi8(2, 6, 10, 14, -1, -1, -1, -1, 3, 7, 11, 15, -1, -1, -1, -1);
+            let first = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(x, first));
+            [first, _mm256_cvtepi8_epi16(_mm_shuffle_epi8(x, second))]
+        }
+        fn scales_32(x: [u8; 8]) -> Self::W {
+            let x = _mm_cvtsi64_si128(i64::from_le_bytes(x));
+            let even = _mm_setr_epi8(0, 2, 4, 6, -1, -1, -1, -1, 0, 2, 4, 6, -1, -1, -1, -1);
+            let odd = _mm_setr_epi8(1, 3, 5, 7, -1, -1, -1, -1, 1, 3, 5, 7, -1, -1, -1, -1);
+            let even = _mm256_cvtepu8_epi16(_mm_shuffle_epi8(x, even));
+            [even, _mm256_cvtepu8_epi16(_mm_shuffle_epi8(x, odd))]
+        }
+        fn scale<const U: i32>(scales: Self::W) -> Self::W {
+            let word = _mm256_set1_epi16((2 * U | (2 * U + 1) << 8) as i16);
+            [_mm256_shuffle_epi8(scales[0], word), _mm256_shuffle_epi8(scales[1], word)]
+        }
+        fn store_scales(x: Self::W, to: &mut [i16; 32]) {
+            let p = to.as_mut_ptr();
+            _mm256_storeu_si256(p.cast(), x[0]);
+            _mm256_storeu_si256(p.add(16).cast(), x[1]);
+        }
+
+        fn widen(x: &[i8; 16]) -> __m256i {
+            _mm256_cvtepi8_epi16(_mm_loadu_si128(x.as_ptr().cast()))
+        }
+        fn widen_doubled(x: [u8; 8]) -> __m256i {
+            let x = _mm_cvtsi64_si128(i64::from_le_bytes(x));
+            _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(x, x))
+        }
+        fn mul_words(a: __m256i, factor: i16) -> __m256i {
+            _mm256_mullo_epi16(a, _mm256_set1_epi16(factor))
+        }
+        fn store_words(x: __m256i, to: &mut [i16; 16]) {
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), x)
+        }
+
+        fn pairs(u: Self::B, s: Self::B) -> Self::W {
+            [_mm256_maddubs_epi16(u[0], s[0]), _mm256_maddubs_epi16(u[1], s[1])]
+        }
+        fn zero() -> __m256i { _mm256_setzero_si256() }
+        fn add_products(sum: __m256i, a: Self::W, b: Self::W) -> __m256i {
+            let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(a[0], b[0]));
+            _mm256_add_epi32(sum, _mm256_madd_epi16(a[1], b[1]))
+        }
+        fn add_mins(sum: __m256i, a: __m256i, b: &[i16; 16]) -> __m256i {
+            let b = _mm256_loadu_si256(b.as_ptr().cast());
             _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
         }
+        fn sums(x: [__m256i; 4]) -> [i32; 4] {
+            let low = _mm256_hadd_epi32(x[0], x[1]);
+            let all = _mm256_hadd_epi32(low, _mm256_hadd_epi32(x[2], x[3]));
+            let half = _mm256_extracti128_si256::<1>(all);
+            bytemuck::cast(_mm_add_epi32(_mm256_castsi256_si128(all), half))
+        }
+
+        fn dot(u: Self::B, s: Self::B) -> Self::D {
+            let ones = _mm256_set1_epi16(1);
+            let first = _mm256_madd_epi16(_mm256_maddubs_epi16(u[0], s[0]), ones);
+            [first, _mm256_madd_epi16(_mm256_maddubs_epi16(u[1], s[1]), ones)]
+        }
+        fn dot_signed(w: Self::B, s: Self::B) -> Self::D {
+            let ones = _mm256_set1_epi16(1);
+            let s = [_mm256_sign_epi8(s[0], w[0]), _mm256_sign_epi8(s[1], w[1])];
+            let first = _mm256_maddubs_epi16(_mm256_abs_epi8(w[0]), s[0]);
+            let second = _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), s[1]);
+            [_mm256_madd_epi16(first, ones), _mm256_madd_epi16(second, ones)]
+        }
+
+        fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn shift_halves<const FIRST: i32, const SECOND: i32>(self, a: Self::B) -> Self::B {
+        [shift::<FIRST>(a[0]), shift::<SECOND>(a[1])]
+    }
+
+    #[inline(always)]
+    fn half_sums(self, x: [Self::D; 2]) -> [i32; 4] {
+        self.sums([x[0][0], x[0][1], x[1][0], x[1][1]])
     }
 
     const COLS: usize = 8;
@@ -143,6 +266,28 @@ impl SimdInt for Avx2 {
         fn mul_f(a: __m256i, b: __m256i) -> __m256i {
             let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
             _mm256_castps_si256(_mm256_mul_ps(a, b))
+        }
+    }
+}
+
+/// 16-bit lanes shifted right, or left by a negative count.
+#[inline(always)]
+#[allow(unsafe_code)]
+fn shift<const N: i32>(a: __m256i) -> __m256i {
+    // SAFETY: only called by the token's methods.
+    unsafe {
+        match N {
+            -4 => _mm256_slli_epi16::<4>(a),
+            -3 => _mm256_slli_epi16::<3>(a),
+            -2 => _mm256_slli_epi16::<2>(a),
+            -1 => _mm256_slli_epi16::<1>(a),
+            0 => a,
+            1 => _mm256_srli_epi16::<1>(a),
+            2 => _mm256_srli_epi16::<2>(a),
+            3 => _mm256_srli_epi16::<3>(a),
+            4 => _mm256_srli_epi16::<4>(a),
+            5 => _mm256_srli_epi16::<5>(a),
+            _ => _mm256_srli_epi16::<6>(a),
         }
     }
 }

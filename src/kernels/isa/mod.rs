@@ -10,18 +10,16 @@ mod simd;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(target_arch = "x86_64")]
-mod x86;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
 pub use simd::{Simd, SimdInt};
 
+#[cfg(target_arch = "aarch64")]
+use neon::Neon;
 use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use {avx2::Avx2, avx512::Avx512};
-#[cfg(target_arch = "aarch64")]
-use neon::Neon;
 
 /// An instruction set that this machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,10 +4,10 @@
 /// function that the instruction set is enabled for, and its body is `unsafe` for the one reason
 /// that is given here.
 macro_rules! ops {
-    ($(fn $name:ident $(<const $n:ident: i32>)? ($($arg:ident: $ty:ty),*) $(-> $ret:ty)? $body:block)*) => {
+    ($(fn $name:ident $(<$(const $n:ident: i32),*>)? ($($arg:ident: $ty:ty),*) $(-> $ret:ty)? $body:block)*) => {
         $(
             #[inline(always)]
-            fn $name $(<const $n: i32>)? (self, $($arg: $ty),*) $(-> $ret)? {
+            fn $name $(<$(const $n: i32),*>)? (self, $($arg: $ty),*) $(-> $ret)? {
                 // SAFETY: `self` exists only where `detect` found the instructions, and what is
                 // loaded or stored is a whole array that a reference was given to.
                 #[allow(unsafe_code, clippy::macro_metavars_in_unsafe)]

@@ -84,65 +84,81 @@ pub trait Simd: Copy + Send + Sync + 'static {
     }
 }
 
-/// Integers, for quantized blocks: 32 codes at a time along a row, and columns side by side.
+/// Integers, for quantized blocks: 64 codes at a time along a row, and columns side by side.
 ///
-/// Two halves of 16 codes each are told apart, since some types change scale in the middle.
+/// Four groups of 16 codes each are told apart, since some types change scale that often.
 pub trait SimdInt: Simd {
-    /// 32 bytes: codes of a row.
+    /// 64 bytes, codes of a row, in two halves.
     type B: Copy;
-    /// Sixteen i16, in two halves of eight.
+    /// 32 i16, in four groups of eight.
     type W: Copy;
-    /// Eight i32.
+    /// Sixteen i16.
+    type M: Copy;
+    /// i32, as many as suit the machine: only their sum counts.
     type I: Copy;
+    /// i32, in two halves that are summed apart.
+    type D: Copy;
 
     /// From memory.
-    fn load_bytes(self, x: &[u8; 32]) -> Self::B;
-    /// From memory, 16 bytes to both halves.
-    fn load_twice(self, x: &[u8; 16]) -> Self::B;
+    fn load_bytes(self, x: &[u8; 64]) -> Self::B;
+    /// From memory, 32 bytes to each half.
+    fn load_halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::B;
+    /// From memory, the same 32 bytes to both halves.
+    fn load_twice(self, x: &[u8; 32]) -> Self::B;
+    /// The low four bits of the 16 bytes of `a` and then their high four bits; then those of `b`.
+    fn nibbles(self, a: &[u8; 16], b: &[u8; 16]) -> Self::B;
     /// To memory.
-    fn store_bytes(self, x: Self::B, to: &mut [u8; 32]);
+    fn store_bytes(self, x: Self::B, to: &mut [u8; 64]);
     /// `x` in every byte.
     fn splat_byte(self, x: u8) -> Self::B;
     /// `a & b`
     fn and(self, a: Self::B, b: Self::B) -> Self::B;
     /// `a | b`
     fn or(self, a: Self::B, b: Self::B) -> Self::B;
-    /// Bytes shifted right; bits of a byte's upper neighbour come in, for the caller to mask.
-    fn shr<const N: i32>(self, a: Self::B) -> Self::B;
-    /// Bytes shifted left; bits of a byte's lower neighbour come in, for the caller to mask.
-    fn shl<const N: i32>(self, a: Self::B) -> Self::B;
-    /// The first half's bytes shifted right by 0, the second half's by 4, both masked to 4 bits.
-    fn nibbles(self, a: Self::B) -> Self::B;
+    /// The bytes of the first half shifted right by `FIRST` bits and those of the second by
+    /// `SECOND`, or left by negative ones; other bits come in, for the caller to mask.
+    fn shift_halves<const FIRST: i32, const SECOND: i32>(self, a: Self::B) -> Self::B;
     /// Byte `i` is 0xff if bit `i` of `bits` is set, and 0 if not.
-    fn bit_mask(self, bits: u32) -> Self::B;
+    fn bit_mask(self, bits: u64) -> Self::B;
 
-    /// From memory.
-    fn load_words(self, x: &[i16; 16]) -> Self::W;
-    /// To memory.
-    fn store_words(self, x: Self::W, to: &mut [i16; 16]);
+    /// The scales of 16 groups, for [`scale`](SimdInt::scale).
+    fn scales_16(self, x: &[i8; 16]) -> Self::W;
+    /// The scales of 8 groups of 32 codes, for [`scale`](SimdInt::scale).
+    fn scales_32(self, x: [u8; 8]) -> Self::W;
+    /// The scales of the 64 codes from `64 * U` on, each as often as [`pairs`](SimdInt::pairs)
+    /// gives sums for its group.
+    fn scale<const U: i32>(self, scales: Self::W) -> Self::W;
+    /// To memory: word `U` of group `g` scales group `4 * U + g`.
+    fn store_scales(self, x: Self::W, to: &mut [i16; 32]);
+
     /// Signed bytes, widened.
-    fn widen(self, x: &[i8; 16]) -> Self::W;
-    /// Signed bytes, widened: the even ones in the first half, the odd ones in the second.
-    fn widen_even_odd(self, x: &[i8; 16]) -> Self::W;
-    /// Unsigned bytes, widened, in both halves.
-    fn widen_twice(self, x: [u8; 8]) -> Self::W;
+    fn widen(self, x: &[i8; 16]) -> Self::M;
     /// Unsigned bytes, widened, each in two neighbouring words.
-    fn widen_doubled(self, x: [u8; 8]) -> Self::W;
+    fn widen_doubled(self, x: [u8; 8]) -> Self::M;
     /// Words times `factor`, which must fit.
-    fn mul_words(self, a: Self::W, factor: i16) -> Self::W;
-    /// Word `K` of each half in the whole half.
-    fn splat_in_halves<const K: i32>(self, a: Self::W) -> Self::W;
-    /// Sums of the products of neighbours; bytes of `u` are unsigned and at most 127.
-    fn pairs(self, u: Self::B, s: Self::B) -> Self::W;
-    /// Sums of the products of neighbours, both signed; `s` is at least -127.
-    fn pairs_signed(self, w: Self::B, s: Self::B) -> Self::W;
+    fn mul_words(self, a: Self::M, factor: i16) -> Self::M;
+    /// To memory.
+    fn store_words(self, x: Self::M, to: &mut [i16; 16]);
 
+    /// Sums of the products of neighbours; bytes of `u` are unsigned and at most 127, those of `s`
+    /// are signed.
+    fn pairs(self, u: Self::B, s: Self::B) -> Self::W;
     /// Zeros.
     fn zero(self) -> Self::I;
-    /// `sum` plus the sums of the products of neighbours.
+    /// `sum` plus the products of `a` and `b`.
     fn add_products(self, sum: Self::I, a: Self::W, b: Self::W) -> Self::I;
+    /// `sum` plus the products of `a` and `b`.
+    fn add_mins(self, sum: Self::I, a: Self::M, b: &[i16; 16]) -> Self::I;
     /// The sum of all lanes of each.
     fn sums(self, x: [Self::I; 4]) -> [i32; 4];
+
+    /// Sums of the products of four neighbours; bytes of `u` are unsigned and at most 127, those
+    /// of `s` are signed.
+    fn dot(self, u: Self::B, s: Self::B) -> Self::D;
+    /// Sums of the products of four neighbours, signed; those of `s` are at least -127.
+    fn dot_signed(self, w: Self::B, s: Self::B) -> Self::D;
+    /// The sums of the lanes of the halves: first and second half of each.
+    fn half_sums(self, x: [Self::D; 2]) -> [i32; 4];
 
     /// Asks for the line at `p` to be read into the cache. Any address will do.
     fn prefetch(self, p: *const u8);

@@ -5,7 +5,7 @@ use lapidary_formats::quant::Block;
 use super::Matrix;
 use crate::kernels::activations::QuantizedRows;
 use crate::kernels::isa::{IntOp, SimdInt};
-use crate::kernels::unpack::{Block32, Codes, KBlock, Rule};
+use crate::kernels::unpack::{Block32, Codes, KBlock, Rule, Unpacked};
 
 /// How far ahead of its use a row's memory is asked for, in bytes. Runs on into the next rows.
 const AHEAD: usize = 4096;
@@ -59,7 +59,7 @@ impl<'a, 'o, T: Block32> Dot32<'a, 'o, T> {
 /// A column in Q8_K, by block.
 #[derive(Clone, Copy)]
 struct ColumnK<'a> {
-    qs: &'a [[[u8; 32]; 8]],
+    qs: &'a [[[u8; 64]; 4]],
     bsums: &'a [[i16; 16]],
     d: &'a [f32],
 }
@@ -78,7 +78,7 @@ impl<T: KBlock> IntOp for DotK<'_, '_, T> {
     #[inline(always)]
     fn run<S: SimdInt>(self, s: S) {
         let Rows { w, blocks, x, out } = self.0;
-        let qs = x.qs.as_chunks::<8>().0;
+        let qs: &[[[u8; 64]; 4]] = bytemuck::cast_slice(&x.qs);
         let column = |t: usize| {
             let range = t * blocks..(t + 1) * blocks;
             ColumnK { qs: &qs[range.clone()], bsums: &x.bsums[range.clone()], d: &x.d[range] }
@@ -124,29 +124,20 @@ fn blocks_k<S: SimdInt, T: KBlock, const N: usize, const B: usize>(
 ) {
     let (mut p, mut m) = ([[s.zero(); 4]; N], [[s.zero(); 4]; N]);
     let (mut d, mut dmin) = ([0.0; 4], [0.0; 4]);
-    for b in 0..B {
-        prefetch(s, &w[b]);
-        let u = w[b].unpack(s);
-        let bits = w[b].scales_of_scales();
-        (d[b], dmin[b]) = (s.half(bits.0), s.half(bits.1));
-        for c in 0..N {
-            let q = &x[c].qs[at + b];
-            let mut sum = s.zero();
-            macro_rules! add {
-                ($($k:literal)*) => { $(
-                    let pairs = s.pairs(u.q[$k], s.load_bytes(&q[$k]));
-                    sum = s.add_products(sum, pairs, s.splat_in_halves::<$k>(u.scales));
-                )* };
+    // Written out, so that the sums stay in registers.
+    macro_rules! block {
+        ($($b:literal)*) => { $( if $b < B {
+            let b = $b;
+            prefetch(s, &w[b]);
+            let u = w[b].unpack(s);
+            let bits = w[b].scales_of_scales();
+            (d[b], dmin[b]) = (s.half(bits.0), s.half(bits.1));
+            for c in 0..N {
+                (p[c][b], m[c][b]) = block_k::<S, T>(s, &u, &x[c].qs[at + b], &x[c].bsums[at + b]);
             }
-            add!(0 1 2 3 4 5 6 7);
-            let bsums = s.load_words(&x[c].bsums[at + b]);
-            match T::RULE {
-                Rule::Affine => m[c][b] = s.add_products(s.zero(), u.mins, bsums),
-                Rule::Symmetric => sum = s.add_products(sum, u.mins, bsums),
-            }
-            p[c][b] = sum;
-        }
+        } )* };
     }
+    block!(0 1 2 3);
     for c in 0..N {
         let p = s.sums(p[c]);
         let m = if T::RULE == Rule::Affine { s.sums(m[c]) } else { [0; 4] };
@@ -157,6 +148,28 @@ fn blocks_k<S: SimdInt, T: KBlock, const N: usize, const B: usize>(
                 Rule::Symmetric => a * d[b] * p[b] as f32,
             };
         }
+    }
+}
+
+/// The integers of a block: `(p, m)`, each the sum of its lanes.
+#[inline(always)]
+fn block_k<S: SimdInt, T: KBlock>(
+    s: S,
+    u: &Unpacked<S>,
+    q: &[[u8; 64]; 4],
+    bsums: &[i16; 16],
+) -> (S::I, S::I) {
+    let mut sum = s.zero();
+    macro_rules! add {
+        ($($k:literal)*) => { $(
+            let pairs = s.pairs(u.q[$k], s.load_bytes(&q[$k]));
+            sum = s.add_products(sum, pairs, s.scale::<$k>(u.scales));
+        )* };
+    }
+    add!(0 1 2 3);
+    match T::RULE {
+        Rule::Affine => (sum, s.add_mins(s.zero(), u.mins, bsums)),
+        Rule::Symmetric => (s.add_mins(sum, u.mins, bsums), s.zero()),
     }
 }
 
@@ -181,41 +194,44 @@ fn row_32<S: SimdInt, T: Block32>(s: S, w: &[T], x: Column32) -> f32 {
     let mut total = 0.0;
     let (quads, rest) = w.as_chunks::<4>();
     for (i, w) in quads.iter().enumerate() {
-        blocks_32(s, w, x, 4 * i, &mut total);
+        prefetch(s, w);
+        let q = x.qs[4 * i..].first_chunk().expect("columns are as long as rows");
+        let p = products_32(s, w, q);
+        for b in 0..4 {
+            total += product_32(s, &w[b], x, 4 * i + b, p[b]);
+        }
     }
     for (i, w) in rest.iter().enumerate() {
-        blocks_32(s, std::array::from_ref(w), x, 4 * quads.len() + i, &mut total);
+        let at = 4 * quads.len() + i;
+        let p = products_32(s, &[*w; 4], &[x.qs[at]; 4]);
+        total += product_32(s, w, x, at, p[0]);
     }
     total
 }
 
+/// Σ code · activation of four blocks.
 #[inline(always)]
-fn blocks_32<S: SimdInt, T: Block32, const B: usize>(
-    s: S,
-    w: &[T; B],
-    x: Column32,
-    at: usize,
-    total: &mut f32,
-) {
-    prefetch(s, w);
-    let ones = s.load_words(&[1; 16]);
-    let mut p = [s.zero(); 4];
-    for b in 0..B {
-        let (codes, q) = (w[b].codes(s), s.load_bytes(&x.qs[at + b]));
-        let pairs = match T::CODES {
-            Codes::Offset(_) => s.pairs(codes, q),
-            Codes::Signed => s.pairs_signed(codes, q),
-        };
-        p[b] = s.add_products(s.zero(), pairs, ones);
-    }
-    let p = s.sums(p);
-    for b in 0..B {
-        let (a, sum) = (x.d[at + b], x.sums[at + b]);
-        let products = match T::CODES {
-            Codes::Offset(offset) => p[b] - i32::from(offset) * sum,
-            Codes::Signed => p[b],
-        };
-        let scaled = s.half(w[b].d()) * (a * products as f32);
-        *total += if T::HAS_M { scaled + s.half(w[b].m()) * (a * sum as f32) } else { scaled };
+fn products_32<S: SimdInt, T: Block32>(s: S, w: &[T; 4], q: &[[u8; 32]; 4]) -> [i32; 4] {
+    let codes = [T::codes(s, &w[0], &w[1]), T::codes(s, &w[2], &w[3])];
+    let q = [s.load_halves(&q[0], &q[1]), s.load_halves(&q[2], &q[3])];
+    s.half_sums(match T::CODES {
+        Codes::Offset(_) => [s.dot(codes[0], q[0]), s.dot(codes[1], q[1])],
+        Codes::Signed => [s.dot_signed(codes[0], q[0]), s.dot_signed(codes[1], q[1])],
+    })
+}
+
+/// The product of a block and the column's block `at`, from the codes' products `p`.
+#[inline(always)]
+fn product_32<S: SimdInt, T: Block32>(s: S, w: &T, x: Column32, at: usize, p: i32) -> f32 {
+    let (a, sum) = (x.d[at], x.sums[at]);
+    let p = match T::CODES {
+        Codes::Offset(offset) => p - i32::from(offset) * sum,
+        Codes::Signed => p,
+    };
+    let scaled = s.half(w.d()) * (a * p as f32);
+    if T::HAS_M {
+        scaled + s.half(w.m()) * (a * sum as f32)
+    } else {
+        scaled
     }
 }

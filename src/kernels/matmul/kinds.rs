@@ -87,19 +87,17 @@ impl<T: KBlock> Kind for KQuant<T> {
     #[inline(always)]
     fn unpack<S: SimdInt>(s: S, w: &T, to: &mut UnpackedK) {
         let u = w.unpack(s);
-        let codes: &mut [[u8; 32]; 8] = bytemuck::cast_mut(&mut to.codes);
-        for k in 0..8 {
+        let codes: &mut [[u8; 64]; 4] = bytemuck::cast_mut(&mut to.codes);
+        for k in 0..4 {
             s.store_bytes(u.q[k], &mut codes[k]);
         }
         s.store_words(u.mins, bytemuck::cast_mut(&mut to.mins));
-        let mut scales = [0; 16];
-        s.store_words(u.scales, &mut scales);
-        for k in 0..8 {
-            if T::GROUP == 32 {
-                to.scales[k] = S::scale_bits(scales[k]);
-            } else {
-                to.scales[2 * k] = S::scale_bits(scales[k]);
-                to.scales[2 * k + 1] = S::scale_bits(scales[8 + k]);
+        let mut scales = [0; 32];
+        s.store_scales(u.scales, &mut scales);
+        for k in 0..4 {
+            for g in 0..64 / T::GROUP {
+                let scale = scales[8 * g * T::GROUP / 16 + k];
+                to.scales[64 / T::GROUP * k + g] = S::scale_bits(scale);
             }
         }
         let (d, dmin) = w.scales_of_scales();
@@ -198,7 +196,10 @@ impl<T: Block32> Kind for Legacy<T> {
 
     #[inline(always)]
     fn unpack<S: SimdInt>(s: S, w: &T, to: &mut Unpacked32) {
-        s.store_bytes(w.codes(s), bytemuck::cast_mut(&mut to.codes));
+        let mut codes = [0; 64];
+        s.store_bytes(T::codes(s, w, w), &mut codes);
+        let codes: &[[u32; 8]; 2] = bytemuck::cast_ref(&codes);
+        to.codes = codes[0];
         if S::WIDE && T::CODES == Codes::Signed {
             // Plus 128: unsigned, as `step` takes them.
             to.codes = to.codes.map(|codes| codes ^ 0x8080_8080);

@@ -75,7 +75,7 @@ pub struct Product<'m, 'o> {
 
 /// Up to so many columns are multiplied row by row, as one is; more go in panels, whose cost is
 /// that of a whole register of columns.
-const FEW: usize = 6;
+const FEW: usize = 4;
 
 /// Bytes of a matrix that are worth handing to another thread.
 const ITEM: usize = 1 << 16;
@@ -245,9 +245,6 @@ fn reference(w: &Matrix<'_>, x: &[u8], out: &mut [&mut [f32]]) {
         }
     }
 }
-
-
-
 
 #[cfg(test)]
 mod tests;

@@ -176,13 +176,8 @@ fn extreme_activations() {
     let tiny = |i: usize| ties(i) * 1e-41;
     let huge = |i: usize| ties(i) * 1e20;
     let broken = |i: usize| [ties(i), f32::NAN, f32::INFINITY][(i % 97 / 95) * (1 + i % 2)];
-    let inputs: [(&str, &dyn Fn(usize) -> f32); 5] = [
-        ("ties", &ties),
-        ("zeros", &zeros),
-        ("tiny", &tiny),
-        ("huge", &huge),
-        ("broken", &broken),
-    ];
+    let inputs: [(&str, &dyn Fn(usize) -> f32); 5] =
+        [("ties", &ties), ("zeros", &zeros), ("tiny", &tiny), ("huge", &huge), ("broken", &broken)];
     for ty in types().filter(|ty| ty.block_len() > 1) {
         let w = random(ty, 4, 512, &mut noise);
         for (name, value) in inputs {

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use bytemuck::Zeroable;
 use lapidary_formats::quant::Block;
 
-use super::kinds::{Kind, KQuant, Legacy, Unpacked32, UnpackedK};
+use super::kinds::{KQuant, Kind, Legacy, Unpacked32, UnpackedK};
 use super::Matrix;
 use crate::kernels::activations::{Line, PANEL};
 use crate::kernels::isa::{IntOp, SimdInt};

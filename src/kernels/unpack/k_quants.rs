@@ -5,59 +5,45 @@ use lapidary_formats::quant::blocks::{BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, Bl
 use super::{KBlock, Rule, Unpacked};
 use crate::kernels::isa::SimdInt;
 
-/// An array of eight expressions, each with its own constant: no closure that might stay a call.
-macro_rules! eight {
-    ($k:ident => $e:expr) => {
-        eight!($k => $e; 0 1 2 3 4 5 6 7)
-    };
-    ($k:ident => $e:expr; $($n:literal)*) => {
-        [$({
-            const $k: usize = $n;
-            $e
-        }),*]
-    };
+/// The 32 bytes from `32 * i`, for both halves of a register.
+#[inline(always)]
+fn twice<S: SimdInt>(s: S, bytes: &[u8], i: usize) -> S::B {
+    s.load_twice(&bytes.as_chunks().0[i])
 }
 
-/// The 32 bytes from `32 * i`.
+/// Bits `FIRST` and up of the first half's bytes, `SECOND` and up of the second's, `mask`ed.
 #[inline(always)]
-fn part<S: SimdInt>(s: S, bytes: &[u8], i: usize) -> S::B {
-    s.load_bytes(&bytes.as_chunks().0[i])
+fn bits<S: SimdInt, const FIRST: i32, const SECOND: i32>(s: S, x: S::B, mask: u8) -> S::B {
+    s.and(s.shift_halves::<FIRST, SECOND>(x), s.splat_byte(mask))
 }
 
-/// Bit `from` of every byte, moved to bit `to`.
+/// Codes of two bits, as Q2_K has them and Q3_K its low bits.
 #[inline(always)]
-fn bit<S: SimdInt>(s: S, x: S::B, from: usize, to: usize) -> S::B {
-    let moved = match from as i32 - to as i32 {
-        -4 => s.shl::<4>(x),
-        -3 => s.shl::<3>(x),
-        -2 => s.shl::<2>(x),
-        -1 => s.shl::<1>(x),
-        1 => s.shr::<1>(x),
-        2 => s.shr::<2>(x),
-        3 => s.shr::<3>(x),
-        4 => s.shr::<4>(x),
-        5 => s.shr::<5>(x),
-        _ => x,
-    };
-    s.and(moved, s.splat_byte(1 << to))
+fn crumbs<S: SimdInt>(s: S, qs: &[u8; 64]) -> [S::B; 4] {
+    let (a, b) = (twice(s, qs, 0), twice(s, qs, 1));
+    [
+        bits::<S, 0, 2>(s, a, 3),
+        bits::<S, 4, 6>(s, a, 3),
+        bits::<S, 0, 2>(s, b, 3),
+        bits::<S, 4, 6>(s, b, 3),
+    ]
 }
 
-/// The low or the high four bits of every byte.
+/// Codes of four bits, as Q4_K has them and Q5_K its low bits.
 #[inline(always)]
-fn nibble<S: SimdInt>(s: S, x: S::B, high: bool) -> S::B {
-    s.and(if high { s.shr::<4>(x) } else { x }, s.splat_byte(15))
+fn nibbles<S: SimdInt>(s: S, qs: &[u8; 128]) -> [S::B; 4] {
+    [
+        bits::<S, 0, 4>(s, twice(s, qs, 0), 15),
+        bits::<S, 0, 4>(s, twice(s, qs, 1), 15),
+        bits::<S, 0, 4>(s, twice(s, qs, 2), 15),
+        bits::<S, 0, 4>(s, twice(s, qs, 3), 15),
+    ]
 }
 
-/// Bits `2 * k` and up of every byte, two of them.
+/// `a | b`, register by register.
 #[inline(always)]
-fn crumb<S: SimdInt>(s: S, x: S::B, k: usize) -> S::B {
-    let moved = match k {
-        0 => x,
-        1 => s.shr::<2>(x),
-        2 => s.shr::<4>(x),
-        _ => s.shr::<6>(x),
-    };
-    s.and(moved, s.splat_byte(3))
+fn or<S: SimdInt>(s: S, a: [S::B; 4], b: [S::B; 4]) -> [S::B; 4] {
+    [s.or(a[0], b[0]), s.or(a[1], b[1]), s.or(a[2], b[2]), s.or(a[3], b[3])]
 }
 
 impl KBlock for BlockQ2K {
@@ -67,10 +53,13 @@ impl KBlock for BlockQ2K {
 
     #[inline(always)]
     fn unpack<S: SimdInt>(&self, s: S) -> Unpacked<S> {
-        let q = eight!(K => crumb(s, part(s, &self.qs, K / 4), K % 4));
-        let scales = self.scales.map(|x| (x & 15) as i8);
-        let mins = self.scales.map(|x| (x >> 4) as i8);
-        Unpacked { q, scales: s.widen_even_odd(&scales), mins: s.widen(&mins) }
+        let q = crumbs(s, &self.qs);
+        let (mut scales, mut mins) = ([0; 16], [0; 16]);
+        for i in 0..16 {
+            scales[i] = (self.scales[i] & 15) as i8;
+            mins[i] = (self.scales[i] >> 4) as i8;
+        }
+        Unpacked { q, scales: s.scales_16(&scales), mins: s.widen(&mins) }
     }
 
     #[inline(always)]
@@ -86,14 +75,17 @@ impl KBlock for BlockQ3K {
 
     #[inline(always)]
     fn unpack<S: SimdInt>(&self, s: S) -> Unpacked<S> {
-        let high = part(s, &self.hmask, 0);
-        let q = eight!(K => {
-            let low = crumb(s, part(s, &self.qs, K / 4), K % 4);
-            s.or(low, bit(s, high, K, 2))
-        });
+        let high = twice(s, &self.hmask, 0);
+        let thirds = [
+            bits::<S, -2, -1>(s, high, 4),
+            bits::<S, 0, 1>(s, high, 4),
+            bits::<S, 2, 3>(s, high, 4),
+            bits::<S, 4, 5>(s, high, 4),
+        ];
+        let q = or(s, crumbs(s, &self.qs), thirds);
         let scales = self.unpack_scales();
         let mins = s.mul_words(s.widen(&scales), -4);
-        Unpacked { q, scales: s.widen_even_odd(&scales), mins }
+        Unpacked { q, scales: s.scales_16(&scales), mins }
     }
 
     #[inline(always)]
@@ -109,9 +101,9 @@ impl KBlock for BlockQ4K {
 
     #[inline(always)]
     fn unpack<S: SimdInt>(&self, s: S) -> Unpacked<S> {
-        let q = eight!(K => nibble(s, part(s, &self.qs, K / 2), K % 2 == 1));
+        let q = nibbles(s, &self.qs);
         let (scales, mins) = self.scales.unpack();
-        Unpacked { q, scales: s.widen_twice(scales), mins: s.widen_doubled(mins) }
+        Unpacked { q, scales: s.scales_32(scales), mins: s.widen_doubled(mins) }
     }
 
     #[inline(always)]
@@ -127,13 +119,16 @@ impl KBlock for BlockQ5K {
 
     #[inline(always)]
     fn unpack<S: SimdInt>(&self, s: S) -> Unpacked<S> {
-        let high = part(s, &self.qh, 0);
-        let q = eight!(K => {
-            let low = nibble(s, part(s, &self.qs, K / 2), K % 2 == 1);
-            s.or(low, bit(s, high, K, 4))
-        });
+        let high = twice(s, &self.qh, 0);
+        let fifths = [
+            bits::<S, -4, -3>(s, high, 16),
+            bits::<S, -2, -1>(s, high, 16),
+            bits::<S, 0, 1>(s, high, 16),
+            bits::<S, 2, 3>(s, high, 16),
+        ];
+        let q = or(s, nibbles(s, &self.qs), fifths);
         let (scales, mins) = self.scales.unpack();
-        Unpacked { q, scales: s.widen_twice(scales), mins: s.widen_doubled(mins) }
+        Unpacked { q, scales: s.scales_32(scales), mins: s.widen_doubled(mins) }
     }
 
     #[inline(always)]
@@ -149,19 +144,24 @@ impl KBlock for BlockQ6K {
 
     #[inline(always)]
     fn unpack<S: SimdInt>(&self, s: S) -> Unpacked<S> {
-        let q = eight!(K => {
-            let low = nibble(s, part(s, &self.ql, K / 4 * 2 + K % 2), K % 4 >= 2);
-            let high = part(s, &self.qh, K / 4);
-            let high = match K % 4 {
-                0 => s.shl::<4>(high),
-                1 => s.shl::<2>(high),
-                2 => high,
-                _ => s.shr::<2>(high),
-            };
-            s.or(low, s.and(high, s.splat_byte(0x30)))
-        });
+        let ql: &[[u8; 64]] = self.ql.as_chunks().0;
+        let low = [s.load_bytes(&ql[0]), s.load_bytes(&ql[1])];
+        let high = [twice(s, &self.qh, 0), twice(s, &self.qh, 1)];
+        let fours = [
+            bits::<S, 0, 0>(s, low[0], 15),
+            bits::<S, 4, 4>(s, low[0], 15),
+            bits::<S, 0, 0>(s, low[1], 15),
+            bits::<S, 4, 4>(s, low[1], 15),
+        ];
+        let twos = [
+            bits::<S, -4, -2>(s, high[0], 0x30),
+            bits::<S, 0, 2>(s, high[0], 0x30),
+            bits::<S, -4, -2>(s, high[1], 0x30),
+            bits::<S, 0, 2>(s, high[1], 0x30),
+        ];
+        let q = or(s, fours, twos);
         let mins = s.mul_words(s.widen(&self.scales), -32);
-        Unpacked { q, scales: s.widen_even_odd(&self.scales), mins }
+        Unpacked { q, scales: s.scales_16(&self.scales), mins }
     }
 
     #[inline(always)]

@@ -7,9 +7,10 @@ use crate::kernels::isa::SimdInt;
 
 /// Codes of five bits: four in `qs`, as in the types of four bits, and the fifth in `qh`.
 #[inline(always)]
-fn five_bits<S: SimdInt>(s: S, qs: &[u8; 16], qh: [u8; 4]) -> S::B {
-    let fifth = s.and(s.bit_mask(u32::from_le_bytes(qh)), s.splat_byte(16));
-    s.or(s.nibbles(s.load_twice(qs)), fifth)
+fn five_bits<S: SimdInt>(s: S, qs: [&[u8; 16]; 2], qh: [[u8; 4]; 2]) -> S::B {
+    let bits = u64::from(u32::from_le_bytes(qh[0])) | u64::from(u32::from_le_bytes(qh[1])) << 32;
+    let fifth = s.and(s.bit_mask(bits), s.splat_byte(16));
+    s.or(s.nibbles(qs[0], qs[1]), fifth)
 }
 
 impl Block32 for BlockQ4_0 {
@@ -17,8 +18,8 @@ impl Block32 for BlockQ4_0 {
     const MAX_CODE: u32 = 15;
 
     #[inline(always)]
-    fn codes<S: SimdInt>(&self, s: S) -> S::B {
-        s.nibbles(s.load_twice(&self.qs))
+    fn codes<S: SimdInt>(s: S, a: &Self, b: &Self) -> S::B {
+        s.nibbles(&a.qs, &b.qs)
     }
 
     #[inline(always)]
@@ -33,8 +34,8 @@ impl Block32 for BlockQ4_1 {
     const MAX_CODE: u32 = 15;
 
     #[inline(always)]
-    fn codes<S: SimdInt>(&self, s: S) -> S::B {
-        s.nibbles(s.load_twice(&self.qs))
+    fn codes<S: SimdInt>(s: S, a: &Self, b: &Self) -> S::B {
+        s.nibbles(&a.qs, &b.qs)
     }
 
     #[inline(always)]
@@ -53,8 +54,8 @@ impl Block32 for BlockQ5_0 {
     const MAX_CODE: u32 = 31;
 
     #[inline(always)]
-    fn codes<S: SimdInt>(&self, s: S) -> S::B {
-        five_bits(s, &self.qs, self.qh)
+    fn codes<S: SimdInt>(s: S, a: &Self, b: &Self) -> S::B {
+        five_bits(s, [&a.qs, &b.qs], [a.qh, b.qh])
     }
 
     #[inline(always)]
@@ -69,8 +70,8 @@ impl Block32 for BlockQ5_1 {
     const MAX_CODE: u32 = 31;
 
     #[inline(always)]
-    fn codes<S: SimdInt>(&self, s: S) -> S::B {
-        five_bits(s, &self.qs, self.qh)
+    fn codes<S: SimdInt>(s: S, a: &Self, b: &Self) -> S::B {
+        five_bits(s, [&a.qs, &b.qs], [a.qh, b.qh])
     }
 
     #[inline(always)]
@@ -89,8 +90,8 @@ impl Block32 for BlockQ8_0 {
     const MAX_CODE: u32 = 255;
 
     #[inline(always)]
-    fn codes<S: SimdInt>(&self, s: S) -> S::B {
-        s.load_bytes(bytemuck::cast_ref(&self.qs))
+    fn codes<S: SimdInt>(s: S, a: &Self, b: &Self) -> S::B {
+        s.load_halves(bytemuck::cast_ref(&a.qs), bytemuck::cast_ref(&b.qs))
     }
 
     #[inline(always)]

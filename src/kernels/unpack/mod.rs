@@ -41,12 +41,11 @@ pub enum Rule {
 #[derive(Clone, Copy)]
 pub struct Unpacked<S: SimdInt> {
     /// The codes in the weights' order, at most 127.
-    pub q: [S::B; 8],
-    /// Word `k` of the first half scales the first 16 codes of `q[k]`, of the second half the
-    /// others.
+    pub q: [S::B; 4],
+    /// For [`SimdInt::scale`].
     pub scales: S::W,
     /// The minimum of every 16 weights, in order.
-    pub mins: S::W,
+    pub mins: S::M,
 }
 
 /// A type with 32 weights a block, which meets activations in Q8_0.
@@ -59,8 +58,8 @@ pub trait Block32: Block {
     /// The largest code, if they are unsigned.
     const MAX_CODE: u32;
 
-    /// The codes in the weights' order.
-    fn codes<S: SimdInt>(&self, s: S) -> S::B;
+    /// The codes of two blocks in the weights' order.
+    fn codes<S: SimdInt>(s: S, a: &Self, b: &Self) -> S::B;
     /// The bits of the scale.
     fn d(&self) -> u16;
     /// Whether the type has `m`.

@@ -1,0 +1,326 @@
+//! `lapidary bench`: how fast a model reads a prompt and decodes, and how near decoding comes to
+//! the speed at which its weights can be read.
+//!
+//! The tests and their names are llama-bench's: `pp512` evaluates 512 tokens at once, `tg32` 32
+//! tokens one by one; `@d4096` behind a name says that 4096 tokens are in the cache before.
+
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::bail;
+use clap::Args as ClapArgs;
+use indicatif::{ProgressBar, ProgressStyle};
+use lapidary::bandwidth::read_gb_per_s;
+use lapidary::kernels::KvType;
+use lapidary::model::{Model, Role, Source, State, TOKEN_EMBD};
+use serde_json::json;
+
+use super::inspect::size;
+use super::interrupt;
+
+/// Tokens that are put into the cache before Ctrl-C is looked at again.
+const SLICE: usize = 512;
+
+/// Measure the speed of prompts and of decoding
+///
+/// Decoding reads every matrix once a token, the embedding only where it is the head as well. GB/s
+/// counts these bytes, not those of the key/value cache, so that a share at a depth is lower than
+/// what memory really gave.
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// A GGUF file or a checkpoint directory
+    model: PathBuf,
+    /// Tokens of a prompt that are evaluated together; a list makes several tests, 0 none
+    #[arg(short, value_name = "N,…", default_value = "512", value_delimiter = ',')]
+    #[arg(value_parser = clap::value_parser!(u32).range(..=1 << 24))]
+    p: Vec<u32>,
+    /// Tokens that are decoded one by one; a list makes several tests, 0 none
+    #[arg(short, value_name = "N,…", default_value = "32", value_delimiter = ',')]
+    #[arg(value_parser = clap::value_parser!(u32).range(..=1 << 24))]
+    n: Vec<u32>,
+    /// Tokens that the cache holds before each test; a list repeats all tests
+    #[arg(long, value_name = "N,…", default_value = "0", value_delimiter = ',')]
+    #[arg(value_parser = clap::value_parser!(u32).range(..=1 << 24))]
+    ctx_depth: Vec<u32>,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = super::threads)]
+    threads: Option<NonZeroUsize>,
+    /// Repetitions that count, after one that does not
+    #[arg(short, value_name = "N", default_value_t = 3)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    r: u32,
+    /// What the key/value cache holds: f16 or f32
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::kv_type)]
+    kv: KvType,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let tests = args.tests();
+    let Some(n_ctx) = tests.iter().map(|test| test.depth + test.tokens).max() else {
+        bail!("there is nothing to measure: -p and -n are both 0");
+    };
+    let source = Source::open(&args.model)?;
+    let model = Model::load(&source, args.threads.map(NonZeroUsize::get))?;
+    let trained = model.config().n_ctx_train;
+    if n_ctx > trained {
+        let name = source.path().display();
+        writeln!(io::stderr(), "{name}: trained for {trained} tokens, measured with {n_ctx}")?;
+    }
+    interrupt::install()?;
+    let weights = weights(&source);
+    let report = Report {
+        model: source.path().display().to_string(),
+        threads: model.threads(),
+        kv: args.kv,
+        weight_bytes: weights.iter().map(|part| part.len() as u64).sum(),
+        // It also brings the weights into memory.
+        stream_gb_per_s: read_gb_per_s(&weights, model.threads()),
+    };
+    let mut bench = Bench {
+        model: &model,
+        state: State::new(model.config(), n_ctx, args.kv),
+        ids: ids(n_ctx, model.config().n_vocab),
+    };
+    let mut out = io::stdout();
+    if !args.json {
+        report.print_head(&mut out)?;
+    }
+    let mut results = Vec::new();
+    for test in tests {
+        let speed = bench.measure(test, args.r)?;
+        if !args.json {
+            report.print_row(&mut out, test, speed)?;
+        }
+        results.push(report.result(test, speed, args.r));
+    }
+    if args.json {
+        writeln!(out, "{}", report.json(&results))?;
+    }
+    Ok(())
+}
+
+impl Args {
+    /// The tests, by depth, so that the cache only ever has to be filled up.
+    fn tests(&self) -> Vec<Test> {
+        let mut depths = self.ctx_depth.clone();
+        depths.sort_unstable();
+        depths.dedup();
+        let of = |kind, tokens: &[u32], depth: u32| {
+            let test = |n: &u32| Test { kind, tokens: *n as usize, depth: depth as usize };
+            tokens.iter().filter(|n| **n > 0).map(test).collect::<Vec<_>>()
+        };
+        let at = |depth| [of(Kind::Prompt, &self.p, depth), of(Kind::Decode, &self.n, depth)];
+        depths.into_iter().flat_map(at).flatten().collect()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// All tokens in one evaluation.
+    Prompt,
+    /// One token an evaluation.
+    Decode,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Test {
+    kind: Kind,
+    /// Tokens that are evaluated, at least one.
+    tokens: usize,
+    /// Tokens that the cache holds before.
+    depth: usize,
+}
+
+impl Test {
+    fn name(self) -> String {
+        let kind = match self.kind {
+            Kind::Prompt => "pp",
+            Kind::Decode => "tg",
+        };
+        let depth = if self.depth > 0 { format!("@d{}", self.depth) } else { String::new() };
+        format!("{kind}{}{depth}", self.tokens)
+    }
+}
+
+/// Tokens per second over the repetitions of a test.
+#[derive(Clone, Copy, Debug)]
+struct Speed {
+    mean: f64,
+    /// Of a sample: 0 for a single repetition.
+    deviation: f64,
+}
+
+impl Speed {
+    /// Of at least one repetition.
+    fn of(speeds: &[f64]) -> Self {
+        let n = speeds.len() as f64;
+        let mean = speeds.iter().sum::<f64>() / n;
+        let squares: f64 = speeds.iter().map(|speed| (speed - mean).powi(2)).sum();
+        Self { mean, deviation: (squares / (n - 1.0).max(1.0)).sqrt() }
+    }
+}
+
+/// A model, and a sequence that every test goes on from.
+struct Bench<'a> {
+    model: &'a Model<'a>,
+    state: State,
+    /// The sequence, as long as the context.
+    ids: Vec<u32>,
+}
+
+impl Bench<'_> {
+    fn measure(&mut self, test: Test, repetitions: u32) -> anyhow::Result<Speed> {
+        self.fill(test.depth)?;
+        let mut speeds = Vec::new();
+        for repetition in 0..=repetitions {
+            let start = Instant::now();
+            match test.kind {
+                Kind::Prompt => self.evaluate(test.tokens)?,
+                Kind::Decode => (0..test.tokens).try_for_each(|_| self.evaluate(1))?,
+            }
+            let seconds = start.elapsed().as_secs_f64();
+            self.state.truncate(test.depth);
+            // The first finds caches cold and buffers small.
+            if repetition > 0 {
+                speeds.push(test.tokens as f64 / seconds);
+            }
+        }
+        Ok(Speed::of(&speeds))
+    }
+
+    /// Fills the cache up to `depth` tokens.
+    fn fill(&mut self, depth: usize) -> anyhow::Result<()> {
+        if self.state.len() == depth {
+            return Ok(());
+        }
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} tokens, {eta} left");
+        let bar = ProgressBar::new(depth as u64)
+            .with_style(style.expect("the template is valid"))
+            .with_position(self.state.len() as u64);
+        while self.state.len() < depth {
+            self.evaluate(SLICE.min(depth - self.state.len()))?;
+            bar.set_position(self.state.len() as u64);
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// Evaluates the next `n` tokens of the sequence together.
+    fn evaluate(&mut self, n: usize) -> anyhow::Result<()> {
+        interrupt::check()?;
+        let at = self.state.len();
+        self.model.forward_last(&mut self.state, &self.ids[at..at + n])?;
+        Ok(())
+    }
+}
+
+/// What is the same for all tests.
+struct Report {
+    model: String,
+    threads: usize,
+    kv: KvType,
+    /// Bytes that decoding a token reads of the weights.
+    weight_bytes: u64,
+    /// What memory gives, in 10⁹ bytes per second.
+    stream_gb_per_s: f64,
+}
+
+impl Report {
+    /// What decoding reads of the weights, in 10⁹ bytes per second; nothing for a prompt, which
+    /// reads them once for many tokens.
+    fn gb_per_s(&self, test: Test, speed: Speed) -> Option<f64> {
+        (test.kind == Kind::Decode).then_some(speed.mean * self.weight_bytes as f64 / 1e9)
+    }
+
+    fn print_head(&self, out: &mut impl Write) -> io::Result<()> {
+        let (weights, threads) = (size(self.weight_bytes), self.threads);
+        let stream = self.stream_gb_per_s;
+        writeln!(out, "{}", self.model)?;
+        writeln!(out, "weights read a token: {weights}, threads: {threads}")?;
+        writeln!(out, "read bandwidth: {stream:.1} GB/s\n")?;
+        writeln!(out, "test              tokens/s         ±      GB/s  of read bandwidth")
+    }
+
+    fn print_row(&self, out: &mut impl Write, test: Test, speed: Speed) -> io::Result<()> {
+        write!(out, "{:<14} {:>11.2} {:>9.2}", test.name(), speed.mean, speed.deviation)?;
+        if let Some(gb) = self.gb_per_s(test, speed) {
+            write!(out, " {gb:>9.2} {:>16.1} %", gb / self.stream_gb_per_s * 100.0)?;
+        }
+        writeln!(out)
+    }
+
+    fn result(&self, test: Test, speed: Speed, repetitions: u32) -> serde_json::Value {
+        let mut result = json!({
+            "test": test.name(),
+            "tokens_per_second": speed.mean,
+            "stddev": speed.deviation,
+            "repetitions": repetitions,
+        });
+        if let Some(gb) = self.gb_per_s(test, speed) {
+            result["gb_per_s"] = json!(gb);
+            result["share_of_stream"] = json!(gb / self.stream_gb_per_s);
+        }
+        result
+    }
+
+    fn json(&self, results: &[serde_json::Value]) -> serde_json::Value {
+        json!({
+            "model": self.model,
+            "threads": self.threads,
+            "kv": match self.kv {
+                KvType::F16 => "f16",
+                KvType::F32 => "f32",
+            },
+            "weight_bytes": self.weight_bytes,
+            "stream_gb_per_s": self.stream_gb_per_s,
+            "results": results,
+        })
+    }
+}
+
+/// The matrices that decoding a token reads whole. Of an embedding that is not the head as well,
+/// it reads a row.
+fn weights(source: &Source) -> Vec<&[u8]> {
+    let untied = source.is_untied();
+    let matrices = source.tensors().iter().filter(|spec| spec.role == Role::Matrix);
+    let read = matrices.filter(|spec| !(untied && spec.name == TOKEN_EMBD));
+    read.map(|spec| source.tensor(spec).data).collect()
+}
+
+/// Token ids, the same in every run. They have to be scattered, not hard to foresee: a linear
+/// congruential generator (Knuth's MMIX), whose high bits are the better ones, will do.
+fn ids(n: usize, n_vocab: usize) -> Vec<u32> {
+    let next =
+        |x: &u64| Some(x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407));
+    let numbers = std::iter::successors(Some(1), next).skip(1).take(n);
+    numbers.map(|x: u64| ((x >> 33) % n_vocab as u64) as u32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mean_and_deviation() {
+        let speed = Speed::of(&[1.0, 2.0, 3.0, 6.0]);
+        assert_eq!(speed.mean, 3.0);
+        assert!((speed.deviation - (14.0f64 / 3.0).sqrt()).abs() < 1e-12);
+        let single = Speed::of(&[5.0]);
+        assert_eq!((single.mean, single.deviation), (5.0, 0.0));
+    }
+
+    #[test]
+    fn ids_are_in_the_vocabulary_and_scattered() {
+        let ids = ids(4096, 1000);
+        assert!(ids.iter().all(|id| *id < 1000));
+        let distinct: std::collections::HashSet<&u32> = ids.iter().collect();
+        // 1000 × (1 − e^−4.096) are to be expected.
+        assert!(distinct.len() > 950, "{}", distinct.len());
+    }
+}
