@@ -53,6 +53,14 @@ fn pairs(w: uint8x16_t, s: uint8x16_t) -> int16x8_t {
     vmlal_high_s8(vmull_s8(vget_low_s8(w), vget_low_s8(s)), w, s)
 }
 
+/// Sums of four of the products of each half.
+#[target_feature(enable = "neon")]
+#[inline]
+fn dot(w: Bytes, s: Bytes) -> [int32x4_t; 2] {
+    let (first, second) = (vpaddlq_s16(pairs(w[0], s[0])), vpaddlq_s16(pairs(w[2], s[2])));
+    [vpadalq_s16(first, pairs(w[1], s[1])), vpadalq_s16(second, pairs(w[3], s[3]))]
+}
+
 impl Simd for Neon {
     type F = Floats;
     const FLOATS: usize = 8;
@@ -224,18 +232,8 @@ impl SimdInt for Neon {
             bytemuck::cast(vpaddq_s32(vpaddq_s32(x[0], x[1]), vpaddq_s32(x[2], x[3])))
         }
 
-        fn dot(u: Bytes, s: Bytes) -> [int32x4_t; 2] {
-            two!(I => {
-                let first = vpaddlq_s16(pairs(u[2 * I], s[2 * I]));
-                vpadalq_s16(first, pairs(u[2 * I + 1], s[2 * I + 1]))
-            })
-        }
-        fn dot_signed(w: Bytes, s: Bytes) -> [int32x4_t; 2] {
-            two!(I => {
-                let first = vpaddlq_s16(pairs(w[2 * I], s[2 * I]));
-                vpadalq_s16(first, pairs(w[2 * I + 1], s[2 * I + 1]))
-            })
-        }
+        fn dot(u: Bytes, s: Bytes) -> [int32x4_t; 2] { dot(u, s) }
+        fn dot_signed(w: Bytes, s: Bytes) -> [int32x4_t; 2] { dot(w, s) }
         fn half_sums(x: [[int32x4_t; 2]; 2]) -> [i32; 4] {
             let (x, y) = (vpaddq_s32(x[0][0], x[0][1]), vpaddq_s32(x[1][0], x[1][1]));
             bytemuck::cast(vpaddq_s32(x, y))
@@ -243,6 +241,7 @@ impl SimdInt for Neon {
 
         fn prefetch(p: *const u8) {
             // A hint: no address is an error, and nothing that a program could see changes.
+            let p = p.addr();
             asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nomem, nostack, preserves_flags));
         }
     }

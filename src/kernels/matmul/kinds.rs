@@ -119,10 +119,6 @@ impl<T: KBlock> Kind for KQuant<T> {
         let steps = T::GROUP / 4;
         let safe = if S::WIDE { steps } else { safe_steps(T::MAX_CODE).min(steps) };
         for group in 0..256 / T::GROUP {
-            let mut scales = [s.splat_v(0); R];
-            for r in 0..R {
-                scales[r] = s.splat_v(w[r].scales[group]);
-            }
             let mut step = 0;
             while step < steps {
                 let mut part = [[s.no_steps(); C]; R];
@@ -136,8 +132,9 @@ impl<T: KBlock> Kind for KQuant<T> {
                     }
                 }
                 for r in 0..R {
+                    let scale = s.splat_v(w[r].scales[group]);
                     for c in 0..C {
-                        p[r][c] = s.flush(p[r][c], part[r][c], scales[r]);
+                        p[r][c] = s.flush(p[r][c], part[r][c], scale);
                     }
                 }
                 step += safe;
