@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// A whole file, mapped for reading. Pages are read when they are first touched.
@@ -49,18 +50,40 @@ impl MappedFile {
         &self.path
     }
 
+    /// Where `part` lies in the file, if it lies in this map.
+    pub fn place(&self, part: &[u8]) -> Option<Range<usize>> {
+        let (map, part) = (self.map.as_ptr_range(), part.as_ptr_range());
+        let inside = part.start >= map.start && part.end <= map.end;
+        inside.then(|| part.start.addr() - map.start.addr()..part.end.addr() - map.start.addr())
+    }
+
+    /// Asks the system to read a part of the file into memory, and does not wait for it. Does
+    /// nothing where the system does not know how.
+    ///
+    /// # Panics
+    /// If `part` reaches past the end.
+    pub fn read_ahead(&self, part: Range<usize>) {
+        assert!(part.end <= self.map.len(), "read ahead past the end");
+        #[cfg(unix)]
+        {
+            // Linux reads no more than its window for a call, 128 kB by default.
+            const WINDOW: usize = 128 << 10;
+            for at in part.clone().step_by(WINDOW) {
+                let len = WINDOW.min(part.end - at);
+                // Advice that is not taken changes nothing but the time that is used.
+                let _ = self.map.advise_range(memmap2::Advice::WillNeed, at, len);
+            }
+        }
+    }
+
     /// Gives back the memory of `part`, if it lies in this map: who reads a file once from front
     /// to back keeps no more of it resident than what is being read. Touched again, the pages
     /// come back from the file. Does nothing where the system does not know how.
     pub fn release(&self, part: &[u8]) {
         #[cfg(unix)]
         {
-            let (map, part) = (self.map.as_ptr_range(), part.as_ptr_range());
-            if part.start < map.start || part.end > map.end {
-                return;
-            }
-            let (at, len) =
-                (part.start.addr() - map.start.addr(), part.end.addr() - part.start.addr());
+            let Some(Range { start: at, end }) = self.place(part) else { return };
+            let len = end - at;
             // SAFETY: the advice is unchecked because it loses what was written to private pages.
             // This map is read-only: its pages are the file's, and a reader that still borrows
             // `part` finds the same bytes again.

@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 
 use thiserror::Error;
 
+use super::read_ahead::ReadAhead;
 use super::state::{Buffers, Cache, LOGIT_ROWS, SLICE};
 use super::weights::{Layer, Weights};
 use super::{Config, Source, State};
@@ -21,6 +22,7 @@ pub struct Model<'a> {
     config: Config,
     weights: Weights<'a>,
     cpu: Cpu,
+    read_ahead: ReadAhead,
 }
 
 /// The positions whose logits are wanted, of those evaluated in a call.
@@ -71,7 +73,9 @@ impl<'a> Model<'a> {
 
     /// The same, on `cpu`.
     pub fn on(cpu: Cpu, source: &'a Source) -> Self {
-        Self { config: source.config().clone(), weights: Weights::new(source), cpu }
+        let weights = Weights::new(source);
+        let read_ahead = ReadAhead::start(source, &weights);
+        Self { config: source.config().clone(), weights, cpu, read_ahead }
     }
 
     /// The model's blueprint.
@@ -150,9 +154,11 @@ impl<'a> Model<'a> {
         });
         rope.prepare(*pos, n);
         for (i, (layer, cache)) in self.weights.layers.iter().zip(cache).enumerate() {
+            self.read_ahead.reached(i);
             self.attention(i, layer, *pos, n, cache, rope, buffers);
             self.feed_forward(layer, n, buffers);
         }
+        self.read_ahead.reached(self.weights.layers.len());
         *pos += n;
     }
 

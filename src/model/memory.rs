@@ -21,13 +21,14 @@ impl Memory {
         let kv_values = 2 * config.n_layer * n_ctx * config.n_embd_kv();
         let rows = n_ctx.min(SLICE);
         let widest = config.n_ff.max(config.n_embd_q());
-        // As in `Buffers`: x and delta; q, k, v; gate and up; the input with its quantized form
-        // (at most another f32); a product on its way to being turned.
+        // As in `Buffers`: x and delta; q, k, v; the two inputs of matrices, each with a quantized
+        // form of at most a byte and a quarter for each f32 (Q8_0 in panels).
+        let inputs = config.n_embd + widest;
         let per_row = 2 * config.n_embd
             + config.n_embd_q()
             + 2 * config.n_embd_kv()
-            + 2 * config.n_ff
-            + 3 * widest;
+            + inputs
+            + (inputs * 5).div_ceil(16);
         let logits = LOGIT_ROWS.min(rows) * config.n_vocab;
         Self {
             file,

@@ -4,6 +4,7 @@
 mod config;
 mod forward;
 mod memory;
+mod read_ahead;
 mod source;
 mod state;
 mod tensors;

@@ -1,5 +1,6 @@
 //! Where a model comes from: a GGUF file or a checkpoint directory, seen alike.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use lapidary_formats::checkpoint::{Checkpoint, CheckpointError};
@@ -158,6 +159,14 @@ impl Source {
     /// If `spec` is not one of [`tensors`](Self::tensors), which were checked on opening.
     pub fn tensor(&self, spec: &TensorSpec) -> TensorView<'_> {
         self.find(spec).expect("tensors were checked when the model was opened")
+    }
+
+    /// The file that a part of a tensor lies in, and where.
+    pub fn place(&self, part: &[u8]) -> Option<(&Path, Range<usize>)> {
+        match &self.file {
+            File::Gguf(g) => g.place(part),
+            File::Checkpoint(c) => c.place(part),
+        }
     }
 
     /// Gives back the memory of a part of a tensor, until it is read again.

@@ -44,6 +44,14 @@ pub struct Layer<'a> {
     pub post_ffw_norm: Vec<f32>,
 }
 
+impl<'a> Layer<'a> {
+    /// The matrices, in the order of their use.
+    pub fn matrices(&self) -> [&Matrix<'a>; 7] {
+        let Self { attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down, .. } = self;
+        [attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down]
+    }
+}
+
 impl<'a> Weights<'a> {
     /// The weights of an opened model, whose tensors were checked when it was opened.
     pub fn new(source: &'a Source) -> Self {

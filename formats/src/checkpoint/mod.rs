@@ -9,6 +9,7 @@ mod tokenizer;
 mod tokenizer_json;
 mod weights;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub use config::{Gemma2Config, GenerationConfig};
@@ -67,6 +68,11 @@ impl Checkpoint {
     /// The tensor called `name`, such as `model.layers.3.self_attn.q_proj.weight`.
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         self.weights.tensor(name)
+    }
+
+    /// The file that a part of a tensor lies in, and where.
+    pub fn place(&self, part: &[u8]) -> Option<(&Path, Range<usize>)> {
+        self.weights.place(part)
     }
 
     /// Gives back the memory of a part of a tensor, until it is read again.

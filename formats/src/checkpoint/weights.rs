@@ -106,6 +106,10 @@ impl Weights {
         self.shards.iter().flat_map(|s| s.tensors.iter().map(|t| s.view(t)))
     }
 
+    pub fn place(&self, part: &[u8]) -> Option<(&Path, Range<usize>)> {
+        self.shards.iter().find_map(|s| Some((s.map.path(), s.map.place(part)?)))
+    }
+
     pub fn release(&self, part: &[u8]) {
         self.shards.iter().for_each(|s| s.map.release(part));
     }

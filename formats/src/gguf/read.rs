@@ -1,6 +1,7 @@
 //! A GGUF model, opened for reading.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::cursor::Cursor;
@@ -147,6 +148,11 @@ impl Gguf {
         let (file, tensor) = *self.by_name.get(name)?;
         let file = &self.files[file];
         Some(file.view(&file.parsed.tensors[tensor]))
+    }
+
+    /// The file that a part of a tensor lies in, and where.
+    pub fn place(&self, part: &[u8]) -> Option<(&Path, Range<usize>)> {
+        self.files.iter().find_map(|f| Some((f.map.path(), f.map.place(part)?)))
     }
 
     /// Gives back the memory of a part of a tensor, until it is read again.
