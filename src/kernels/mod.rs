@@ -23,7 +23,7 @@ mod unpack;
 use std::num::NonZeroUsize;
 
 pub use activations::Activations;
-pub use attention::{Attention, KvRows, KvType};
+pub use attention::{Attention, KvRows, KvType, Partials};
 pub use elementwise::{add_rms_norm, geglu, log_sum_exp, rms_norm, scale, softcap};
 pub use isa::Isa;
 pub use matmul::{Matrix, Product};

@@ -197,7 +197,9 @@ impl<'a> Model<'a> {
             window: if c.is_local(index) { c.sliding_window } else { usize::MAX },
         };
         let (cpu, Cache { k, v }) = (&self.cpu, cache);
-        b.inner.fill(n, c.n_embd_q(), |out| attention.run(cpu, pos, &b.q, k, v, out));
+        b.inner.fill(n, c.n_embd_q(), |out| {
+            attention.run(cpu, pos, &b.q, k, v, &mut b.partials, out);
+        });
         cpu.matmul(&mut b.inner, [Product { w: &layer.attn_output, out: &mut b.delta }]);
         self.add_normed(&mut b.x, &b.delta, &layer.post_attention_norm);
     }

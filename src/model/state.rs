@@ -1,7 +1,7 @@
 //! What a forward pass writes: the key/value cache and the activations of one slice.
 
 use super::Config;
-use crate::kernels::{Activations, KvRows, KvType, Rope};
+use crate::kernels::{Activations, KvRows, KvType, Partials, Rope};
 
 /// Positions that are evaluated together: long enough to reuse each weight many times, short
 /// enough that their activations stay small (27B: 512 × 36,864 × 4 B = 75 MB a buffer).
@@ -45,6 +45,8 @@ pub(super) struct Buffers {
     pub k: Vec<f32>,
     /// `[n, n_head_kv * head_dim]`
     pub v: Vec<f32>,
+    /// Attention's, while spans are apart.
+    pub partials: Partials,
     /// What a layer half adds to the stream, before and after its norm: `[n, n_embd]`
     pub delta: Vec<f32>,
     /// `[rows wanted, n_vocab]`

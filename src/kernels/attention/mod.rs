@@ -21,8 +21,8 @@ const SPAN: usize = 256;
 /// Queries, heads and positions counted, that share the reading of keys and values.
 const QUERIES: usize = 16;
 
-/// Up to so many positions, spans are shared out to the threads; from there on there are threads'
-/// worth of queries.
+/// Up to so many positions, spans are shared out to the threads; more give enough work each. Few
+/// enough to be one group.
 const FEW: usize = 4;
 
 /// The shape of an attention layer.
@@ -42,6 +42,10 @@ pub struct Attention {
     pub window: usize,
 }
 
+/// Memory that is kept between calls.
+#[derive(Debug, Default)]
+pub struct Partials(Vec<Partial>);
+
 /// Some positions of one key/value head's queries, and where their output goes.
 struct Job<'a> {
     head_kv: usize,
@@ -55,14 +59,25 @@ struct Job<'a> {
 impl Attention {
     /// `out[t] = softmax(softcap(q[t]·k * scale)) · v` over what position `pos + t` sees.
     /// `q` and `out` are `[n, n_head * head_dim]`; `k` and `v` hold rows up to `pos + n`.
-    pub fn run(&self, cpu: &Cpu, pos: usize, q: &[f32], k: &KvRows, v: &KvRows, out: &mut [f32]) {
+    #[allow(clippy::too_many_arguments)]
+    pub fn run(
+        &self,
+        cpu: &Cpu,
+        pos: usize,
+        q: &[f32],
+        k: &KvRows,
+        v: &KvRows,
+        partials: &mut Partials,
+        out: &mut [f32],
+    ) {
         match (k.heads(), v.heads()) {
-            (Heads::F16(k), Heads::F16(v)) => self.heads(cpu, pos, q, k, v, out),
-            (Heads::F32(k), Heads::F32(v)) => self.heads(cpu, pos, q, k, v, out),
+            (Heads::F16(k), Heads::F16(v)) => self.heads(cpu, pos, q, k, v, partials, out),
+            (Heads::F32(k), Heads::F32(v)) => self.heads(cpu, pos, q, k, v, partials, out),
             _ => unreachable!("keys and values of a layer have one type"),
         }
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn heads<E: Element>(
         &self,
         cpu: &Cpu,
@@ -70,6 +85,7 @@ impl Attention {
         q: &[f32],
         k: &[Vec<E>],
         v: &[Vec<E>],
+        partials: &mut Partials,
         out: &mut [f32],
     ) {
         let n = out.len() / (self.n_head * self.head_dim);
@@ -91,15 +107,17 @@ impl Attention {
             });
             return;
         }
-        let spans: Vec<_> = jobs.iter().map(|job| self.spans(job.pos, job.out.len())).collect();
-        let mut partials: Vec<Vec<Partial>> =
-            spans.iter().map(|spans| spans.clone().map(|_| Partial::default()).collect()).collect();
-        let items = jobs.iter().zip(&spans).zip(&mut partials).flat_map(|((job, spans), to)| {
-            spans.clone().zip(to).map(move |(at, partial)| (job, at, partial))
-        });
-        cpu.team.for_each(items, |(job, at, partial)| span(job, at, partial));
-        for (mut job, partials) in jobs.into_iter().zip(partials) {
-            let mut sum = Partial::default();
+        let spans = self.spans(pos, n);
+        let Partials(partials) = partials;
+        partials.resize_with(
+            (jobs.len() * spans.clone().count()).max(partials.len()),
+            Partial::default,
+        );
+        let pairs = jobs.iter().flat_map(|job| spans.clone().map(move |at| (job, at)));
+        cpu.team.for_each(pairs.zip(&mut *partials), |((job, at), to)| span(job, at, to));
+        let mut sum = Partial::default();
+        for (mut job, partials) in jobs.into_iter().zip(partials.chunks(spans.count())) {
+            sum.clear();
             partials.iter().for_each(|partial| sum.add(partial));
             sum.write(&mut job.out, self.head_dim);
         }
@@ -109,7 +127,7 @@ impl Attention {
     fn jobs<'a>(&self, pos: usize, q: &'a [f32], out: &'a mut [f32]) -> Vec<Job<'a>> {
         let row = self.n_head * self.head_dim;
         let group = row / self.n_head_kv;
-        let together = (QUERIES * self.n_head_kv / self.n_head).max(1);
+        let together = (QUERIES * self.n_head_kv / self.n_head).max(FEW);
         let mut jobs = Vec::new();
         for (i, (q, out)) in
             q.chunks(together * row).zip(out.chunks_mut(together * row)).enumerate()

@@ -23,7 +23,7 @@ pub struct Span<'a, E> {
 }
 
 /// What one span gives, or several: numerators and denominators of the weighted means.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Partial {
     /// Σ exp(score - max), `[queries]`.
     denominators: Vec<f32>,
@@ -93,6 +93,30 @@ impl<E: Element> Op for SpanOp<'_, E> {
     }
 }
 
+/// Calls `$tile` with as many of `$queries` as registers have room for, then with fewer: each row
+/// of keys or values is loaded once for all of them.
+macro_rules! in_tiles {
+    ($s:ty, $queries:expr, $tile:ident) => {
+        let mut first = 0;
+        while first < $queries {
+            match $queries - first {
+                4.. if <$s>::FLOATS >= 32 => {
+                    $tile!(4, first);
+                    first += 4;
+                }
+                2.. => {
+                    $tile!(2, first);
+                    first += 2;
+                }
+                _ => {
+                    $tile!(1, first);
+                    first += 1;
+                }
+            }
+        }
+    };
+}
+
 /// `p[i][j - at] = q[i] · k[j]`
 #[inline(always)]
 fn scores<S: Simd, E: Element>(
@@ -104,42 +128,36 @@ fn scores<S: Simd, E: Element>(
     at: usize,
     p: &mut [f32],
 ) {
-    // As many products as registers hold the sums of.
-    if S::FLOATS >= 32 {
-        score_tiles::<S, E, 4>(s, q, k, width, keys, at, p);
-    } else {
-        score_tiles::<S, E, 2>(s, q, k, width, keys, at, p);
+    macro_rules! tile {
+        ($n:literal, $first:expr) => {{
+            let (q, p) = (&q[$first * width..], &mut p[$first * SPAN..]);
+            if S::FLOATS >= 32 {
+                score_row::<S, E, $n, 4>(s, q, k, width, &keys, at, p);
+            } else {
+                score_row::<S, E, $n, 2>(s, q, k, width, &keys, at, p);
+            }
+        }};
     }
+    in_tiles!(S, q.len() / width, tile);
 }
 
+/// `Q` queries × all keys, `K` at a time.
 #[inline(always)]
-fn score_tiles<S: Simd, E: Element, const N: usize>(
+fn score_row<S: Simd, E: Element, const Q: usize, const K: usize>(
     s: S,
     q: &[f32],
     k: &[E],
     width: usize,
-    keys: Range<usize>,
+    keys: &Range<usize>,
     at: usize,
     p: &mut [f32],
 ) {
-    let whole = keys.start + keys.len() / N * N;
-    for (q, p) in q.chunks(N * width).zip(p.chunks_mut(N * SPAN)) {
-        if q.len() == N * width {
-            for j in (keys.start..whole).step_by(N) {
-                score_tile::<S, E, N, N>(s, q, &k[j * width..], width, &mut p[j - at..]);
-            }
-        } else {
-            for (q, p) in q.chunks(width).zip(p.chunks_mut(SPAN)) {
-                for j in (keys.start..whole).step_by(N) {
-                    score_tile::<S, E, 1, N>(s, q, &k[j * width..], width, &mut p[j - at..]);
-                }
-            }
-        }
-        for (q, p) in q.chunks(width).zip(p.chunks_mut(SPAN)) {
-            for j in whole..keys.end {
-                score_tile::<S, E, 1, 1>(s, q, &k[j * width..], width, &mut p[j - at..]);
-            }
-        }
+    let whole = keys.start + keys.len() / K * K;
+    for j in (keys.start..whole).step_by(K) {
+        score_tile::<S, E, Q, K>(s, q, &k[j * width..], width, &mut p[j - at..]);
+    }
+    for j in whole..keys.end {
+        score_tile::<S, E, Q, 1>(s, q, &k[j * width..], width, &mut p[j - at..]);
     }
 }
 
@@ -217,7 +235,7 @@ fn exponentials<S: Simd>(s: S, shape: &Attention, p: &mut [f32], seen: Range<usi
     (max, s.sum(sum))
 }
 
-/// `sums[i] += Σ p[i][j - at] · v[j]`, from the first key to the last.
+/// `sums[i] = Σ p[i][j - at] · v[j]`, from the first key to the last.
 #[inline(always)]
 fn weighted<S: Simd, E: Element>(
     s: S,
@@ -228,44 +246,37 @@ fn weighted<S: Simd, E: Element>(
     at: usize,
     sums: &mut [f32],
 ) {
-    if S::FLOATS >= 32 {
-        weighted_tiles::<S, E, 4, 4>(s, p, v, width, keys, at, sums);
-    } else {
-        weighted_tiles::<S, E, 2, 2>(s, p, v, width, keys, at, sums);
+    macro_rules! tile {
+        ($n:literal, $first:expr) => {{
+            let (p, sums) = (&p[$first * SPAN..], &mut sums[$first * width..]);
+            if S::FLOATS >= 32 {
+                weighted_row::<S, E, $n, 4>(s, p, v, width, &keys, at, sums);
+            } else {
+                weighted_row::<S, E, $n, 2>(s, p, v, width, &keys, at, sums);
+            }
+        }};
     }
+    in_tiles!(S, sums.len() / width, tile);
 }
 
-/// In tiles of `Q` queries and `D` registers of a head's width.
+/// `Q` queries × all registers of a head's width, `D` at a time.
 #[inline(always)]
-fn weighted_tiles<S: Simd, E: Element, const Q: usize, const D: usize>(
+fn weighted_row<S: Simd, E: Element, const Q: usize, const D: usize>(
     s: S,
     p: &[f32],
     v: &[E],
     width: usize,
-    keys: Range<usize>,
+    keys: &Range<usize>,
     at: usize,
     sums: &mut [f32],
 ) {
     let registers = width / 16;
     let whole = registers / D * D;
-    for (p, sums) in p.chunks(Q * SPAN).zip(sums.chunks_mut(Q * width)) {
-        if p.len() == Q * SPAN {
-            for first in (0..whole).step_by(D) {
-                weighted_tile::<S, E, Q, D>(s, p, v, registers, &keys, at, first, sums);
-            }
-            for first in whole..registers {
-                weighted_tile::<S, E, Q, 1>(s, p, v, registers, &keys, at, first, sums);
-            }
-        } else {
-            for (p, sums) in p.chunks(SPAN).zip(sums.chunks_mut(width)) {
-                for first in (0..whole).step_by(D) {
-                    weighted_tile::<S, E, 1, D>(s, p, v, registers, &keys, at, first, sums);
-                }
-                for first in whole..registers {
-                    weighted_tile::<S, E, 1, 1>(s, p, v, registers, &keys, at, first, sums);
-                }
-            }
-        }
+    for first in (0..whole).step_by(D) {
+        weighted_tile::<S, E, Q, D>(s, p, v, registers, keys, at, first, sums);
+    }
+    for first in whole..registers {
+        weighted_tile::<S, E, Q, 1>(s, p, v, registers, keys, at, first, sums);
     }
 }
 

@@ -48,6 +48,7 @@ impl Case {
         let Attention { n_head, n_head_kv, head_dim, .. } = self.shape;
         let (cpu, new) = (cpu(isa), || KvRows::new(kv, n_head_kv, head_dim));
         let (mut keys, mut values, mut all) = (new(), new(), Vec::new());
+        let mut partials = Partials::default();
         let (row, kv_row) = (n_head * head_dim, n_head_kv * head_dim);
         for pos in (0..self.positions()).step_by(piece) {
             let end = (pos + piece).min(self.positions());
@@ -55,7 +56,7 @@ impl Case {
             values.push(&self.v[pos * kv_row..end * kv_row]);
             let q = &self.q[pos * row..end * row];
             let mut out = vec![f32::NAN; q.len()];
-            self.shape.run(&cpu, pos, q, &keys, &values, &mut out);
+            self.shape.run(&cpu, pos, q, &keys, &values, &mut partials, &mut out);
             all.extend(out);
         }
         all
