@@ -93,28 +93,46 @@ impl<E: Element> Op for SpanOp<'_, E> {
     }
 }
 
-/// Calls `$tile` with as many of `$queries` as registers have room for, then with fewer: each row
-/// of keys or values is loaded once for all of them.
+/// Calls `$tile` with a number of queries, and of keys or of a value's registers to meet them, whose
+/// products fill the registers: many queries where there are many, so that each key or value is
+/// loaded and widened once for all of them.
 macro_rules! in_tiles {
     ($s:ty, $queries:expr, $tile:ident) => {
         let mut first = 0;
         while first < $queries {
             match $queries - first {
-                4.. if <$s>::FLOATS >= 32 => {
-                    $tile!(4, first);
-                    first += 4;
+                8.. if <$s>::FLOATS >= 32 => {
+                    $tile!(8, 2, first);
+                    first += 8;
+                }
+                2.. if <$s>::FLOATS >= 32 => {
+                    $tile!(2, 8, first);
+                    first += 2;
                 }
                 2.. => {
-                    $tile!(2, first);
+                    $tile!(2, 2, first);
                     first += 2;
                 }
                 _ => {
-                    $tile!(1, first);
+                    $tile!(1, 4, first);
                     first += 1;
                 }
             }
         }
     };
+}
+
+/// How far ahead of its use the cache is asked for, in bytes, where few queries meet it and memory is
+/// what is waited for.
+const AHEAD: usize = 4096;
+
+/// Asks for `count` elements from [`AHEAD`] behind the beginning of `x` on.
+#[inline(always)]
+fn prefetch<S: Simd, T>(s: S, x: &[T], count: usize) {
+    let at = x.as_ptr().cast::<u8>().wrapping_add(AHEAD);
+    for line in (0..count * size_of::<T>()).step_by(64) {
+        s.prefetch(at.wrapping_add(line));
+    }
 }
 
 /// `p[i][j - at] = q[i] · k[j]`
@@ -129,13 +147,9 @@ fn scores<S: Simd, E: Element>(
     p: &mut [f32],
 ) {
     macro_rules! tile {
-        ($n:literal, $first:expr) => {{
+        ($n:literal, $with:literal, $first:expr) => {{
             let (q, p) = (&q[$first * width..], &mut p[$first * SPAN..]);
-            if S::FLOATS >= 32 {
-                score_row::<S, E, $n, 4>(s, q, k, width, &keys, at, p);
-            } else {
-                score_row::<S, E, $n, 2>(s, q, k, width, &keys, at, p);
-            }
+            score_row::<S, E, $n, $with>(s, q, k, width, &keys, at, p);
         }};
     }
     in_tiles!(S, q.len() / width, tile);
@@ -154,6 +168,9 @@ fn score_row<S: Simd, E: Element, const Q: usize, const K: usize>(
 ) {
     let whole = keys.start + keys.len() / K * K;
     for j in (keys.start..whole).step_by(K) {
+        if Q <= 2 {
+            prefetch(s, &k[j * width..], K * width);
+        }
         score_tile::<S, E, Q, K>(s, q, &k[j * width..], width, &mut p[j - at..]);
     }
     for j in whole..keys.end {
@@ -186,9 +203,19 @@ fn score_tile<S: Simd, E: Element, const Q: usize, const K: usize>(
         }
     }
     for i in 0..Q {
-        if K == 4 {
-            let four = s.sum_each([sums[i][0], sums[i][1 % K], sums[i][2 % K], sums[i][3 % K]]);
-            p[i * SPAN..][..4].copy_from_slice(&four);
+        if K.is_multiple_of(4) {
+            for j in (0..K).step_by(4) {
+                let sums = &sums[i];
+                let four = [sums[j], sums[j + 1], sums[j + 2], sums[j + 3]];
+                p[i * SPAN + j..][..4].copy_from_slice(&s.sum_each(four));
+            }
+        } else if K == 2 && Q.is_multiple_of(2) {
+            if i % 2 == 0 {
+                let [a, b] = [&sums[i], &sums[i + 1]];
+                let [a, b, c, d] = s.sum_each([a[0], a[1], b[0], b[1]]);
+                p[i * SPAN..][..2].copy_from_slice(&[a, b]);
+                p[(i + 1) * SPAN..][..2].copy_from_slice(&[c, d]);
+            }
         } else {
             for j in 0..K {
                 p[i * SPAN + j] = s.sum(sums[i][j]);
@@ -247,13 +274,9 @@ fn weighted<S: Simd, E: Element>(
     sums: &mut [f32],
 ) {
     macro_rules! tile {
-        ($n:literal, $first:expr) => {{
+        ($n:literal, $with:literal, $first:expr) => {{
             let (p, sums) = (&p[$first * SPAN..], &mut sums[$first * width..]);
-            if S::FLOATS >= 32 {
-                weighted_row::<S, E, $n, 4>(s, p, v, width, &keys, at, sums);
-            } else {
-                weighted_row::<S, E, $n, 2>(s, p, v, width, &keys, at, sums);
-            }
+            weighted_row::<S, E, $n, $with>(s, p, v, width, &keys, at, sums);
         }};
     }
     in_tiles!(S, sums.len() / width, tile);
@@ -296,6 +319,9 @@ fn weighted_tile<S: Simd, E: Element, const Q: usize, const D: usize>(
     let p = &p[..Q * SPAN];
     let mut tile = [[s.splat(0.0); D]; Q];
     for (j, row) in (keys.start - at..keys.end - at).zip(rows) {
+        if Q <= 2 && first == 0 {
+            prefetch(s, row, registers);
+        }
         let row = &row[first..first + D];
         let mut v = [s.splat(0.0); D];
         for d in 0..D {

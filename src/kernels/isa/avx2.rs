@@ -16,6 +16,25 @@ token!(
 
 type Floats = [__m256; 2];
 
+/// 16-bit lanes shifted right, or left by a negative count.
+macro_rules! shift {
+    ($n:expr, $a:expr) => {
+        match $n {
+            -4 => _mm256_slli_epi16::<4>($a),
+            -3 => _mm256_slli_epi16::<3>($a),
+            -2 => _mm256_slli_epi16::<2>($a),
+            -1 => _mm256_slli_epi16::<1>($a),
+            0 => $a,
+            1 => _mm256_srli_epi16::<1>($a),
+            2 => _mm256_srli_epi16::<2>($a),
+            3 => _mm256_srli_epi16::<3>($a),
+            4 => _mm256_srli_epi16::<4>($a),
+            5 => _mm256_srli_epi16::<5>($a),
+            _ => _mm256_srli_epi16::<6>($a),
+        }
+    };
+}
+
 impl Simd for Avx2 {
     type F = Floats;
     const FLOATS: usize = 8;
@@ -88,6 +107,7 @@ impl Simd for Avx2 {
             _mm_storeu_si128(y.as_mut_ptr().cast(), bytes);
             y
         }
+        fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         fn half(bits: u16) -> f32 {
             _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
         }
@@ -132,6 +152,9 @@ impl SimdInt for Avx2 {
         }
         fn or(a: Self::B, b: Self::B) -> Self::B {
             [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])]
+        }
+        fn shift_halves<const FIRST: i32, const SECOND: i32>(a: Self::B) -> Self::B {
+            [shift!(FIRST, a[0]), shift!(SECOND, a[1])]
         }
         fn bit_mask(bits: u64) -> Self::B {
             // Each byte gets the byte of `bits` that its bit is in, then only that bit.
@@ -213,13 +236,6 @@ impl SimdInt for Avx2 {
             let second = _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), s[1]);
             [_mm256_madd_epi16(first, ones), _mm256_madd_epi16(second, ones)]
         }
-
-        fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
-
-    #[inline(always)]
-    fn shift_halves<const FIRST: i32, const SECOND: i32>(self, a: Self::B) -> Self::B {
-        [shift::<FIRST>(a[0]), shift::<SECOND>(a[1])]
     }
 
     #[inline(always)]
@@ -266,28 +282,6 @@ impl SimdInt for Avx2 {
         fn mul_f(a: __m256i, b: __m256i) -> __m256i {
             let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
             _mm256_castps_si256(_mm256_mul_ps(a, b))
-        }
-    }
-}
-
-/// 16-bit lanes shifted right, or left by a negative count.
-#[inline(always)]
-#[allow(unsafe_code)]
-fn shift<const N: i32>(a: __m256i) -> __m256i {
-    // SAFETY: only called by the token's methods.
-    unsafe {
-        match N {
-            -4 => _mm256_slli_epi16::<4>(a),
-            -3 => _mm256_slli_epi16::<3>(a),
-            -2 => _mm256_slli_epi16::<2>(a),
-            -1 => _mm256_slli_epi16::<1>(a),
-            0 => a,
-            1 => _mm256_srli_epi16::<1>(a),
-            2 => _mm256_srli_epi16::<2>(a),
-            3 => _mm256_srli_epi16::<3>(a),
-            4 => _mm256_srli_epi16::<4>(a),
-            5 => _mm256_srli_epi16::<5>(a),
-            _ => _mm256_srli_epi16::<6>(a),
         }
     }
 }

@@ -85,6 +85,7 @@ impl Simd for Avx512 {
             let first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
             bytemuck::cast(_mm512_castps512_ps128(_mm512_permutexvar_ps(first, ones)))
         }
+        fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         fn half(bits: u16) -> f32 {
             _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
         }
@@ -199,8 +200,6 @@ impl SimdInt for Avx512 {
             _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_abs_epi8(w), s)
         }
         fn half_sums(x: [__m512i; 2]) -> [i32; 4] { quarters!(x[0], x[1]) }
-
-        fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 
     const COLS: usize = 16;

@@ -85,4 +85,6 @@ impl Simd for Scalar {
     fn half(self, bits: u16) -> f32 {
         f16::from_bits(bits).to_f32()
     }
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
 }

@@ -51,6 +51,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// A half, widened.
     fn half(self, bits: u16) -> f32;
 
+    /// Asks for the line at `p` to be read into the cache. Any address will do.
+    fn prefetch(self, p: *const u8);
+
     /// The sum of the lanes: halves are added to each other until one is left.
     #[inline(always)]
     fn sum(self, a: Self::F) -> f32 {
@@ -159,9 +162,6 @@ pub trait SimdInt: Simd {
     fn dot_signed(self, w: Self::B, s: Self::B) -> Self::D;
     /// The sums of the lanes of the halves: first and second half of each.
     fn half_sums(self, x: [Self::D; 2]) -> [i32; 4];
-
-    /// Asks for the line at `p` to be read into the cache. Any address will do.
-    fn prefetch(self, p: *const u8);
 
     /// Columns side by side in a register.
     const COLS: usize;
