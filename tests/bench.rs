@@ -117,7 +117,7 @@ fn for_people() {
     let rows: Vec<Vec<&str>> = stdout.lines().map(|l| l.split_whitespace().collect()).collect();
     let row = |name: &str| rows.iter().find(|row| row.first() == Some(&name)).unwrap();
     assert_eq!(row("pp8@d6").len(), 3);
-    assert_eq!(row("tg2@d6").len(), 6);
+    assert_eq!(row("tg2@d6").len(), 8);
 }
 
 #[test]

@@ -5,7 +5,6 @@
 //! tokens one by one; `@d4096` behind a name says that 4096 tokens are in the cache before.
 
 use std::io::{self, Write};
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -18,7 +17,7 @@ use lapidary::model::{Model, Role, Source, State, TOKEN_EMBD};
 use serde_json::json;
 
 use super::inspect::size;
-use super::interrupt;
+use super::{interrupt, CpuArgs};
 
 /// Tokens that are put into the cache before Ctrl-C is looked at again.
 const SLICE: usize = 512;
@@ -44,9 +43,8 @@ pub struct Args {
     #[arg(long, value_name = "N,…", default_value = "0", value_delimiter = ',')]
     #[arg(value_parser = clap::value_parser!(u32).range(..=1 << 24))]
     ctx_depth: Vec<u32>,
-    /// Threads [default: all cores]
-    #[arg(long, value_name = "N", value_parser = super::threads)]
-    threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    cpu: CpuArgs,
     /// Repetitions that count, after one that does not
     #[arg(short, value_name = "N", default_value_t = 3)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
@@ -66,7 +64,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         bail!("there is nothing to measure: -p and -n are both 0");
     };
     let source = Source::open(&args.model)?;
-    let model = Model::load(&source, args.threads.map(NonZeroUsize::get))?;
+    let model = Model::on(args.cpu.cpu()?, &source);
     let trained = model.config().n_ctx_train;
     if n_ctx > trained {
         let name = source.path().display();
@@ -74,9 +72,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     interrupt::install()?;
     let weights = weights(&source);
-    let report = Report {
+    let mut report = Report {
         model: source.path().display().to_string(),
         threads: model.threads(),
+        isa: model.isa().name(),
         kv: args.kv,
         weight_bytes: weights.iter().map(|part| part.len() as u64).sum(),
         // It also brings the weights into memory.
@@ -94,6 +93,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut results = Vec::new();
     for test in tests {
         let speed = bench.measure(test, args.r)?;
+        if test.kind == Kind::Decode {
+            // Memory that others share is not as fast at one time as at another.
+            let again = read_gb_per_s(&weights, model.threads());
+            report.stream_gb_per_s = report.stream_gb_per_s.max(again);
+        }
         if !args.json {
             report.print_row(&mut out, test, speed)?;
         }
@@ -224,10 +228,11 @@ impl Bench<'_> {
 struct Report {
     model: String,
     threads: usize,
+    isa: &'static str,
     kv: KvType,
     /// Bytes that decoding a token reads of the weights.
     weight_bytes: u64,
-    /// What memory gives, in 10⁹ bytes per second.
+    /// The most that memory has given so far, in 10⁹ bytes per second.
     stream_gb_per_s: f64,
 }
 
@@ -240,17 +245,17 @@ impl Report {
 
     fn print_head(&self, out: &mut impl Write) -> io::Result<()> {
         let (weights, threads) = (size(self.weight_bytes), self.threads);
-        let stream = self.stream_gb_per_s;
         writeln!(out, "{}", self.model)?;
-        writeln!(out, "weights read a token: {weights}, threads: {threads}")?;
-        writeln!(out, "read bandwidth: {stream:.1} GB/s\n")?;
-        writeln!(out, "test              tokens/s         ±      GB/s  of read bandwidth")
+        writeln!(out, "weights read a token: {weights}, threads: {threads}, {}", self.isa)?;
+        writeln!(out, "read bandwidth: {:.1} GB/s at first\n", self.stream_gb_per_s)?;
+        writeln!(out, "test              tokens/s         ±      GB/s  share of read bandwidth")
     }
 
     fn print_row(&self, out: &mut impl Write, test: Test, speed: Speed) -> io::Result<()> {
         write!(out, "{:<14} {:>11.2} {:>9.2}", test.name(), speed.mean, speed.deviation)?;
         if let Some(gb) = self.gb_per_s(test, speed) {
-            write!(out, " {gb:>9.2} {:>16.1} %", gb / self.stream_gb_per_s * 100.0)?;
+            let stream = self.stream_gb_per_s;
+            write!(out, " {gb:>9.2} {:>8.1} % of {stream:.1}", gb / stream * 100.0)?;
         }
         writeln!(out)
     }
@@ -273,6 +278,7 @@ impl Report {
         json!({
             "model": self.model,
             "threads": self.threads,
+            "isa": self.isa,
             "kv": match self.kv {
                 KvType::F16 => "f16",
                 KvType::F32 => "f32",
