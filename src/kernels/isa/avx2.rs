@@ -182,7 +182,7 @@ impl SimdInt for Avx2 {
             [even, _mm256_cvtepu8_epi16(_mm_shuffle_epi8(x, odd))]
         }
         fn scale<const U: i32>(scales: Self::W) -> Self::W {
-            let word = _mm256_set1_epi16((2 * U | (2 * U + 1) << 8) as i16);
+            let word = _mm256_set1_epi16(((2 * U) | ((2 * U + 1) << 8)) as i16);
             [_mm256_shuffle_epi8(scales[0], word), _mm256_shuffle_epi8(scales[1], word)]
         }
         fn store_scales(x: Self::W, to: &mut [i16; 32]) {

@@ -150,7 +150,7 @@ impl SimdInt for Avx512 {
             _mm512_cvtepu8_epi16(_mm256_shuffle_epi8(x, order))
         }
         fn scale<const U: i32>(scales: __m512i) -> __m512i {
-            let word = _mm512_set1_epi16((2 * U | (2 * U + 1) << 8) as i16);
+            let word = _mm512_set1_epi16(((2 * U) | ((2 * U + 1) << 8)) as i16);
             _mm512_shuffle_epi8(scales, word)
         }
         fn store_scales(x: __m512i, to: &mut [i16; 32]) {

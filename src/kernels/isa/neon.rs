@@ -128,6 +128,11 @@ impl Simd for Neon {
             );
             y
         }
+        fn prefetch(p: *const u8) {
+            // A hint: no address is an error, and nothing that a program could see changes.
+            let p = p.addr();
+            asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nomem, nostack, preserves_flags));
+        }
     }
 }
 
@@ -237,12 +242,6 @@ impl SimdInt for Neon {
         fn half_sums(x: [[int32x4_t; 2]; 2]) -> [i32; 4] {
             let (x, y) = (vpaddq_s32(x[0][0], x[0][1]), vpaddq_s32(x[1][0], x[1][1]));
             bytemuck::cast(vpaddq_s32(x, y))
-        }
-
-        fn prefetch(p: *const u8) {
-            // A hint: no address is an error, and nothing that a program could see changes.
-            let p = p.addr();
-            asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nomem, nostack, preserves_flags));
         }
     }
 

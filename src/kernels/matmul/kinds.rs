@@ -1,4 +1,5 @@
 //! The two kinds of blocks, unpacked for [`tile`](super::tile).
+#![allow(clippy::needless_range_loop, reason = "a tile's arrays are walked side by side")]
 
 use std::marker::PhantomData;
 

@@ -45,7 +45,8 @@ fn blocks(ty: QuantType, count: usize, mut fill: impl FnMut() -> u8) -> Vec<u8> 
         let mut block: Vec<u8> = (0..ty.traits().block_bytes).map(|_| fill()).collect();
         for (j, at) in fields.iter().enumerate() {
             // Halves from 2^-8 on, of both signs.
-            let half = 0x1c00 + ((7 * i + 13 * j) % 1024) as u16 | ((i + j) % 3 / 2 << 15) as u16;
+            let sign = if (i + j) % 3 == 2 { 0x8000 } else { 0 };
+            let half = sign | (0x1c00 + ((7 * i + 13 * j) % 1024) as u16);
             block[*at..*at + 2].copy_from_slice(&half.to_le_bytes());
         }
         bytes.extend(block);
@@ -171,7 +172,7 @@ fn extreme_blocks() {
 #[test]
 fn extreme_activations() {
     let mut noise = Noise(3);
-    let ties = |i: usize| if i % 64 == 0 { 127.0 } else { (i % 253) as f32 / 2.0 - 63.0 };
+    let ties = |i: usize| if i.is_multiple_of(64) { 127.0 } else { (i % 253) as f32 / 2.0 - 63.0 };
     let zeros = |i: usize| if i < 256 { 0.0 } else { ties(i) };
     let tiny = |i: usize| ties(i) * 1e-41;
     let huge = |i: usize| ties(i) * 1e20;
