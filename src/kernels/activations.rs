@@ -37,18 +37,25 @@ struct Form {
     panels: Vec<Line>,
 }
 
-/// Rows in [`Layout::Rows`]; every array is `[n, blocks of a row, …]`.
+/// Rows in [`Layout::Rows`]; every array is `[n, blocks of a row, …]`. Of Q8_K, the first
+/// [`WRAPPED`] blocks follow the last once more: kernels take four blocks at a time, from the end of
+/// one row of the matrix into the next.
 #[derive(Debug, Default)]
 pub struct QuantizedRows {
     /// Codes, 32 at a time.
     pub qs: Vec<[u8; 32]>,
     /// Q8_K: the sums of every 16 codes.
     pub bsums: Vec<[i16; 16]>,
+    /// Q8_K: the sums of every 32 codes.
+    pub pair_sums: Vec<[i16; 8]>,
     /// Q8_0: the sum of a block's codes.
     pub sums: Vec<i32>,
     /// Scales.
     pub d: Vec<f32>,
 }
+
+/// See [`QuantizedRows`].
+pub const WRAPPED: usize = 3;
 
 /// What registers of up to 512 bits are loaded from.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -111,7 +118,7 @@ impl Activations {
                 let rows = form.blocks.chunks_mut(row_bytes).zip(self.x.chunks(cols));
                 team.for_each(rows, |(bytes, x)| (ty.traits().quantize)(x, bytes));
             }
-            Layout::Rows if ty == QuantType::Q8_K => form.rows.fill_k(isa, &self.x),
+            Layout::Rows if ty == QuantType::Q8_K => form.rows.fill_k(isa, &self.x, cols),
             Layout::Rows => form.rows.fill_32(isa, &self.x),
             Layout::Panels(width) => {
                 let panels = Panels { n, cols, width, k: ty == QuantType::Q8_K };
@@ -153,6 +160,7 @@ impl Form {
         self.blocks.clear();
         self.rows.qs.clear();
         self.rows.bsums.clear();
+        self.rows.pair_sums.clear();
         self.rows.sums.clear();
         self.rows.d.clear();
         self.panels.clear();
@@ -160,12 +168,16 @@ impl Form {
 }
 
 impl QuantizedRows {
-    fn fill_k(&mut self, isa: Isa, x: &[f32]) {
-        let (x, _) = x.as_chunks::<256>();
-        for q in isa.run(Quantizer(x)) {
-            self.qs.extend_from_slice(bytemuck::cast_slice(&q.qs));
-            self.bsums.push(q.bsums());
-            self.d.push(q.d);
+    fn fill_k(&mut self, isa: Isa, x: &[f32], cols: usize) {
+        for row in x.chunks_exact(cols) {
+            let blocks = isa.run(Quantizer(row.as_chunks::<256>().0));
+            for q in blocks.iter().cycle().take(blocks.len() + WRAPPED) {
+                let bsums = q.bsums();
+                self.qs.extend_from_slice(bytemuck::cast_slice(&q.qs));
+                self.bsums.push(bsums);
+                self.pair_sums.push(std::array::from_fn(|i| bsums[2 * i] + bsums[2 * i + 1]));
+                self.d.push(q.d);
+            }
         }
     }
 

@@ -38,6 +38,8 @@ pub mod blocks {
     pub use super::float::{Bf16, F16, F32};
     pub use super::{affine::Affine, symmetric::Symmetric};
     pub use super::{q2_k::BlockQ2K, q3_k::BlockQ3K, q4_0::BlockQ4_0, q4_1::BlockQ4_1};
-    pub use super::{q4_k::BlockQ4K, q5_0::BlockQ5_0, q5_1::BlockQ5_1, q5_k::BlockQ5K};
+    pub use super::{
+        q4_k::BlockQ4K, q4_k::Scales, q5_0::BlockQ5_0, q5_1::BlockQ5_1, q5_k::BlockQ5K,
+    };
     pub use super::{q6_k::BlockQ6K, q8_0::BlockQ8_0, q8_k::BlockQ8K};
 }

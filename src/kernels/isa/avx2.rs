@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::ops::{ops, token};
+use super::simd::{Q3_HIGH, Q3_LOW};
 use super::{IntOp, Simd, SimdInt};
 
 token!(
@@ -31,6 +32,29 @@ macro_rules! shift {
             4 => _mm256_srli_epi16::<4>($a),
             5 => _mm256_srli_epi16::<5>($a),
             _ => _mm256_srli_epi16::<6>($a),
+        }
+    };
+}
+
+/// The sum of the lanes of each of four.
+macro_rules! sums {
+    ($x:expr) => {{
+        let x = $x;
+        let low = _mm256_hadd_epi32(x[0], x[1]);
+        let all = _mm256_hadd_epi32(low, _mm256_hadd_epi32(x[2], x[3]));
+        let half = _mm256_extracti128_si256::<1>(all);
+        bytemuck::cast(_mm_add_epi32(_mm256_castsi256_si128(all), half))
+    }};
+}
+
+/// Sixteen bytes of four blocks: those of block `$b`, twice.
+macro_rules! block {
+    ($b:expr, $x:expr) => {
+        match $b {
+            0 => _mm256_permute4x64_epi64::<0b01_00_01_00>($x[0]),
+            1 => _mm256_permute4x64_epi64::<0b11_10_11_10>($x[0]),
+            2 => _mm256_permute4x64_epi64::<0b01_00_01_00>($x[1]),
+            _ => _mm256_permute4x64_epi64::<0b11_10_11_10>($x[1]),
         }
     };
 }
@@ -108,6 +132,11 @@ impl Simd for Avx2 {
             y
         }
         fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        fn halves(bits: [u16; 4]) -> [f32; 4] {
+            let [a, b, c, d] = bits;
+            let bits = i64::from(a) | i64::from(b) << 16 | i64::from(c) << 32 | i64::from(d) << 48;
+            bytemuck::cast(_mm_cvtph_ps(_mm_cvtsi64_si128(bits)))
+        }
         fn half(bits: u16) -> f32 {
             _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
         }
@@ -117,7 +146,7 @@ impl Simd for Avx2 {
 impl SimdInt for Avx2 {
     type B = [__m256i; 2];
     type W = [__m256i; 2];
-    type M = __m256i;
+    type H = [__m256i; 2];
     type I = __m256i;
     type D = [__m256i; 2];
 
@@ -167,61 +196,139 @@ impl SimdInt for Avx2 {
             [low, _mm256_cmpeq_epi8(_mm256_and_si256(high, bit), bit)]
         }
 
-        fn scales_16(x: &[i8; 16]) -> Self::W {
-            let x = _mm_loadu_si128(x.as_ptr().cast());
-            let first = _mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, 1, 5, 9, 13, -1, -1, -1, -1);
-            let second = _mm_setr_epi8(2, 6, 10, 14, -1, -1, -1, -1, 3, 7, 11, 15, -1, -1, -1, -1);
-            let first = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(x, first));
-            [first, _mm256_cvtepi8_epi16(_mm_shuffle_epi8(x, second))]
+        fn load_heads(x: [&[u8; 16]; 4]) -> Self::H {
+            let [a, b, c, d] = x;
+            let first = _mm256_castsi128_si256(_mm_loadu_si128(a.as_ptr().cast()));
+            let second = _mm256_castsi128_si256(_mm_loadu_si128(c.as_ptr().cast()));
+            let (b, d) = (_mm_loadu_si128(b.as_ptr().cast()), _mm_loadu_si128(d.as_ptr().cast()));
+            [_mm256_inserti128_si256::<1>(first, b), _mm256_inserti128_si256::<1>(second, d)]
         }
-        fn scales_32(x: [u8; 8]) -> Self::W {
-            let x = _mm_cvtsi64_si128(i64::from_le_bytes(x));
-            let even = _mm_setr_epi8(0, 2, 4, 6, -1, -1, -1, -1, 0, 2, 4, 6, -1, -1, -1, -1);
-            let odd = _mm_setr_epi8(1, 3, 5, 7, -1, -1, -1, -1, 1, 3, 5, 7, -1, -1, -1, -1);
-            let even = _mm256_cvtepu8_epi16(_mm_shuffle_epi8(x, even));
-            [even, _mm256_cvtepu8_epi16(_mm_shuffle_epi8(x, odd))]
+        fn nibble_heads(x: Self::H, high: bool) -> Self::H {
+            let low = _mm256_set1_epi8(15);
+            let [a, b] = if high {
+                [_mm256_srli_epi16::<4>(x[0]), _mm256_srli_epi16::<4>(x[1])]
+            } else {
+                x
+            };
+            [_mm256_and_si256(a, low), _mm256_and_si256(b, low)]
         }
-        fn scale<const U: i32>(scales: Self::W) -> Self::W {
-            let word = _mm256_set1_epi16(((2 * U) | ((2 * U + 1) << 8)) as i16);
-            [_mm256_shuffle_epi8(scales[0], word), _mm256_shuffle_epi8(scales[1], word)]
+        fn six_bit_heads(x: Self::H) -> Self::H {
+            // The low parts of scales and minimums, from where they lie; then the high bits of the
+            // last four of each, which the first four carry.
+            let (low_bits, six, top) = (0x0f0f_0f0f, 0x3f3f_3f3f, 0x3030_3030);
+            let counts = _mm256_setr_epi32(0, 0, 0, 4, 0, 0, 0, 4);
+            let masks =
+                _mm256_setr_epi32(six, low_bits, six, low_bits, six, low_bits, six, low_bits);
+            let tops = _mm256_setr_epi32(0, top, 0, top, 0, top, 0, top);
+            let mut y = x;
+            for y in &mut y {
+                let low = _mm256_srlv_epi32(_mm256_shuffle_epi32::<0b11_10_11_01>(*y), counts);
+                let high = _mm256_srli_epi32::<2>(_mm256_shuffle_epi32::<0b10_10_01_01>(*y));
+                let (low, high) = (_mm256_and_si256(low, masks), _mm256_and_si256(high, tops));
+                *y = _mm256_or_si256(low, high);
+            }
+            y
         }
-        fn store_scales(x: Self::W, to: &mut [i16; 32]) {
-            let p = to.as_mut_ptr();
-            _mm256_storeu_si256(p.cast(), x[0]);
-            _mm256_storeu_si256(p.add(16).cast(), x[1]);
+        fn signed_six_bit_heads(x: Self::H) -> Self::H {
+            let low_place = _mm256_broadcastsi128_si256(bytemuck::cast::<_, __m128i>(Q3_LOW));
+            let high_place = _mm256_broadcastsi128_si256(bytemuck::cast::<_, __m128i>(Q3_HIGH));
+            let right = _mm256_setr_epi32(0, 0, 4, 4, 0, 0, 4, 4);
+            let left = _mm256_setr_epi32(4, 2, 0, 0, 4, 2, 0, 0);
+            let last = _mm256_setr_epi32(0, 0, 0, 2, 0, 0, 0, 2);
+            let mut y = x;
+            for y in &mut y {
+                let low = _mm256_srlv_epi32(_mm256_shuffle_epi8(*y, low_place), right);
+                let high = _mm256_sllv_epi32(_mm256_shuffle_epi8(*y, high_place), left);
+                let low = _mm256_and_si256(low, _mm256_set1_epi8(15));
+                let high = _mm256_srlv_epi32(high, last);
+                let high = _mm256_and_si256(high, _mm256_set1_epi8(0x30));
+                *y = _mm256_sub_epi8(_mm256_or_si256(low, high), _mm256_set1_epi8(32));
+            }
+            y
         }
-
-        fn widen(x: &[i8; 16]) -> __m256i {
-            _mm256_cvtepi8_epi16(_mm_loadu_si128(x.as_ptr().cast()))
+        fn first_halves(x: Self::H) -> [[f32; 4]; 2] {
+            let low = _mm256_unpacklo_epi32(x[0], x[1]);
+            // The first words of blocks 0, 2, 1, 3.
+            let pairs = _mm_unpacklo_epi64(
+                _mm256_castsi256_si128(low),
+                _mm256_extracti128_si256::<1>(low),
+            );
+            let order = _mm_setr_epi8(0, 1, 8, 9, 4, 5, 12, 13, 2, 3, 10, 11, 6, 7, 14, 15);
+            bytemuck::cast(_mm256_cvtph_ps(_mm_shuffle_epi8(pairs, order)))
         }
-        fn widen_doubled(x: [u8; 8]) -> __m256i {
-            let x = _mm_cvtsi64_si128(i64::from_le_bytes(x));
-            _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(x, x))
+        fn scale_32<const B: i32, const U: i32>(x: Self::H) -> Self::W {
+            // The upper byte of a word is zero: its place says so.
+            let (a, b) = ((0x8000 | (2 * U)) as i16, (0x8000 | (2 * U + 1)) as i16);
+            let x = block!(B, x);
+            [
+                _mm256_shuffle_epi8(x, _mm256_set1_epi16(a)),
+                _mm256_shuffle_epi8(x, _mm256_set1_epi16(b)),
+            ]
         }
-        fn mul_words(a: __m256i, factor: i16) -> __m256i {
-            _mm256_mullo_epi16(a, _mm256_set1_epi16(factor))
+        fn scale_16<const B: i32, const U: i32>(x: Self::H) -> Self::W {
+            // To the upper byte of each word, and down with the sign.
+            let place = |g: i32| (((4 * U + g) << 8) | 0x80) * 0x1_0001;
+            let (a, b, c, d) = (place(0), place(1), place(2), place(3));
+            let x = block!(B, x);
+            let first = _mm256_shuffle_epi8(x, _mm256_setr_epi32(a, a, a, a, b, b, b, b));
+            let second = _mm256_shuffle_epi8(x, _mm256_setr_epi32(c, c, c, c, d, d, d, d));
+            [_mm256_srai_epi16::<8>(first), _mm256_srai_epi16::<8>(second)]
         }
-        fn store_words(x: __m256i, to: &mut [i16; 16]) {
-            _mm256_storeu_si256(to.as_mut_ptr().cast(), x)
+        fn products_32(x: Self::H, sums: &[[i16; 8]; 4]) -> [i32; 4] {
+            let upper = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                8, -1, 9, -1, 10, -1, 11, -1, 12, -1, 13, -1, 14, -1, 15, -1,
+            ));
+            let p = sums.as_ptr();
+            let first = _mm256_loadu_si256(p.cast());
+            let first = _mm256_madd_epi16(_mm256_shuffle_epi8(x[0], upper), first);
+            let second = _mm256_loadu_si256(p.add(2).cast());
+            let second = _mm256_madd_epi16(_mm256_shuffle_epi8(x[1], upper), second);
+            // Blocks 0 and 2 lie in the lower halves, 1 and 3 in the upper ones.
+            let twos = _mm256_hadd_epi32(first, second);
+            let ones = _mm256_hadd_epi32(twos, twos);
+            let high = _mm256_extracti128_si256::<1>(ones);
+            bytemuck::cast(_mm_unpacklo_epi32(_mm256_castsi256_si128(ones), high))
+        }
+        fn products_16(x: Self::H, sums: &[[i16; 16]; 4]) -> [i32; 4] {
+            let p: *const __m256i = sums.as_ptr().cast();
+            let a = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(x[0]));
+            let b = _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(x[0]));
+            let c = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(x[1]));
+            let d = _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(x[1]));
+            sums!([
+                _mm256_madd_epi16(a, _mm256_loadu_si256(p)),
+                _mm256_madd_epi16(b, _mm256_loadu_si256(p.add(1))),
+                _mm256_madd_epi16(c, _mm256_loadu_si256(p.add(2))),
+                _mm256_madd_epi16(d, _mm256_loadu_si256(p.add(3))),
+            ])
         }
 
         fn pairs(u: Self::B, s: Self::B) -> Self::W {
             [_mm256_maddubs_epi16(u[0], s[0]), _mm256_maddubs_epi16(u[1], s[1])]
         }
-        fn zero() -> __m256i { _mm256_setzero_si256() }
+        fn products(a: Self::W, b: Self::W) -> __m256i {
+            _mm256_add_epi32(_mm256_madd_epi16(a[0], b[0]), _mm256_madd_epi16(a[1], b[1]))
+        }
         fn add_products(sum: __m256i, a: Self::W, b: Self::W) -> __m256i {
             let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(a[0], b[0]));
             _mm256_add_epi32(sum, _mm256_madd_epi16(a[1], b[1]))
         }
-        fn add_mins(sum: __m256i, a: __m256i, b: &[i16; 16]) -> __m256i {
-            let b = _mm256_loadu_si256(b.as_ptr().cast());
-            _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
+        fn sums(x: [__m256i; 4]) -> [i32; 4] { sums!(x) }
+
+        fn affine(
+            a: &[f32; 4], d: [f32; 4], p: [i32; 4], dmin: [f32; 4], m: [i32; 4]
+        ) -> [f32; 4] {
+            let p = _mm_mul_ps(bytemuck::cast(d), _mm_cvtepi32_ps(bytemuck::cast(p)));
+            let m = _mm_mul_ps(bytemuck::cast(dmin), _mm_cvtepi32_ps(bytemuck::cast(m)));
+            bytemuck::cast(_mm_mul_ps(_mm_loadu_ps(a.as_ptr()), _mm_sub_ps(p, m)))
         }
-        fn sums(x: [__m256i; 4]) -> [i32; 4] {
-            let low = _mm256_hadd_epi32(x[0], x[1]);
-            let all = _mm256_hadd_epi32(low, _mm256_hadd_epi32(x[2], x[3]));
-            let half = _mm256_extracti128_si256::<1>(all);
-            bytemuck::cast(_mm_add_epi32(_mm256_castsi256_si128(all), half))
+        fn symmetric(
+            a: &[f32; 4], d: [f32; 4], p: [i32; 4], offset: i32, m: [i32; 4]
+        ) -> [f32; 4] {
+            let m = _mm_mullo_epi32(_mm_set1_epi32(offset), bytemuck::cast(m));
+            let p = _mm_cvtepi32_ps(_mm_sub_epi32(bytemuck::cast(p), m));
+            let scale = _mm_mul_ps(_mm_loadu_ps(a.as_ptr()), bytemuck::cast(d));
+            bytemuck::cast(_mm_mul_ps(scale, p))
         }
 
         fn dot(u: Self::B, s: Self::B) -> Self::D {
@@ -262,6 +369,9 @@ impl SimdInt for Avx2 {
         fn flush(sum: __m256i, steps: __m256i, scale: __m256i) -> __m256i {
             _mm256_add_epi32(sum, _mm256_madd_epi16(steps, scale))
         }
+        fn add_steps(sum: __m256i, steps: __m256i) -> __m256i {
+            _mm256_add_epi32(sum, _mm256_madd_epi16(steps, _mm256_set1_epi16(1)))
+        }
         fn step_signed(sum: __m256i, w: __m256i, s: __m256i) -> __m256i {
             let words = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(s, w));
             _mm256_add_epi32(sum, _mm256_madd_epi16(words, _mm256_set1_epi16(1)))
@@ -269,7 +379,6 @@ impl SimdInt for Avx2 {
         fn pair_step(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
             _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
         }
-        fn sub_v(a: __m256i, b: __m256i) -> __m256i { _mm256_sub_epi32(a, b) }
         fn to_float(a: __m256i) -> __m256i { _mm256_castps_si256(_mm256_cvtepi32_ps(a)) }
         fn add_f(a: __m256i, b: __m256i) -> __m256i {
             let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::ops::{ops, token};
+use super::simd::{Q3_HIGH, Q3_LOW};
 use super::{IntOp, Simd, SimdInt};
 
 token!(
@@ -24,12 +25,31 @@ macro_rules! quarters {
     ($a:expr, $b:expr) => {{
         let even = _mm512_shuffle_i64x2::<0b10_00_10_00>($a, $b);
         let odd = _mm512_shuffle_i64x2::<0b11_01_11_01>($a, $b);
-        let fours = _mm512_add_epi32(even, odd);
+        ones!(_mm512_add_epi32(even, odd))
+    }};
+}
+
+/// The sums of the quarters of `$fours`.
+macro_rules! ones {
+    ($fours:expr) => {{
+        let fours = $fours;
         let twos = _mm512_add_epi32(fours, _mm512_shuffle_epi32::<0b01_00_11_10>(fours));
         let ones = _mm512_add_epi32(twos, _mm512_shuffle_epi32::<0b10_11_00_01>(twos));
         let first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
         bytemuck::cast(_mm512_castsi512_si128(_mm512_permutexvar_epi32(first, ones)))
     }};
+}
+
+/// Sixteen bytes of four blocks: those of block `$b`, four times.
+macro_rules! block {
+    ($b:expr, $x:expr) => {
+        match $b {
+            0 => _mm512_shuffle_i32x4::<0b00_00_00_00>($x, $x),
+            1 => _mm512_shuffle_i32x4::<0b01_01_01_01>($x, $x),
+            2 => _mm512_shuffle_i32x4::<0b10_10_10_10>($x, $x),
+            _ => _mm512_shuffle_i32x4::<0b11_11_11_11>($x, $x),
+        }
+    };
 }
 
 impl Simd for Avx512 {
@@ -86,6 +106,11 @@ impl Simd for Avx512 {
             bytemuck::cast(_mm512_castps512_ps128(_mm512_permutexvar_ps(first, ones)))
         }
         fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        fn halves(bits: [u16; 4]) -> [f32; 4] {
+            let [a, b, c, d] = bits;
+            let bits = i64::from(a) | i64::from(b) << 16 | i64::from(c) << 32 | i64::from(d) << 48;
+            bytemuck::cast(_mm_cvtph_ps(_mm_cvtsi64_si128(bits)))
+        }
         fn half(bits: u16) -> f32 {
             _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
         }
@@ -95,7 +120,7 @@ impl Simd for Avx512 {
 impl SimdInt for Avx512 {
     type B = __m512i;
     type W = __m512i;
-    type M = __m256i;
+    type H = __m512i;
     type I = __m512i;
     type D = __m512i;
 
@@ -133,52 +158,79 @@ impl SimdInt for Avx512 {
         }
         fn bit_mask(bits: u64) -> __m512i { _mm512_movm_epi8(bits) }
 
-        fn scales_16(x: &[i8; 16]) -> __m512i {
-            let x = _mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast()));
-            let order = _mm256_setr_epi8(
-                0, 4, 8, 12, -1, -1, -1, -1, 1, 5, 9, 13, -1, -1, -1, -1,
-                2, 6, 10, 14, -1, -1, -1, -1, 3, 7, 11, 15, -1, -1, -1, -1,
+        fn load_heads(x: [&[u8; 16]; 4]) -> __m512i {
+            let [a, b, c, d] = x;
+            let h = _mm512_castsi128_si512(_mm_loadu_si128(a.as_ptr().cast()));
+            let h = _mm512_inserti32x4::<1>(h, _mm_loadu_si128(b.as_ptr().cast()));
+            let h = _mm512_inserti32x4::<2>(h, _mm_loadu_si128(c.as_ptr().cast()));
+            _mm512_inserti32x4::<3>(h, _mm_loadu_si128(d.as_ptr().cast()))
+        }
+        fn nibble_heads(x: __m512i, high: bool) -> __m512i {
+            let x = if high { _mm512_srli_epi16::<4>(x) } else { x };
+            _mm512_and_si512(x, _mm512_set1_epi8(15))
+        }
+        fn six_bit_heads(x: __m512i) -> __m512i {
+            // The low parts of scales and minimums, from where they lie; then the high bits of the
+            // last four of each, which the first four carry.
+            let low = _mm512_srlv_epi32(
+                _mm512_shuffle_epi32::<0b11_10_11_01>(x),
+                _mm512_set4_epi32(4, 0, 0, 0),
             );
-            _mm512_cvtepi8_epi16(_mm256_shuffle_epi8(x, order))
+            let high = _mm512_srli_epi32::<2>(_mm512_shuffle_epi32::<0b10_10_01_01>(x));
+            let (low_bits, six) = (0x0f0f_0f0f, 0x3f3f_3f3f);
+            let low = _mm512_and_si512(low, _mm512_set4_epi32(low_bits, six, low_bits, six));
+            let high_bits = _mm512_set4_epi32(0x3030_3030, 0, 0x3030_3030, 0);
+            _mm512_or_si512(low, _mm512_and_si512(high, high_bits))
         }
-        fn scales_32(x: [u8; 8]) -> __m512i {
-            let x = _mm256_set1_epi64x(i64::from_le_bytes(x));
-            let order = _mm256_setr_epi8(
-                0, 2, 4, 6, -1, -1, -1, -1, 0, 2, 4, 6, -1, -1, -1, -1,
-                1, 3, 5, 7, -1, -1, -1, -1, 1, 3, 5, 7, -1, -1, -1, -1,
-            );
-            _mm512_cvtepu8_epi16(_mm256_shuffle_epi8(x, order))
+        fn signed_six_bit_heads(x: __m512i) -> __m512i {
+            let (low, high) = (Q3_LOW, Q3_HIGH);
+            let low = _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(bytemuck::cast::<_, __m128i>(low)));
+            let high = _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(bytemuck::cast::<_, __m128i>(high)));
+            let low = _mm512_srlv_epi32(low, _mm512_set4_epi32(4, 4, 0, 0));
+            let high = _mm512_rolv_epi32(high, _mm512_set4_epi32(30, 0, 2, 4));
+            let low = _mm512_and_si512(low, _mm512_set1_epi8(15));
+            let high = _mm512_and_si512(high, _mm512_set1_epi8(0x30));
+            _mm512_sub_epi8(_mm512_or_si512(low, high), _mm512_set1_epi8(32))
         }
-        fn scale<const U: i32>(scales: __m512i) -> __m512i {
-            let word = _mm512_set1_epi16(((2 * U) | ((2 * U + 1) << 8)) as i16);
-            _mm512_shuffle_epi8(scales, word)
+        fn first_halves(x: __m512i) -> [[f32; 4]; 2] {
+            let first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+            let pairs = _mm512_castsi512_si128(_mm512_permutexvar_epi32(first, x));
+            let order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+            bytemuck::cast(_mm256_cvtph_ps(_mm_shuffle_epi8(pairs, order)))
         }
-        fn store_scales(x: __m512i, to: &mut [i16; 32]) {
-            _mm512_storeu_si512(to.as_mut_ptr().cast(), x)
+        fn scale_32<const B: i32, const U: i32>(x: __m512i) -> __m512i {
+            // The upper byte of a word is zero: its place says so.
+            let (a, b) = (0x8000 | 2 * U, 0x8000 | (2 * U + 1));
+            let (a, b) = (a * 0x1_0001, b * 0x1_0001);
+            let place = _mm512_setr_epi32(a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b);
+            _mm512_shuffle_epi8(block!(B, x), place)
         }
-
-        fn widen(x: &[i8; 16]) -> __m256i {
-            _mm256_cvtepi8_epi16(_mm_loadu_si128(x.as_ptr().cast()))
+        fn scale_16<const B: i32, const U: i32>(x: __m512i) -> __m512i {
+            // To the upper byte of each word, and down with the sign.
+            let place = |g: i32| (((4 * U + g) << 8) | 0x80) * 0x1_0001;
+            let (a, b, c, d) = (place(0), place(1), place(2), place(3));
+            let place = _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d);
+            _mm512_srai_epi16::<8>(_mm512_shuffle_epi8(block!(B, x), place))
         }
-        fn widen_doubled(x: [u8; 8]) -> __m256i {
-            let x = _mm_cvtsi64_si128(i64::from_le_bytes(x));
-            _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(x, x))
+        fn products_32(x: __m512i, sums: &[[i16; 8]; 4]) -> [i32; 4] {
+            let upper = _mm_setr_epi8(8, -1, 9, -1, 10, -1, 11, -1, 12, -1, 13, -1, 14, -1, 15, -1);
+            let words = _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(upper));
+            let sums = _mm512_loadu_si512(sums.as_ptr().cast());
+            ones!(_mm512_madd_epi16(words, sums))
         }
-        fn mul_words(a: __m256i, factor: i16) -> __m256i {
-            _mm256_mullo_epi16(a, _mm256_set1_epi16(factor))
-        }
-        fn store_words(x: __m256i, to: &mut [i16; 16]) {
-            _mm256_storeu_si256(to.as_mut_ptr().cast(), x)
+        fn products_16(x: __m512i, sums: &[[i16; 16]; 4]) -> [i32; 4] {
+            let p = sums.as_ptr();
+            let low = _mm512_cvtepi8_epi16(_mm512_castsi512_si256(x));
+            let high = _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64::<1>(x));
+            let low = _mm512_madd_epi16(low, _mm512_loadu_si512(p.cast()));
+            let high = _mm512_madd_epi16(high, _mm512_loadu_si512(p.add(2).cast()));
+            quarters!(low, high)
         }
 
         fn pairs(u: __m512i, s: __m512i) -> __m512i { _mm512_maddubs_epi16(u, s) }
-        fn zero() -> __m512i { _mm512_setzero_si512() }
+        fn products(a: __m512i, b: __m512i) -> __m512i { _mm512_madd_epi16(a, b) }
         fn add_products(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
             _mm512_dpwssd_epi32(sum, a, b)
-        }
-        fn add_mins(sum: __m512i, a: __m256i, b: &[i16; 16]) -> __m512i {
-            let b = _mm256_loadu_si256(b.as_ptr().cast());
-            _mm512_dpwssd_epi32(sum, _mm512_zextsi256_si512(a), _mm512_zextsi256_si512(b))
         }
         fn sums(x: [__m512i; 4]) -> [i32; 4] {
             // Halves of two registers, then of four, are added at once.
@@ -189,6 +241,22 @@ impl SimdInt for Avx512 {
             let high = _mm512_shuffle_i64x2::<0b11_10_11_10>(x[2], x[3]);
             let b = _mm512_add_epi32(low, high);
             quarters!(a, b)
+        }
+
+        fn affine(
+            a: &[f32; 4], d: [f32; 4], p: [i32; 4], dmin: [f32; 4], m: [i32; 4]
+        ) -> [f32; 4] {
+            let p = _mm_mul_ps(bytemuck::cast(d), _mm_cvtepi32_ps(bytemuck::cast(p)));
+            let m = _mm_mul_ps(bytemuck::cast(dmin), _mm_cvtepi32_ps(bytemuck::cast(m)));
+            bytemuck::cast(_mm_mul_ps(_mm_loadu_ps(a.as_ptr()), _mm_sub_ps(p, m)))
+        }
+        fn symmetric(
+            a: &[f32; 4], d: [f32; 4], p: [i32; 4], offset: i32, m: [i32; 4]
+        ) -> [f32; 4] {
+            let m = _mm_mullo_epi32(_mm_set1_epi32(offset), bytemuck::cast(m));
+            let p = _mm_cvtepi32_ps(_mm_sub_epi32(bytemuck::cast(p), m));
+            let scale = _mm_mul_ps(_mm_loadu_ps(a.as_ptr()), bytemuck::cast(d));
+            bytemuck::cast(_mm_mul_ps(scale, p))
         }
 
         fn dot(u: __m512i, s: __m512i) -> __m512i {
@@ -221,6 +289,7 @@ impl SimdInt for Avx512 {
         fn flush(sum: __m512i, steps: __m512i, scale: __m512i) -> __m512i {
             _mm512_add_epi32(sum, _mm512_mullo_epi32(steps, scale))
         }
+        fn add_steps(sum: __m512i, steps: __m512i) -> __m512i { _mm512_add_epi32(sum, steps) }
         fn step_signed(sum: __m512i, w: __m512i, s: __m512i) -> __m512i {
             // There is no sign instruction here: the products with w + 128, less those with 128.
             let high = _mm512_set1_epi8(-128);
@@ -230,7 +299,6 @@ impl SimdInt for Avx512 {
         fn pair_step(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
             _mm512_dpwssd_epi32(sum, a, b)
         }
-        fn sub_v(a: __m512i, b: __m512i) -> __m512i { _mm512_sub_epi32(a, b) }
         fn to_float(a: __m512i) -> __m512i { _mm512_castps_si512(_mm512_cvtepi32_ps(a)) }
         fn add_f(a: __m512i, b: __m512i) -> __m512i {
             let (a, b) = (_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));

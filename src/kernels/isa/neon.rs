@@ -8,6 +8,7 @@ use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
 use super::ops::{ops, token};
+use super::simd::{Q3_HIGH, Q3_LOW};
 use super::{IntOp, Simd, SimdInt};
 
 token!(
@@ -128,6 +129,16 @@ impl Simd for Neon {
             );
             y
         }
+        fn halves(bits: [u16; 4]) -> [f32; 4] {
+            let y: float32x4_t;
+            asm!(
+                "fcvtl {y:v}.4s, {x:v}.4h",
+                x = in(vreg) vld1_u16(bits.as_ptr()),
+                y = lateout(vreg) y,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+            bytemuck::cast(y)
+        }
         fn prefetch(p: *const u8) {
             // A hint: no address is an error, and nothing that a program could see changes.
             let p = p.addr();
@@ -139,7 +150,7 @@ impl Simd for Neon {
 impl SimdInt for Neon {
     type B = Bytes;
     type W = Words;
-    type M = [int16x8_t; 2];
+    type H = Bytes;
     type I = [int32x4_t; 2];
     type D = [int32x4_t; 2];
 
@@ -177,44 +188,75 @@ impl SimdInt for Neon {
             })
         }
 
-        fn scales_16(x: &[i8; 16]) -> Words {
-            const ORDER: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
-            let x = vqtbl1q_s8(vld1q_s8(x.as_ptr()), vld1q_u8(ORDER.as_ptr()));
-            let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
-            // The upper halves are never seen.
-            [low, vextq_s16::<4>(low, low), high, vextq_s16::<4>(high, high)]
+        fn load_heads(x: [&[u8; 16]; 4]) -> Bytes { four!(I => vld1q_u8(x[I].as_ptr())) }
+        fn nibble_heads(x: Bytes, high: bool) -> Bytes {
+            let low = vdupq_n_u8(15);
+            four!(I => if high { vshrq_n_u8::<4>(x[I]) } else { vandq_u8(x[I], low) })
         }
-        fn scales_32(x: [u8; 8]) -> Words {
-            let x = vreinterpretq_s16_u16(vmovl_u8(vld1_u8(x.as_ptr())));
-            let (even, odd) = (vuzp1q_s16(x, x), vuzp2q_s16(x, x));
-            [even, even, odd, odd]
+        fn six_bit_heads(x: Bytes) -> Bytes {
+            // The low parts of scales and minimums, from where they lie; then the high bits of the
+            // last four of each, which the first four carry.
+            const PLACES: [u8; 16] = [4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15];
+            const SHIFTS: [i8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -4, -4, -4, -4];
+            const MASKS: [u8; 16] =
+                [63, 63, 63, 63, 15, 15, 15, 15, 63, 63, 63, 63, 15, 15, 15, 15];
+            const HIGH: [u8; 16] = [255, 255, 255, 255, 4, 5, 6, 7, 255, 255, 255, 255, 8, 9, 10, 11];
+            let (places, high) = (vld1q_u8(PLACES.as_ptr()), vld1q_u8(HIGH.as_ptr()));
+            let (shifts, masks) = (vld1q_s8(SHIFTS.as_ptr()), vld1q_u8(MASKS.as_ptr()));
+            four!(I => {
+                let low = vandq_u8(vshlq_u8(vqtbl1q_u8(x[I], places), shifts), masks);
+                let high = vshrq_n_u8::<2>(vqtbl1q_u8(x[I], high));
+                vorrq_u8(low, vandq_u8(high, vdupq_n_u8(0x30)))
+            })
         }
-        fn scale<const U: i32>(scales: Words) -> Words {
-            four!(I => vdupq_laneq_s16::<U>(scales[I]))
+        fn signed_six_bit_heads(x: Bytes) -> Bytes {
+            const RIGHT: [i8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, -4, -4, -4, -4, -4, -4, -4, -4];
+            const LEFT: [i8; 16] = [4, 4, 4, 4, 2, 2, 2, 2, 0, 0, 0, 0, -2, -2, -2, -2];
+            let (low, high) = (vld1q_u8(Q3_LOW.as_ptr()), vld1q_u8(Q3_HIGH.as_ptr()));
+            let (right, left) = (vld1q_s8(RIGHT.as_ptr()), vld1q_s8(LEFT.as_ptr()));
+            four!(I => {
+                let low = vandq_u8(vshlq_u8(vqtbl1q_u8(x[I], low), right), vdupq_n_u8(15));
+                let high = vandq_u8(vshlq_u8(vqtbl1q_u8(x[I], high), left), vdupq_n_u8(0x30));
+                vsubq_u8(vorrq_u8(low, high), vdupq_n_u8(32))
+            })
         }
-        fn store_scales(x: Words, to: &mut [i16; 32]) {
-            four!(I => vst1q_s16(to[8 * I..].as_mut_ptr(), x[I]));
+        fn scale_32<const B: i32, const U: i32>(x: Bytes) -> Words {
+            // What lies beyond the table is zero.
+            let place = |i: i32| vreinterpretq_u8_u16(vdupq_n_u16(0xff00 | (2 * U + i) as u16));
+            let x = x[B as usize];
+            let [a, b] =
+                two!(I => vreinterpretq_s16_u8(vqtbl1q_u8(x, place(I as i32))));
+            [a, a, b, b]
         }
-
-        fn widen(x: &[i8; 16]) -> [int16x8_t; 2] {
-            two!(I => vmovl_s8(vld1_s8(x[8 * I..].as_ptr())))
+        fn scale_16<const B: i32, const U: i32>(x: Bytes) -> Words {
+            // To the upper byte of each word, and down with the sign.
+            let place = |g: i32| vreinterpretq_u8_u16(vdupq_n_u16(((4 * U + g) << 8 | 0xff) as u16));
+            let x = x[B as usize];
+            four!(I => vshrq_n_s16::<8>(vreinterpretq_s16_u8(vqtbl1q_u8(x, place(I as i32)))))
         }
-        fn widen_doubled(x: [u8; 8]) -> [int16x8_t; 2] {
-            let x = vld1_u8(x.as_ptr());
-            let doubled = [vzip1_u8(x, x), vzip2_u8(x, x)];
-            two!(I => vreinterpretq_s16_u16(vmovl_u8(doubled[I])))
+        fn products_32(x: Bytes, sums: &[[i16; 8]; 4]) -> [i32; 4] {
+            four!(I => {
+                let (x, s) = (vmovl_high_u8(x[I]), vld1q_s16(sums[I].as_ptr()));
+                let x = vreinterpretq_s16_u16(x);
+                let low = vmull_s16(vget_low_s16(x), vget_low_s16(s));
+                vaddvq_s32(vmlal_high_s16(low, x, s))
+            })
         }
-        fn mul_words(a: [int16x8_t; 2], factor: i16) -> [int16x8_t; 2] {
-            two!(I => vmulq_n_s16(a[I], factor))
-        }
-        fn store_words(x: [int16x8_t; 2], to: &mut [i16; 16]) {
-            two!(I => vst1q_s16(to[8 * I..].as_mut_ptr(), x[I]));
+        fn products_16(x: Bytes, sums: &[[i16; 16]; 4]) -> [i32; 4] {
+            four!(I => {
+                let x = vreinterpretq_s8_u8(x[I]);
+                let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+                let (a, b) = (vld1q_s16(sums[I].as_ptr()), vld1q_s16(sums[I][8..].as_ptr()));
+                let sum = vmull_s16(vget_low_s16(low), vget_low_s16(a));
+                let sum = vmlal_high_s16(sum, low, a);
+                let sum = vmlal_s16(sum, vget_low_s16(high), vget_low_s16(b));
+                vaddvq_s32(vmlal_high_s16(sum, high, b))
+            })
         }
 
         // Not of neighbours, but within a group order is not seen. And up to 127, an unsigned byte
         // is a signed one.
         fn pairs(u: Bytes, s: Bytes) -> Words { four!(I => pairs(u[I], s[I])) }
-        fn zero() -> [int32x4_t; 2] { [vdupq_n_s32(0); 2] }
         fn add_products(sum: [int32x4_t; 2], a: Words, b: Words) -> [int32x4_t; 2] {
             let [mut low, mut high] = sum;
             four!(I => {
@@ -223,18 +265,24 @@ impl SimdInt for Neon {
             });
             [low, high]
         }
-        fn add_mins(sum: [int32x4_t; 2], a: [int16x8_t; 2], b: &[i16; 16]) -> [int32x4_t; 2] {
-            let [mut low, mut high] = sum;
-            two!(I => {
-                let b = vld1q_s16(b[8 * I..].as_ptr());
-                low = vmlal_s16(low, vget_low_s16(a[I]), vget_low_s16(b));
-                high = vmlal_high_s16(high, a[I], b);
-            });
-            [low, high]
-        }
         fn sums(x: [[int32x4_t; 2]; 4]) -> [i32; 4] {
             let x = four!(I => vaddq_s32(x[I][0], x[I][1]));
             bytemuck::cast(vpaddq_s32(vpaddq_s32(x[0], x[1]), vpaddq_s32(x[2], x[3])))
+        }
+
+        fn affine(
+            a: &[f32; 4], d: [f32; 4], p: [i32; 4], dmin: [f32; 4], m: [i32; 4]
+        ) -> [f32; 4] {
+            let p = vmulq_f32(bytemuck::cast(d), vcvtq_f32_s32(bytemuck::cast(p)));
+            let m = vmulq_f32(bytemuck::cast(dmin), vcvtq_f32_s32(bytemuck::cast(m)));
+            bytemuck::cast(vmulq_f32(vld1q_f32(a.as_ptr()), vsubq_f32(p, m)))
+        }
+        fn symmetric(
+            a: &[f32; 4], d: [f32; 4], p: [i32; 4], offset: i32, m: [i32; 4]
+        ) -> [f32; 4] {
+            let p = vmlsq_n_s32(bytemuck::cast(p), bytemuck::cast(m), offset);
+            let scale = vmulq_f32(vld1q_f32(a.as_ptr()), bytemuck::cast(d));
+            bytemuck::cast(vmulq_f32(scale, vcvtq_f32_s32(p)))
         }
 
         fn dot(u: Bytes, s: Bytes) -> [int32x4_t; 2] { dot(u, s) }
@@ -243,6 +291,22 @@ impl SimdInt for Neon {
             let (x, y) = (vpaddq_s32(x[0][0], x[0][1]), vpaddq_s32(x[1][0], x[1][1]));
             bytemuck::cast(vpaddq_s32(x, y))
         }
+    }
+
+    #[inline(always)]
+    fn products(self, a: Words, b: Words) -> [int32x4_t; 2] {
+        self.add_products(bytemuck::Zeroable::zeroed(), a, b)
+    }
+
+    #[inline(always)]
+    fn first_halves(self, x: Bytes) -> [[f32; 4]; 2] {
+        let mut y = [[0.0; 4]; 2];
+        for (i, x) in x.into_iter().enumerate() {
+            let [a, b, c, d, ..]: [u8; 16] = bytemuck::cast(x);
+            y[0][i] = self.half(u16::from_le_bytes([a, b]));
+            y[1][i] = self.half(u16::from_le_bytes([c, d]));
+        }
+        y
     }
 
     const COLS: usize = 4;
@@ -267,6 +331,9 @@ impl SimdInt for Neon {
             let steps = vpaddlq_s16(vpaddq_s16(steps[0], steps[1]));
             vmlaq_s32(sum, steps, scale)
         }
+        fn add_steps(sum: int32x4_t, steps: [int16x8_t; 2]) -> int32x4_t {
+            vpadalq_s16(sum, vpaddq_s16(steps[0], steps[1]))
+        }
         fn step_signed(sum: int32x4_t, w: int32x4_t, s: int32x4_t) -> int32x4_t {
             let (w, s) = (vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(s));
             let low = vmull_s8(vget_low_s8(w), vget_low_s8(s));
@@ -277,7 +344,6 @@ impl SimdInt for Neon {
             let low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
             vaddq_s32(sum, vpaddq_s32(low, vmull_high_s16(a, b)))
         }
-        fn sub_v(a: int32x4_t, b: int32x4_t) -> int32x4_t { vsubq_s32(a, b) }
         fn to_float(a: int32x4_t) -> int32x4_t { vreinterpretq_s32_f32(vcvtq_f32_s32(a)) }
         fn add_f(a: int32x4_t, b: int32x4_t) -> int32x4_t {
             let (a, b) = (vreinterpretq_f32_s32(a), vreinterpretq_f32_s32(b));

@@ -86,5 +86,9 @@ impl Simd for Scalar {
         f16::from_bits(bits).to_f32()
     }
     #[inline(always)]
+    fn halves(self, bits: [u16; 4]) -> [f32; 4] {
+        bits.map(|bits| self.half(bits))
+    }
+    #[inline(always)]
     fn prefetch(self, _: *const u8) {}
 }

@@ -50,6 +50,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn to_i8(self, a: Self::F) -> [i8; 16];
     /// A half, widened.
     fn half(self, bits: u16) -> f32;
+    /// Halves, widened.
+    fn halves(self, bits: [u16; 4]) -> [f32; 4];
 
     /// Asks for the line at `p` to be read into the cache. Any address will do.
     fn prefetch(self, p: *const u8);
@@ -95,8 +97,8 @@ pub trait SimdInt: Simd {
     type B: Copy;
     /// 32 i16, in four groups of eight.
     type W: Copy;
-    /// Sixteen i16.
-    type M: Copy;
+    /// Sixteen bytes for each of four blocks: scales, minimums.
+    type H: Copy;
     /// i32, as many as suit the machine: only their sum counts.
     type I: Copy;
     /// i32, in two halves that are summed apart.
@@ -124,36 +126,53 @@ pub trait SimdInt: Simd {
     /// Byte `i` is 0xff if bit `i` of `bits` is set, and 0 if not.
     fn bit_mask(self, bits: u64) -> Self::B;
 
-    /// The scales of 16 groups, for [`scale`](SimdInt::scale).
-    fn scales_16(self, x: &[i8; 16]) -> Self::W;
-    /// The scales of 8 groups of 32 codes, for [`scale`](SimdInt::scale).
-    fn scales_32(self, x: [u8; 8]) -> Self::W;
-    /// The scales of the 64 codes from `64 * U` on, each as often as [`pairs`](SimdInt::pairs)
-    /// gives sums for its group.
-    fn scale<const U: i32>(self, scales: Self::W) -> Self::W;
-    /// To memory: word `U` of group `g` scales group `4 * U + g`.
-    fn store_scales(self, x: Self::W, to: &mut [i16; 32]);
-
-    /// Signed bytes, widened.
-    fn widen(self, x: &[i8; 16]) -> Self::M;
-    /// Unsigned bytes, widened, each in two neighbouring words.
-    fn widen_doubled(self, x: [u8; 8]) -> Self::M;
-    /// Words times `factor`, which must fit.
-    fn mul_words(self, a: Self::M, factor: i16) -> Self::M;
-    /// To memory.
-    fn store_words(self, x: Self::M, to: &mut [i16; 16]);
+    /// From memory.
+    fn load_heads(self, x: [&[u8; 16]; 4]) -> Self::H;
+    /// The low or the high four bits of every byte.
+    fn nibble_heads(self, x: Self::H, high: bool) -> Self::H;
+    /// Of blocks that begin as Q4_K's and Q5_K's do: eight scales and then eight minimums.
+    fn six_bit_heads(self, x: Self::H) -> Self::H;
+    /// Of blocks that end as Q3_K's do: sixteen scales.
+    fn signed_six_bit_heads(self, x: Self::H) -> Self::H;
+    /// The first two halves of each block's bytes, widened.
+    fn first_halves(self, x: Self::H) -> [[f32; 4]; 2];
+    /// Byte `2 * U` of block `B` in the words of the first two groups, the next byte in the others.
+    fn scale_32<const B: i32, const U: i32>(self, x: Self::H) -> Self::W;
+    /// Bytes `4 * U` and up of block `B`, signed, each in the words of a group.
+    fn scale_16<const B: i32, const U: i32>(self, x: Self::H) -> Self::W;
+    /// For each block, the sum of the products of its upper eight bytes, unsigned, and its `sums`.
+    fn products_32(self, x: Self::H, sums: &[[i16; 8]; 4]) -> [i32; 4];
+    /// For each block, the sum of the products of its bytes, signed, and its `sums`.
+    fn products_16(self, x: Self::H, sums: &[[i16; 16]; 4]) -> [i32; 4];
 
     /// Sums of the products of neighbours; bytes of `u` are unsigned and at most 127, those of `s`
     /// are signed.
     fn pairs(self, u: Self::B, s: Self::B) -> Self::W;
-    /// Zeros.
-    fn zero(self) -> Self::I;
+    /// The products of `a` and `b`, added up in some order.
+    fn products(self, a: Self::W, b: Self::W) -> Self::I;
     /// `sum` plus the products of `a` and `b`.
     fn add_products(self, sum: Self::I, a: Self::W, b: Self::W) -> Self::I;
-    /// `sum` plus the products of `a` and `b`.
-    fn add_mins(self, sum: Self::I, a: Self::M, b: &[i16; 16]) -> Self::I;
     /// The sum of all lanes of each.
     fn sums(self, x: [Self::I; 4]) -> [i32; 4];
+
+    /// `a · (d · p - dmin · m)`
+    fn affine(
+        self,
+        a: &[f32; 4],
+        d: [f32; 4],
+        p: [i32; 4],
+        dmin: [f32; 4],
+        m: [i32; 4],
+    ) -> [f32; 4];
+    /// `(a · d) · (p - offset · m)`
+    fn symmetric(
+        self,
+        a: &[f32; 4],
+        d: [f32; 4],
+        p: [i32; 4],
+        offset: i32,
+        m: [i32; 4],
+    ) -> [f32; 4];
 
     /// Sums of the products of four neighbours; bytes of `u` are unsigned and at most 127, those
     /// of `s` are signed.
@@ -184,12 +203,12 @@ pub trait SimdInt: Simd {
     fn scale_bits(scale: i16) -> u32;
     /// Adds `scale` times the steps' sums, i32.
     fn flush(self, sum: Self::V, steps: Self::A, scale: Self::V) -> Self::V;
+    /// Adds the steps' sums, i32.
+    fn add_steps(self, sum: Self::V, steps: Self::A) -> Self::V;
     /// Adds the products of four signed bytes, i32.
     fn step_signed(self, sum: Self::V, w: Self::V, s: Self::V) -> Self::V;
     /// Adds the sums of the products of two pairs of words, i32.
     fn pair_step(self, sum: Self::V, a: Self::V, b: Self::V) -> Self::V;
-    /// `a - b`, i32.
-    fn sub_v(self, a: Self::V, b: Self::V) -> Self::V;
     /// i32 to f32.
     fn to_float(self, a: Self::V) -> Self::V;
     /// `a + b`, f32.
@@ -199,3 +218,10 @@ pub trait SimdInt: Simd {
     /// `a * b`, f32.
     fn mul_f(self, a: Self::V, b: Self::V) -> Self::V;
 }
+
+/// Where the low bits of Q3_K's scales lie in the last sixteen bytes of a block, of which the first
+/// two are others' and the last two are `d`; twice, for the low and for the high nibbles.
+pub(super) const Q3_LOW: [u8; 16] = [2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9];
+/// Where their high bits lie: two for every fourth scale in a byte.
+pub(super) const Q3_HIGH: [u8; 16] =
+    [10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13];

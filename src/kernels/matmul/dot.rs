@@ -3,9 +3,9 @@
 use lapidary_formats::quant::Block;
 
 use super::Matrix;
-use crate::kernels::activations::QuantizedRows;
+use crate::kernels::activations::{QuantizedRows, WRAPPED};
 use crate::kernels::isa::{IntOp, SimdInt};
-use crate::kernels::unpack::{Block32, Codes, KBlock, Rule, Unpacked};
+use crate::kernels::unpack::{Block32, Codes, KBlock, Rule};
 
 /// How far ahead of its use a row's memory is asked for, in bytes. Runs on into the next rows.
 const AHEAD: usize = 4096;
@@ -56,11 +56,12 @@ impl<'a, 'o, T: Block32> Dot32<'a, 'o, T> {
     }
 }
 
-/// A column in Q8_K, by block.
+/// A column in Q8_K, by block. Behind the last block, the first ones follow again.
 #[derive(Clone, Copy)]
 struct ColumnK<'a> {
     qs: &'a [[[u8; 64]; 4]],
     bsums: &'a [[i16; 16]],
+    pair_sums: &'a [[i16; 8]],
     d: &'a [f32],
 }
 
@@ -79,98 +80,144 @@ impl<T: KBlock> IntOp for DotK<'_, '_, T> {
     fn run<S: SimdInt>(self, s: S) {
         let Rows { w, blocks, x, out } = self.0;
         let qs: &[[[u8; 64]; 4]] = bytemuck::cast_slice(&x.qs);
-        let column = |t: usize| {
-            let range = t * blocks..(t + 1) * blocks;
-            ColumnK { qs: &qs[range.clone()], bsums: &x.bsums[range.clone()], d: &x.d[range] }
-        };
-        for (r, w) in w.chunks_exact(blocks).enumerate() {
-            let mut t = 0;
-            while t < out.len() {
-                if out.len() - t >= 2 {
-                    let y = row_k(s, w, [column(t), column(t + 1)]);
-                    out[t][r] = y[0];
-                    out[t + 1][r] = y[1];
-                    t += 2;
-                } else {
-                    out[t][r] = row_k(s, w, [column(t)])[0];
-                    t += 1;
-                }
+        let (stride, mut first) = (blocks + WRAPPED, 0);
+        for out in out.chunks_mut(2) {
+            let column = |t: usize| ColumnK {
+                qs: &qs[(first + t) * stride..][..stride],
+                bsums: &x.bsums[(first + t) * stride..][..stride],
+                pair_sums: &x.pair_sums[(first + t) * stride..][..stride],
+                d: &x.d[(first + t) * stride..][..stride],
+            };
+            match out {
+                [a, b] => rows_k(s, w, blocks, [column(0), column(1)], [a, b]),
+                [a] => rows_k(s, w, blocks, [column(0)], [a]),
+                _ => {}
             }
+            first += 2;
         }
     }
 }
 
+/// All rows × some columns. Blocks are taken four at a time, from one row into the next.
 #[inline(always)]
-fn row_k<S: SimdInt, T: KBlock, const N: usize>(s: S, w: &[T], x: [ColumnK; N]) -> [f32; N] {
-    let mut total = [0.0; N];
+fn rows_k<S: SimdInt, T: KBlock, const N: usize>(
+    s: S,
+    w: &[T],
+    blocks: usize,
+    x: [ColumnK; N],
+    out: [&mut [f32]; N],
+) {
+    let (mut total, mut at, mut row) = ([0.0; N], 0, 0);
+    macro_rules! add {
+        ($products:expr, $count:literal) => {
+            let products = $products;
+            if at + $count < blocks {
+                for c in 0..N {
+                    for b in 0..$count {
+                        total[c] += products[c][b];
+                    }
+                }
+                at += $count;
+                continue;
+            }
+            for b in 0..$count {
+                for c in 0..N {
+                    total[c] += products[c][b];
+                }
+                at += 1;
+                if at == blocks {
+                    for c in 0..N {
+                        out[c][row] = total[c];
+                    }
+                    (total, at, row) = ([0.0; N], 0, row + 1);
+                }
+            }
+        };
+    }
     let (quads, rest) = w.as_chunks::<4>();
-    for (i, w) in quads.iter().enumerate() {
-        blocks_k(s, w, &x, 4 * i, &mut total);
+    for [a, b, c, d] in quads {
+        add!(blocks_k::<S, T, N, 4>(s, [a, b, c, d], &x, at), 4);
     }
-    for (i, w) in rest.iter().enumerate() {
-        blocks_k(s, std::array::from_ref(w), &x, 4 * quads.len() + i, &mut total);
+    for w in rest {
+        add!(blocks_k::<S, T, N, 1>(s, [w; 4], &x, at), 1);
     }
-    total
 }
 
-/// Adds the products of `B` blocks from `at` on, `B` at most 4, whose sums are formed together.
+/// The products of `B` blocks, 4 or 1, and those of a column from `at` on. Scales are unpacked and
+/// sums are formed of four together.
 #[inline(always)]
 fn blocks_k<S: SimdInt, T: KBlock, const N: usize, const B: usize>(
     s: S,
-    w: &[T; B],
+    w: [&T; 4],
     x: &[ColumnK; N],
     at: usize,
-    total: &mut [f32; N],
-) {
-    let (mut p, mut m) = ([[s.zero(); 4]; N], [[s.zero(); 4]; N]);
-    let (mut d, mut dmin) = ([0.0; 4], [0.0; 4]);
+) -> [[f32; 4]; N] {
+    let heads = T::heads(s, w);
+    let mut sums = [[None; 4]; N];
     // Written out, so that the sums stay in registers.
     macro_rules! block {
         ($($b:literal)*) => { $( if $b < B {
-            let b = $b;
-            prefetch(s, &w[b]);
-            let u = w[b].unpack(s);
-            let bits = w[b].scales_of_scales();
-            (d[b], dmin[b]) = (s.half(bits.0), s.half(bits.1));
+            prefetch(s, w[$b]);
+            let q = w[$b].codes(s);
             for c in 0..N {
-                (p[c][b], m[c][b]) = block_k::<S, T>(s, &u, &x[c].qs[at + b], &x[c].bsums[at + b]);
+                let x = &x[c].qs[at + $b];
+                sums[c][$b] = Some(block_k::<S, T, $b>(s, q, heads.scales, x));
             }
         } )* };
     }
     block!(0 1 2 3);
+    let mut products = [[0.0; 4]; N];
     for c in 0..N {
-        let p = s.sums(p[c]);
-        let m = if T::RULE == Rule::Affine { s.sums(m[c]) } else { [0; 4] };
-        for b in 0..B {
-            let a = x[c].d[at + b];
-            total[c] += match T::RULE {
-                Rule::Affine => a * (d[b] * p[b] as f32 - dmin[b] * m[b] as f32),
-                Rule::Symmetric => a * d[b] * p[b] as f32,
-            };
-        }
+        let [first, second, third, fourth] = sums[c];
+        let first = first.expect("there is a first block");
+        let or_first = |sum: Option<S::I>| sum.unwrap_or(first);
+        let p = s.sums([first, or_first(second), or_first(third), or_first(fourth)]);
+        let m = if T::GROUP == 32 {
+            s.products_32(heads.mins, four(x[c].pair_sums, at))
+        } else {
+            s.products_16(heads.mins, four(x[c].bsums, at))
+        };
+        let a = four(x[c].d, at);
+        products[c] = match T::RULE {
+            Rule::Affine => s.affine(a, heads.d, p, heads.dmin, m),
+            Rule::Symmetric(offset) => s.symmetric(a, heads.d, p, i32::from(offset), m),
+        };
     }
+    products
 }
 
-/// The integers of a block: `(p, m)`, each the sum of its lanes.
+/// The four from `at` on.
 #[inline(always)]
-fn block_k<S: SimdInt, T: KBlock>(
+fn four<T>(x: &[T], at: usize) -> &[T; 4] {
+    x[at..].first_chunk().expect("the first ones follow the last")
+}
+
+/// Σ scale · code · activation of the `B`-th block of four, the sum of the lanes.
+#[inline(always)]
+fn block_k<S: SimdInt, T: KBlock, const B: i32>(
     s: S,
-    u: &Unpacked<S>,
-    q: &[[u8; 64]; 4],
-    bsums: &[i16; 16],
-) -> (S::I, S::I) {
-    let mut sum = s.zero();
-    macro_rules! add {
-        ($($k:literal)*) => { $(
-            let pairs = s.pairs(u.q[$k], s.load_bytes(&q[$k]));
-            sum = s.add_products(sum, pairs, s.scale::<$k>(u.scales));
-        )* };
+    codes: [S::B; 4],
+    scales: S::H,
+    x: &[[u8; 64]; 4],
+) -> S::I {
+    macro_rules! scale {
+        ($u:literal) => {
+            if T::GROUP == 32 {
+                s.scale_32::<B, $u>(scales)
+            } else {
+                s.scale_16::<B, $u>(scales)
+            }
+        };
     }
-    add!(0 1 2 3);
-    match T::RULE {
-        Rule::Affine => (sum, s.add_mins(s.zero(), u.mins, bsums)),
-        Rule::Symmetric => (s.add_mins(sum, u.mins, bsums), s.zero()),
+    macro_rules! pairs {
+        ($u:literal) => {
+            s.pairs(codes[$u], s.load_bytes(&x[$u]))
+        };
     }
+    let sum = s.products(pairs!(0), scale!(0));
+    let sum = s.add_products(sum, pairs!(1), scale!(1));
+    let sum = s.add_products(sum, pairs!(2), scale!(2));
+    s.add_products(sum, pairs!(3), scale!(3))
 }
 
 impl<T: Block32> IntOp for Dot32<'_, '_, T> {

@@ -23,8 +23,8 @@ pub trait Kind {
     /// The parts of a thread's scratch memory: unpacked blocks and sums.
     fn scratch(scratch: &mut Scratch) -> (&mut Vec<Self::Unpacked>, &mut Vec<Line>);
 
-    /// Unpacks one block.
-    fn unpack<S: SimdInt>(s: S, w: &Self::Block, to: &mut Self::Unpacked);
+    /// Unpacks blocks of a row.
+    fn unpack<S: SimdInt>(s: S, w: &[Self::Block], to: &mut [Self::Unpacked]);
 
     /// Adds the products of `R` blocks, of different rows, and the panel's block `x`,
     /// `[REGISTERS][C]`, to the f32 `sums`.
@@ -86,23 +86,10 @@ impl<T: KBlock> Kind for KQuant<T> {
     }
 
     #[inline(always)]
-    fn unpack<S: SimdInt>(s: S, w: &T, to: &mut UnpackedK) {
-        let u = w.unpack(s);
-        let codes: &mut [[u8; 64]; 4] = bytemuck::cast_mut(&mut to.codes);
-        for k in 0..4 {
-            s.store_bytes(u.q[k], &mut codes[k]);
+    fn unpack<S: SimdInt>(s: S, w: &[T], to: &mut [UnpackedK]) {
+        for (w, to) in w.iter().zip(to) {
+            unpack_k(s, w, to);
         }
-        s.store_words(u.mins, bytemuck::cast_mut(&mut to.mins));
-        let mut scales = [0; 32];
-        s.store_scales(u.scales, &mut scales);
-        for k in 0..4 {
-            for g in 0..64 / T::GROUP {
-                let scale = scales[8 * g * T::GROUP / 16 + k];
-                to.scales[64 / T::GROUP * k + g] = S::scale_bits(scale);
-            }
-        }
-        let (d, dmin) = w.scales_of_scales();
-        (to.d, to.dmin) = (s.half(d).to_bits(), s.half(dmin).to_bits());
     }
 
     #[inline(always)]
@@ -114,7 +101,7 @@ impl<T: KBlock> Kind for KQuant<T> {
     ) {
         let x: &[[S::V; C]; K_REGISTERS] = x.first_chunk().expect("a whole block");
         let mut p = [[s.splat_v(0); C]; R];
-        if T::RULE == Rule::Symmetric {
+        if T::RULE != Rule::Affine {
             add_mins(s, w, x, &mut p);
         }
         let steps = T::GROUP / 4;
@@ -155,12 +142,35 @@ impl<T: KBlock> Kind for KQuant<T> {
                         let m = s.mul_f(dmin, s.to_float(m[r][c]));
                         s.mul_f(a[c], s.sub_f(s.mul_f(d, p), m))
                     }
-                    Rule::Symmetric => s.mul_f(s.mul_f(a[c], d), p),
+                    Rule::Symmetric(_) => s.mul_f(s.mul_f(a[c], d), p),
                 };
                 sums[r][c] = s.add_f(sums[r][c], product);
             }
         }
     }
+}
+
+#[inline(always)]
+fn unpack_k<S: SimdInt, T: KBlock>(s: S, w: &T, to: &mut UnpackedK) {
+    let codes: &mut [[u8; 64]; 4] = bytemuck::cast_mut(&mut to.codes);
+    let q = w.codes(s);
+    for k in 0..4 {
+        s.store_bytes(q[k], &mut codes[k]);
+    }
+    let (scales, mins) = w.scales_and_mins();
+    for g in 0..256 / T::GROUP {
+        to.scales[g] = S::scale_bits(i16::from(scales[g * T::GROUP / 16]));
+    }
+    let to_mins: &mut [i16; 16] = bytemuck::cast_mut(&mut to.mins);
+    for g in 0..16 {
+        to_mins[g] = match T::RULE {
+            Rule::Affine => i16::from(mins[g]),
+            // To be added.
+            Rule::Symmetric(offset) => -i16::from(offset) * i16::from(scales[g]),
+        };
+    }
+    let [d, dmin] = w.d();
+    (to.d, to.dmin) = (s.half(d).to_bits(), s.half(dmin).to_bits());
 }
 
 /// Adds the products of minimums and activations' sums.
@@ -193,17 +203,17 @@ impl<T: Block32> Kind for Legacy<T> {
     }
 
     #[inline(always)]
-    fn unpack<S: SimdInt>(s: S, w: &T, to: &mut Unpacked32) {
-        let mut codes = [0; 64];
-        s.store_bytes(T::codes(s, w, w), &mut codes);
-        let codes: &[[u32; 8]; 2] = bytemuck::cast_ref(&codes);
-        to.codes = codes[0];
-        if S::WIDE && T::CODES == Codes::Signed {
-            // Plus 128: unsigned, as `step` takes them.
-            to.codes = to.codes.map(|codes| codes ^ 0x8080_8080);
+    fn unpack<S: SimdInt>(s: S, w: &[T], to: &mut [Unpacked32]) {
+        let (pairs, rest) = w.as_chunks::<2>();
+        let (to_pairs, to_rest) = to.as_chunks_mut::<2>();
+        for ([a, b], [to_a, to_b]) in pairs.iter().zip(to_pairs) {
+            let codes = codes_32(s, a, b);
+            *to_a = unpacked_32(s, a, codes[0]);
+            *to_b = unpacked_32(s, b, codes[1]);
         }
-        to.d = s.half(w.d()).to_bits();
-        to.m = s.half(w.m()).to_bits();
+        for (w, to) in rest.iter().zip(to_rest) {
+            *to = unpacked_32(s, w, codes_32(s, w, w)[0]);
+        }
     }
 
     #[inline(always)]
@@ -222,7 +232,6 @@ impl<T: Block32> Kind for Legacy<T> {
         };
         // In the lower of two words: a sum of 32 codes fits one.
         let offset = s.splat_v(u32::from(-offset as u16));
-        let one = s.splat_v(S::scale_bits(1));
         let mut p = [[s.splat_v(0); C]; R];
         if T::CODES == Codes::Signed && !S::WIDE {
             for k in 0..8 {
@@ -235,9 +244,9 @@ impl<T: Block32> Kind for Legacy<T> {
             }
         } else {
             let safe = if S::WIDE || safe_steps(T::MAX_CODE) >= 8 { 8 } else { 4 };
-            for k in 0..8 / safe {
+            for part_of in 0..8 / safe {
                 let mut part = [[s.no_steps(); C]; R];
-                for k in k * safe..(k + 1) * safe {
+                for k in part_of * safe..(part_of + 1) * safe {
                     for r in 0..R {
                         let codes = s.splat_v(w[r].codes[k]);
                         for c in 0..C {
@@ -247,7 +256,7 @@ impl<T: Block32> Kind for Legacy<T> {
                 }
                 for r in 0..R {
                     for c in 0..C {
-                        p[r][c] = s.flush(p[r][c], part[r][c], one);
+                        p[r][c] = s.add_steps(p[r][c], part[r][c]);
                     }
                 }
             }
@@ -269,4 +278,23 @@ impl<T: Block32> Kind for Legacy<T> {
             }
         }
     }
+}
+
+/// The codes of two blocks, as `step` takes them if they are unsigned.
+#[inline(always)]
+fn codes_32<S: SimdInt, T: Block32>(s: S, a: &T, b: &T) -> [[u32; 8]; 2] {
+    let mut codes = [0; 64];
+    s.store_bytes(T::codes(s, a, b), &mut codes);
+    let mut codes: [[u32; 8]; 2] = bytemuck::cast(codes);
+    if S::WIDE && T::CODES == Codes::Signed {
+        // Plus 128: unsigned.
+        codes = codes.map(|codes| codes.map(|codes| codes ^ 0x8080_8080));
+    }
+    codes
+}
+
+#[inline(always)]
+fn unpacked_32<S: SimdInt, T: Block32>(s: S, w: &T, codes: [u32; 8]) -> Unpacked32 {
+    let m = if T::HAS_M { s.half(w.m()) } else { 0.0 };
+    Unpacked32 { codes, d: s.half(w.d()).to_bits(), m: m.to_bits() }
 }

@@ -75,7 +75,14 @@ pub struct Product<'m, 'o> {
 
 /// Up to so many columns are multiplied row by row, as one is; more go in panels, whose cost is
 /// that of a whole register of columns.
-const FEW: usize = 4;
+fn few(activation: QuantType) -> usize {
+    // Rows of a k-quant are unpacked once for two columns; those with blocks of 32 for each.
+    if activation == QuantType::Q8_K {
+        5
+    } else {
+        2
+    }
+}
 
 /// Bytes of a matrix that are worth handing to another thread.
 const ITEM: usize = 1 << 16;
@@ -141,7 +148,7 @@ impl Cpu {
 
     /// Rows of `w` that one thread computes at a time.
     fn item_rows(&self, w: &Matrix<'_>, n: usize) -> usize {
-        if n > FEW {
+        if n > few(w.ty.traits().activation) {
             return TALL;
         }
         let worth = ITEM.div_ceil(w.row_bytes.max(1));
@@ -171,7 +178,7 @@ fn layout(isa: Isa, ty: QuantType, n: usize) -> Option<(QuantType, Layout)> {
     let layout = match (isa == Isa::SCALAR, activation) {
         (true, _) => Layout::Blocks,
         (false, QuantType::F32) => return None,
-        (false, _) if n <= FEW => Layout::Rows,
+        (false, _) if n <= few(activation) => Layout::Rows,
         (false, _) => Layout::Panels(isa.columns()),
     };
     Some((activation, layout))

@@ -79,7 +79,7 @@ impl<K: Kind> Tile<'_, '_, K> {
     fn rows<S: SimdInt, const R2: usize, const R1: usize>(self, s: S) {
         let Self { w, blocks, panels, out, scratch, .. } = self;
         let (rows, registers) = (w.len() / blocks, out.len().div_ceil(S::COLS));
-        // All tiles are whole: there may be rows of zeros at the end.
+        // All tiles are whole: there may be more rows at the end.
         let padded = rows.next_multiple_of(R1);
         let panels: &[S::V] = bytemuck::cast_slice(panels);
         let (unpacked, sums) = K::scratch(scratch);
@@ -90,12 +90,11 @@ impl<K: Kind> Tile<'_, '_, K> {
         let depth = DEPTH / K::Block::LEN;
         for first in (0..blocks).step_by(depth) {
             let depth = depth.min(blocks - first);
-            unpacked.clear();
-            unpacked.resize(padded * depth, K::Unpacked::zeroed());
+            // What rows at the end are left with does not matter: nobody asks for their products.
+            unpacked.resize(unpacked.len().max(padded * depth), K::Unpacked::zeroed());
+            let unpacked = &mut unpacked[..padded * depth];
             for (to, w) in unpacked.chunks_mut(depth).zip(w.chunks_exact(blocks)) {
-                for (to, w) in to.iter_mut().zip(&w[first..]) {
-                    K::unpack(s, w, to);
-                }
+                K::unpack(s, &w[first..][..depth], to);
             }
             for at in (0..registers).step_by(PANEL) {
                 let (whole, begin) = (registers - at >= PANEL, at * blocks * K::REGISTERS);

@@ -1,8 +1,9 @@
 //! The k-quants' blocks. Layouts are described beside their definitions in `formats`.
 
-use lapidary_formats::quant::blocks::{BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K};
+use lapidary_formats::quant::blocks::{BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, Scales};
+use lapidary_formats::quant::Block;
 
-use super::{KBlock, Rule, Unpacked};
+use super::{Heads, KBlock, Rule};
 use crate::kernels::isa::SimdInt;
 
 /// The 32 bytes from `32 * i`, for both halves of a register.
@@ -46,35 +47,69 @@ fn or<S: SimdInt>(s: S, a: [S::B; 4], b: [S::B; 4]) -> [S::B; 4] {
     [s.or(a[0], b[0]), s.or(a[1], b[1]), s.or(a[2], b[2]), s.or(a[3], b[3])]
 }
 
+/// Sixteen bytes of each of four blocks.
+macro_rules! heads {
+    ($s:expr, $w:expr, $field:ident) => {
+        $s.load_heads([&$w[0].$field, &$w[1].$field, &$w[2].$field, &$w[3].$field])
+    };
+}
+
+/// A half of each of four blocks.
+macro_rules! halves {
+    ($s:expr, $w:expr, $field:ident) => {
+        $s.halves([
+            $w[0].$field.to_bits(),
+            $w[1].$field.to_bits(),
+            $w[2].$field.to_bits(),
+            $w[3].$field.to_bits(),
+        ])
+    };
+}
+
 impl KBlock for BlockQ2K {
     const GROUP: usize = 16;
     const MAX_CODE: u32 = 3;
     const RULE: Rule = Rule::Affine;
 
     #[inline(always)]
-    fn unpack<S: SimdInt>(&self, s: S) -> Unpacked<S> {
-        let q = crumbs(s, &self.qs);
-        let (mut scales, mut mins) = ([0; 16], [0; 16]);
-        for i in 0..16 {
-            scales[i] = (self.scales[i] & 15) as i8;
-            mins[i] = (self.scales[i] >> 4) as i8;
-        }
-        Unpacked { q, scales: s.scales_16(&scales), mins: s.widen(&mins) }
+    fn codes<S: SimdInt>(&self, s: S) -> [S::B; 4] {
+        crumbs(s, &self.qs)
     }
 
     #[inline(always)]
-    fn scales_of_scales(&self) -> (u16, u16) {
-        (self.d.to_bits(), self.dmin.to_bits())
+    fn heads<S: SimdInt>(s: S, w: [&Self; 4]) -> Heads<S> {
+        let both = heads!(s, w, scales);
+        Heads {
+            scales: s.nibble_heads(both, false),
+            mins: s.nibble_heads(both, true),
+            d: halves!(s, w, d),
+            dmin: halves!(s, w, dmin),
+        }
+    }
+
+    #[inline(always)]
+    fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]) {
+        let (mut scales, mut mins) = ([0; 16], [0; 16]);
+        for i in 0..16 {
+            scales[i] = (self.scales[i] & 15) as i8;
+            mins[i] = self.scales[i] >> 4;
+        }
+        (scales, mins)
+    }
+
+    #[inline(always)]
+    fn d(&self) -> [u16; 2] {
+        [self.d.to_bits(), self.dmin.to_bits()]
     }
 }
 
 impl KBlock for BlockQ3K {
     const GROUP: usize = 16;
     const MAX_CODE: u32 = 7;
-    const RULE: Rule = Rule::Symmetric;
+    const RULE: Rule = Rule::Symmetric(4);
 
     #[inline(always)]
-    fn unpack<S: SimdInt>(&self, s: S) -> Unpacked<S> {
+    fn codes<S: SimdInt>(&self, s: S) -> [S::B; 4] {
         let high = twice(s, &self.hmask, 0);
         let thirds = [
             bits::<S, -2, -1>(s, high, 4),
@@ -82,16 +117,56 @@ impl KBlock for BlockQ3K {
             bits::<S, 2, 3>(s, high, 4),
             bits::<S, 4, 5>(s, high, 4),
         ];
-        let q = or(s, crumbs(s, &self.qs), thirds);
-        let scales = self.unpack_scales();
-        let mins = s.mul_words(s.widen(&scales), -4);
-        Unpacked { q, scales: s.scales_16(&scales), mins }
+        or(s, crumbs(s, &self.qs), thirds)
     }
 
     #[inline(always)]
-    fn scales_of_scales(&self) -> (u16, u16) {
-        (self.d.to_bits(), 0)
+    fn heads<S: SimdInt>(s: S, w: [&Self; 4]) -> Heads<S> {
+        let ends = [end(w[0]), end(w[1]), end(w[2]), end(w[3])];
+        let scales = s.signed_six_bit_heads(s.load_heads(ends));
+        Heads { scales, mins: scales, d: halves!(s, w, d), dmin: [0.0; 4] }
     }
+
+    #[inline(always)]
+    fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]) {
+        (self.unpack_scales(), [0; 16])
+    }
+
+    #[inline(always)]
+    fn d(&self) -> [u16; 2] {
+        [self.d.to_bits(), 0]
+    }
+}
+
+/// The last sixteen bytes of a block.
+#[inline(always)]
+fn end<T: Block>(w: &T) -> &[u8; 16] {
+    bytemuck::bytes_of(w).last_chunk().expect("a block is longer")
+}
+
+/// The first sixteen bytes of a block.
+#[inline(always)]
+fn begin<T: Block>(w: &T) -> &[u8; 16] {
+    bytemuck::bytes_of(w).first_chunk().expect("a block is longer")
+}
+
+/// Of Q4_K and Q5_K, which begin alike: `d`, `dmin` and `scales`, sixteen bytes.
+#[inline(always)]
+fn six_bit_heads<S: SimdInt, T: Block>(s: S, w: [&T; 4]) -> Heads<S> {
+    let begins = s.load_heads([begin(w[0]), begin(w[1]), begin(w[2]), begin(w[3])]);
+    let (both, [d, dmin]) = (s.six_bit_heads(begins), s.first_halves(begins));
+    Heads { scales: both, mins: both, d, dmin }
+}
+
+/// Eight scales and eight minimums, each twice.
+#[inline(always)]
+fn doubled(scales: &Scales) -> ([i8; 16], [u8; 16]) {
+    let (scales, mins) = scales.unpack();
+    let mut y = ([0; 16], [0; 16]);
+    for i in 0..16 {
+        (y.0[i], y.1[i]) = (scales[i / 2] as i8, mins[i / 2]);
+    }
+    y
 }
 
 impl KBlock for BlockQ4K {
@@ -100,15 +175,23 @@ impl KBlock for BlockQ4K {
     const RULE: Rule = Rule::Affine;
 
     #[inline(always)]
-    fn unpack<S: SimdInt>(&self, s: S) -> Unpacked<S> {
-        let q = nibbles(s, &self.qs);
-        let (scales, mins) = self.scales.unpack();
-        Unpacked { q, scales: s.scales_32(scales), mins: s.widen_doubled(mins) }
+    fn codes<S: SimdInt>(&self, s: S) -> [S::B; 4] {
+        nibbles(s, &self.qs)
     }
 
     #[inline(always)]
-    fn scales_of_scales(&self) -> (u16, u16) {
-        (self.d.to_bits(), self.dmin.to_bits())
+    fn heads<S: SimdInt>(s: S, w: [&Self; 4]) -> Heads<S> {
+        six_bit_heads(s, w)
+    }
+
+    #[inline(always)]
+    fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]) {
+        doubled(&self.scales)
+    }
+
+    #[inline(always)]
+    fn d(&self) -> [u16; 2] {
+        [self.d.to_bits(), self.dmin.to_bits()]
     }
 }
 
@@ -118,7 +201,7 @@ impl KBlock for BlockQ5K {
     const RULE: Rule = Rule::Affine;
 
     #[inline(always)]
-    fn unpack<S: SimdInt>(&self, s: S) -> Unpacked<S> {
+    fn codes<S: SimdInt>(&self, s: S) -> [S::B; 4] {
         let high = twice(s, &self.qh, 0);
         let fifths = [
             bits::<S, -4, -3>(s, high, 16),
@@ -126,24 +209,32 @@ impl KBlock for BlockQ5K {
             bits::<S, 0, 1>(s, high, 16),
             bits::<S, 2, 3>(s, high, 16),
         ];
-        let q = or(s, nibbles(s, &self.qs), fifths);
-        let (scales, mins) = self.scales.unpack();
-        Unpacked { q, scales: s.scales_32(scales), mins: s.widen_doubled(mins) }
+        or(s, nibbles(s, &self.qs), fifths)
     }
 
     #[inline(always)]
-    fn scales_of_scales(&self) -> (u16, u16) {
-        (self.d.to_bits(), self.dmin.to_bits())
+    fn heads<S: SimdInt>(s: S, w: [&Self; 4]) -> Heads<S> {
+        six_bit_heads(s, w)
+    }
+
+    #[inline(always)]
+    fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]) {
+        doubled(&self.scales)
+    }
+
+    #[inline(always)]
+    fn d(&self) -> [u16; 2] {
+        [self.d.to_bits(), self.dmin.to_bits()]
     }
 }
 
 impl KBlock for BlockQ6K {
     const GROUP: usize = 16;
     const MAX_CODE: u32 = 63;
-    const RULE: Rule = Rule::Symmetric;
+    const RULE: Rule = Rule::Symmetric(32);
 
     #[inline(always)]
-    fn unpack<S: SimdInt>(&self, s: S) -> Unpacked<S> {
+    fn codes<S: SimdInt>(&self, s: S) -> [S::B; 4] {
         let ql: &[[u8; 64]] = self.ql.as_chunks().0;
         let low = [s.load_bytes(&ql[0]), s.load_bytes(&ql[1])];
         let high = [twice(s, &self.qh, 0), twice(s, &self.qh, 1)];
@@ -159,13 +250,27 @@ impl KBlock for BlockQ6K {
             bits::<S, -4, -2>(s, high[1], 0x30),
             bits::<S, 0, 2>(s, high[1], 0x30),
         ];
-        let q = or(s, fours, twos);
-        let mins = s.mul_words(s.widen(&self.scales), -32);
-        Unpacked { q, scales: s.scales_16(&self.scales), mins }
+        or(s, fours, twos)
     }
 
     #[inline(always)]
-    fn scales_of_scales(&self) -> (u16, u16) {
-        (self.d.to_bits(), 0)
+    fn heads<S: SimdInt>(s: S, w: [&Self; 4]) -> Heads<S> {
+        let scales = s.load_heads([
+            bytemuck::cast_ref(&w[0].scales),
+            bytemuck::cast_ref(&w[1].scales),
+            bytemuck::cast_ref(&w[2].scales),
+            bytemuck::cast_ref(&w[3].scales),
+        ]);
+        Heads { scales, mins: scales, d: halves!(s, w, d), dmin: [0.0; 4] }
+    }
+
+    #[inline(always)]
+    fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]) {
+        (self.scales, [0; 16])
+    }
+
+    #[inline(always)]
+    fn d(&self) -> [u16; 2] {
+        [self.d.to_bits(), 0]
     }
 }

@@ -11,9 +11,7 @@ use super::isa::SimdInt;
 /// A type with 256 weights a block, which meets activations in Q8_K.
 ///
 /// With `p` = Σ scale · code · activation and `m` = Σ min · activation, both integers, a block's
-/// product is `d · p - dmin · m` or `d · (p + m)` times the activations' scale `a`, by [`RULE`].
-///
-/// [`RULE`]: KBlock::RULE
+/// product is made of them and the activations' scale `a` by [`RULE`](KBlock::RULE).
 pub trait KBlock: Block {
     /// Weights that share a scale: 16 or 32.
     const GROUP: usize;
@@ -22,10 +20,15 @@ pub trait KBlock: Block {
     /// How scales and minimums combine.
     const RULE: Rule;
 
-    /// The block's numbers.
-    fn unpack<S: SimdInt>(&self, s: S) -> Unpacked<S>;
+    /// The codes in the weights' order, at most 127.
+    fn codes<S: SimdInt>(&self, s: S) -> [S::B; 4];
+    /// Scales and minimums of four blocks.
+    fn heads<S: SimdInt>(s: S, w: [&Self; 4]) -> Heads<S>;
+    /// The scale and the minimum of every 16 weights; what the minimums of [`Rule::Symmetric`] are,
+    /// nobody asks.
+    fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]);
     /// The bits of `d` and of `dmin` (0 if there is none), halves.
-    fn scales_of_scales(&self) -> (u16, u16);
+    fn d(&self) -> [u16; 2];
 }
 
 /// See [`KBlock`]. The order of operations is the reference's, so that the bits are.
@@ -33,19 +36,22 @@ pub trait KBlock: Block {
 pub enum Rule {
     /// `a · (d · p - dmin · m)`
     Affine,
-    /// `(a · d) · (p + m)`: codes are stored with an offset, which the minimums take away.
-    Symmetric,
+    /// `(a · d) · (p - m)`: codes are stored with this offset, so that a minimum is as much times
+    /// the scale.
+    Symmetric(i8),
 }
 
-/// A block of 256 weights.
+/// What four blocks say of their codes.
 #[derive(Clone, Copy)]
-pub struct Unpacked<S: SimdInt> {
-    /// The codes in the weights' order, at most 127.
-    pub q: [S::B; 4],
-    /// For [`SimdInt::scale`].
-    pub scales: S::W,
-    /// The minimum of every 16 weights, in order.
-    pub mins: S::M,
+pub struct Heads<S: SimdInt> {
+    /// For `scale_16` or `scale_32`, by [`KBlock::GROUP`].
+    pub scales: S::H,
+    /// For `products_16` or `products_32`; of [`Rule::Symmetric`], the scales.
+    pub mins: S::H,
+    /// `d`.
+    pub d: [f32; 4],
+    /// `dmin`, if there is one.
+    pub dmin: [f32; 4],
 }
 
 /// A type with 32 weights a block, which meets activations in Q8_0.
