@@ -151,9 +151,9 @@ impl Cpu {
         if n > few(w.ty.traits().activation) {
             return TALL;
         }
-        let worth = ITEM.div_ceil(w.row_bytes.max(1));
-        // A few items for each thread, so that the last one is not waited for long.
-        worth.min(w.rows.div_ceil(4 * self.team.threads())).max(1)
+        // A few items for each thread, so that the last one is not waited for long, and no more.
+        let share = w.rows / self.team.threads();
+        ITEM.div_ceil(w.row_bytes.max(1)).clamp(share / 32, (share / 4).max(share / 32)).max(1)
     }
 }
 
