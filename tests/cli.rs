@@ -40,6 +40,7 @@ fn every_command_fails(model: &Path, file: &Path, cause: &str) {
         vec!["convert".into(), path(model), "-o".into(), path(&target)],
         vec!["run".into(), path(model), "-p".into(), "In the beginning".into()],
         vec!["perplexity".into(), path(model), "-f".into(), path(&text)],
+        vec!["bench".into(), path(model), "-p1".into(), "-n1".into(), "-r1".into()],
         vec!["inspect".into(), path(model)],
     ];
     for args in commands {
@@ -260,13 +261,14 @@ fn a_sampling_parameter_out_of_range() {
 
 #[test]
 fn a_wrong_command_line_is_explained_by_usage() {
-    let wrong: [&[&str]; 7] = [
+    let wrong: [&[&str]; 8] = [
         &[],
         &["polish"],
         &["run", "model.gguf", "-p", "a", "--file", "b"],
         &["run", "model.gguf", "-p", "a", "--kv", "f8"],
         &["run", "model.gguf", "-p", "a", "-n", "-2"],
         &["run", "model.gguf", "-p", "a", "--threads", "100000"],
+        &["run", "model.gguf", "-p", "a", "--isa", "mmx"],
         &["perplexity", "model.gguf", "-f", "text", "--chunks", "0"],
     ];
     for args in wrong {

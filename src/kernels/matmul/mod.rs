@@ -74,13 +74,14 @@ pub struct Product<'m, 'o> {
 }
 
 /// Up to so many columns are multiplied row by row, as one is; more go in panels, whose cost is
-/// that of a whole register of columns.
-fn few(activation: QuantType) -> usize {
-    // Rows of a k-quant are unpacked once for two columns; those with blocks of 32 for each.
+/// that of a whole register of columns, after the rows have been unpacked to memory.
+fn few(isa: Isa, activation: QuantType) -> usize {
+    // Measured. Rows of a k-quant are unpacked once for two columns; those with blocks of 32 for
+    // each.
     if activation == QuantType::Q8_K {
-        5
+        isa.columns() * 5 / 8
     } else {
-        2
+        3
     }
 }
 
@@ -148,7 +149,7 @@ impl Cpu {
 
     /// Rows of `w` that one thread computes at a time.
     fn item_rows(&self, w: &Matrix<'_>, n: usize) -> usize {
-        if n > few(w.ty.traits().activation) {
+        if n > few(self.isa, w.ty.traits().activation) {
             return TALL;
         }
         // A few items for each thread, so that the last one is not waited for long, and no more.
@@ -178,7 +179,7 @@ fn layout(isa: Isa, ty: QuantType, n: usize) -> Option<(QuantType, Layout)> {
     let layout = match (isa == Isa::SCALAR, activation) {
         (true, _) => Layout::Blocks,
         (false, QuantType::F32) => return None,
-        (false, _) if n <= few(activation) => Layout::Rows,
+        (false, _) if n <= few(isa, activation) => Layout::Rows,
         (false, _) => Layout::Panels(isa.columns()),
     };
     Some((activation, layout))

@@ -95,7 +95,7 @@ fn assert_reference(ty: QuantType, cols: usize, w: &[u8], x: &[f32], what: &str)
 
 /// The numbers of columns around which kernels change, and where registers and panels end.
 fn column_counts() -> Vec<usize> {
-    let mut counts: Vec<usize> = (1..=few(QuantType::Q8_K) + 2).collect();
+    let mut counts: Vec<usize> = (1..=few(Isa::best(), QuantType::Q8_K) + 2).collect();
     for isa in Isa::available() {
         let width = isa.columns();
         for edge in [width, 2 * width, 3 * width] {
