@@ -200,7 +200,7 @@ impl SimdInt for Avx512 {
         }
         fn scale_32<const B: i32, const U: i32>(x: __m512i) -> __m512i {
             // The upper byte of a word is zero: its place says so.
-            let (a, b) = (0x8000 | 2 * U, 0x8000 | (2 * U + 1));
+            let (a, b) = (0x8000 | (2 * U), 0x8000 | (2 * U + 1));
             let (a, b) = (a * 0x1_0001, b * 0x1_0001);
             let place = _mm512_setr_epi32(a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b);
             _mm512_shuffle_epi8(block!(B, x), place)

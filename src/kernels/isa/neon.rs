@@ -230,7 +230,7 @@ impl SimdInt for Neon {
         }
         fn scale_16<const B: i32, const U: i32>(x: Bytes) -> Words {
             // To the upper byte of each word, and down with the sign.
-            let place = |g: i32| vreinterpretq_u8_u16(vdupq_n_u16(((4 * U + g) << 8 | 0xff) as u16));
+            let place = |g: i32| vreinterpretq_u8_u16(vdupq_n_u16((((4 * U + g) << 8) | 0xff) as u16));
             let x = x[B as usize];
             four!(I => vshrq_n_s16::<8>(vreinterpretq_s16_u8(vqtbl1q_u8(x, place(I as i32)))))
         }
