@@ -6,7 +6,6 @@ use std::marker::PhantomData;
 use bytemuck::{Pod, Zeroable};
 use lapidary_formats::quant::Block;
 
-use super::tile::Scratch;
 use crate::kernels::activations::{Line, K_REGISTERS, REGISTERS_32};
 use crate::kernels::isa::SimdInt;
 use crate::kernels::unpack::{Block32, Codes, KBlock, Rule};
@@ -68,6 +67,15 @@ pub struct Unpacked32 {
     d: u32,
     /// Bits of f32.
     m: u32,
+}
+
+/// What a thread keeps between its parts of a product.
+#[derive(Default)]
+pub struct Scratch {
+    k: Vec<UnpackedK>,
+    legacy: Vec<Unpacked32>,
+    /// f32, `[rows, registers of columns]`
+    sums: Vec<Line>,
 }
 
 /// Steps whose sums of pairs, of codes up to `max` and activations within ±127, fit 16 bits.

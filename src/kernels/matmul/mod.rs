@@ -22,7 +22,8 @@ use super::isa::Isa;
 use super::Cpu;
 use dot::{Dot32, DotK};
 use float::DotFloat;
-use tile::{Scratch, Tile32, TileK};
+use kinds::Scratch;
+use tile::{Tile32, TileK};
 
 /// A weight matrix as it lies in the file, `[rows, cols]`, row after row.
 #[derive(Clone, Copy, Debug)]

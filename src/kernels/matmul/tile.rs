@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use bytemuck::Zeroable;
 use lapidary_formats::quant::Block;
 
-use super::kinds::{KQuant, Kind, Legacy, Unpacked32, UnpackedK};
+use super::kinds::{KQuant, Kind, Legacy, Scratch};
 use super::Matrix;
 use crate::kernels::activations::{Line, PANEL};
 use crate::kernels::isa::{IntOp, SimdInt};
@@ -19,15 +19,6 @@ const DEPTH: usize = 1024;
 
 /// Columns that are turned together from sums by row to output by column.
 const TURN: usize = 8;
-
-/// What a thread keeps between its parts of a product.
-#[derive(Default)]
-pub struct Scratch {
-    pub(super) k: Vec<UnpackedK>,
-    pub(super) legacy: Vec<Unpacked32>,
-    /// f32, `[rows, registers of columns]`
-    pub(super) sums: Vec<Line>,
-}
 
 /// A part of a matrix, and the columns it meets.
 pub struct Tile<'a, 'o, K: Kind> {
@@ -66,21 +57,22 @@ impl<K: Kind> IntOp for Tile<'_, '_, K> {
     fn run<S: SimdInt>(self, s: S) {
         // A tile's sums, and those of the sub-block it is in, fill the registers.
         if S::WIDE {
-            self.rows::<S, 6, 12>(s);
+            self.rows::<S, 6, 8, 24>(s);
         } else {
-            self.rows::<S, 3, 6>(s);
+            self.rows::<S, 3, 6, 6>(s);
         }
     }
 }
 
 impl<K: Kind> Tile<'_, '_, K> {
-    /// In tiles of `R2` rows and a whole panel, or of `R1` rows and a panel of one.
+    /// In tiles of `R2` rows and a whole panel, or of `R1` rows and a panel of one; `H` is a multiple
+    /// of both.
     #[inline(always)]
-    fn rows<S: SimdInt, const R2: usize, const R1: usize>(self, s: S) {
+    fn rows<S: SimdInt, const R2: usize, const R1: usize, const H: usize>(self, s: S) {
         let Self { w, blocks, panels, out, scratch, .. } = self;
         let (rows, registers) = (w.len() / blocks, out.len().div_ceil(S::COLS));
         // All tiles are whole: there may be more rows at the end.
-        let padded = rows.next_multiple_of(R1);
+        let padded = rows.next_multiple_of(H);
         let panels: &[S::V] = bytemuck::cast_slice(panels);
         let (unpacked, sums) = K::scratch(scratch);
         let bytes = padded * registers * size_of::<S::V>();
