@@ -129,7 +129,7 @@ struct AddRmsNorm<'a> {
     x: &'a [f32],
     weight: &'a [f32],
     eps: f32,
-    /// `[16]` or longer.
+    /// What `y` was.
     buffer: &'a mut Vec<f32>,
 }
 

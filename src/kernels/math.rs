@@ -25,9 +25,10 @@ fn split<S: Simd>(s: S, x: S::F) -> (S::F, S::F) {
     (s.exp2_of_rounded(t), series)
 }
 
+/// Within ± `limit`; NaN stays NaN, since the second operand is given then.
 #[inline(always)]
 fn clamp<S: Simd>(s: S, x: S::F, limit: f32) -> S::F {
-    s.min(s.max(x, s.splat(-limit)), s.splat(limit))
+    s.min(s.splat(limit), s.max(s.splat(-limit), x))
 }
 
 /// e^x; what lies outside of ±87 is taken as that.
@@ -98,6 +99,13 @@ mod tests {
                 assert!(near(tanhs[l], wide.tanh()), "tanh {wide}: {}", tanhs[l]);
                 assert!(near(caps[l], 50.0 * (wide / 50.0).tanh()), "softcap {wide}: {}", caps[l]);
             }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        for isa in Isa::available() {
+            assert!(isa.run(All([f32::NAN; 16])).as_flattened().iter().all(|y| y.is_nan()));
         }
     }
 

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-/// How long a thread without work stays awake: longer than any step that one thread does alone,
-/// and short enough that waiting for a person costs nothing.
+/// How long a thread without work stays awake: longer than the steps of decoding that one thread does
+/// alone, and short enough that waiting for a person costs nothing.
 const AWAKE: Duration = Duration::from_micros(200);
 
 /// Looks at the clock every so many turns of a spinning loop.
@@ -45,6 +45,8 @@ struct Desk {
     called: AtomicBool,
     /// Whether the worker sleeps, or is about to.
     asleep: AtomicBool,
+    /// Whether the last job panicked.
+    panicked: AtomicBool,
 }
 
 #[derive(Default)]
@@ -87,7 +89,7 @@ impl Team {
         self.workers.len() + 1
     }
 
-    /// Calls `work` with every item, on all threads.
+    /// Calls `work` with every item, on all threads. `work` must not use the team itself.
     ///
     /// # Panics
     /// If `work` does.
@@ -95,7 +97,8 @@ impl Team {
         self.for_each_with(items, || (), |(), item| work(item));
     }
 
-    /// Calls `work` with every item and what `scratch` made for the thread.
+    /// Calls `work` with every item and what `scratch` made for the thread. `work` must not use the
+    /// team itself.
     ///
     /// # Panics
     /// If `work` does.
@@ -144,7 +147,11 @@ impl Team {
         }
         work(0);
         drop(wait);
-        assert!(self.workers.iter().all(Worker::is_alive), "a thread of the team panicked");
+        let mut panicked = false;
+        for worker in &self.workers {
+            panicked |= worker.desk.panicked.swap(false, Ordering::Relaxed);
+        }
+        assert!(!panicked, "a thread of the team panicked");
     }
 }
 
@@ -153,7 +160,7 @@ impl Drop for Team {
         for worker in &mut self.workers {
             worker.call(Job::Leave);
             if let Some(thread) = worker.thread.take() {
-                // It ended by a panic that `run` has passed on.
+                // A job's panics are caught: it ends by itself.
                 let _ = thread.join();
             }
         }
@@ -172,10 +179,6 @@ impl Worker {
             }
         }
     }
-
-    fn is_alive(&self) -> bool {
-        !self.desk.job.is_poisoned()
-    }
 }
 
 impl Desk {
@@ -183,11 +186,13 @@ impl Desk {
     fn work(&self, number: usize, running: &AtomicUsize) {
         loop {
             self.wait();
-            match std::mem::take(&mut *lock(&self.job)) {
+            // A statement of its own: the lock must not be held while the job runs.
+            let job = std::mem::take(&mut *lock(&self.job));
+            match job {
                 Job::Run(work) => {
                     let result = panic::catch_unwind(AssertUnwindSafe(|| work(number)));
                     if result.is_err() {
-                        self.poison();
+                        self.panicked.store(true, Ordering::Relaxed);
                     }
                     running.fetch_sub(1, Ordering::Release);
                 }
@@ -207,14 +212,6 @@ impl Desk {
             thread::park();
         }
         self.asleep.store(false, Ordering::SeqCst);
-    }
-
-    /// Marks this worker as one that panicked, for `run` to see.
-    fn poison(&self) {
-        let _ = panic::catch_unwind(AssertUnwindSafe(|| {
-            let _job = lock(&self.job);
-            panic::resume_unwind(Box::new(()));
-        }));
     }
 }
 
@@ -281,7 +278,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Physical cores, as far as the process may use them.
+/// As many as there are physical cores, but no more than the process may use processors.
 fn default_threads() -> usize {
     let allowed = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     num_cpus::get_physical().clamp(1, allowed)
@@ -335,11 +332,14 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_passed_on() {
-        for bad in [0, 99] {
-            let team = team(2);
-            let work = |i| assert!(i != bad);
-            assert!(panic::catch_unwind(AssertUnwindSafe(|| team.for_each(0..100, work))).is_err());
+    fn a_panic_is_passed_on_and_the_team_goes_on() {
+        let team = team(3);
+        for bad in [0, 1, 2] {
+            let work = |thread| assert!(thread != bad, "as it should");
+            assert!(panic::catch_unwind(AssertUnwindSafe(|| team.run(&work))).is_err());
+            let count = AtomicUsize::new(0);
+            team.run(&|_| _ = count.fetch_add(1, Ordering::Relaxed));
+            assert_eq!(count.into_inner(), 3);
         }
     }
 }

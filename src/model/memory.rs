@@ -18,7 +18,9 @@ pub struct Memory {
 impl Memory {
     /// For a file of `file` bytes and `n_ctx` positions. Every layer keeps every position.
     pub fn new(config: &Config, file: u64, n_ctx: usize, kv: KvType) -> Self {
-        let kv_values = 2 * config.n_layer * n_ctx * config.n_embd_kv();
+        // A head's row in the cache fills whole registers.
+        let kv_row = config.n_head_kv * config.head_dim.next_multiple_of(16);
+        let kv_values = 2 * config.n_layer * n_ctx * kv_row;
         let rows = n_ctx.min(SLICE);
         let widest = config.n_ff.max(config.n_embd_q());
         // As in `Buffers`: x and delta; q, k, v; the two inputs of matrices, each with a quantized

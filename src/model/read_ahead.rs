@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use lapidary_formats::map::MappedFile;
@@ -19,14 +19,16 @@ use super::Source;
 /// How far ahead of the pass is read, in bytes.
 const AHEAD: usize = 256 << 20;
 
-/// How often it is looked whether the pass has come closer.
-const PAUSE: Duration = Duration::from_millis(1);
+/// How often it is looked whether the pass has come closer, at least; it tells when it has.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// The thread's other end. Dropped, it ends the thread.
 #[derive(Debug)]
 pub(super) struct ReadAhead {
     /// The step that the pass is in: a layer, or the head.
     step: Arc<AtomicUsize>,
+    /// `None` if the system gave none.
+    thread: Option<Thread>,
 }
 
 /// What a step reads.
@@ -52,19 +54,29 @@ impl ReadAhead {
         let step = Arc::<AtomicUsize>::default();
         let at = Arc::clone(&step);
         // Without the thread, the pass reads by itself.
-        let _ = thread::Builder::new().name("read-ahead".into()).spawn(move || read(parts, &at));
-        Self { step }
+        let handle =
+            thread::Builder::new().name("read-ahead".into()).spawn(move || read(parts, &at));
+        Self { step, thread: handle.ok().map(|handle| handle.thread().clone()) }
     }
 
     /// Tells that the pass has come to a step.
     pub fn reached(&self, step: usize) {
-        self.step.fetch_max(step, Ordering::Relaxed);
+        if self.step.fetch_max(step, Ordering::Relaxed) < step {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = &self.thread {
+            thread.unpark();
+        }
     }
 }
 
 impl Drop for ReadAhead {
     fn drop(&mut self) {
         self.step.store(usize::MAX, Ordering::Relaxed);
+        self.wake();
     }
 }
 
@@ -87,7 +99,7 @@ fn read(parts: Vec<Part>, step: &AtomicUsize) {
             if ahead <= AHEAD || done == i {
                 break;
             }
-            thread::sleep(PAUSE);
+            thread::park_timeout(PAUSE);
         }
         if map.as_ref().is_none_or(|map| map.path() != part.path) {
             // A file that has gone meanwhile is the pass's concern.

@@ -58,7 +58,11 @@ impl KvRows {
     pub fn push(&mut self, x: &[f32]) {
         let (d, width) = (self.head_dim, padded(self.head_dim));
         match &mut self.heads {
-            Heads::F16(heads) => append(heads, x, d, width, |to, x| to.convert_from_f32_slice(x)),
+            Heads::F16(heads) => append(heads, x, d, width, |to, x| {
+                to.convert_from_f32_slice(x);
+                // Not infinite: what a query does not see is multiplied by 0, which must give 0.
+                to.iter_mut().for_each(|x| *x = finite(*x));
+            }),
             Heads::F32(heads) => append(heads, x, d, width, |to, x| to.copy_from_slice(x)),
         }
     }
@@ -74,6 +78,15 @@ impl KvRows {
 
     pub(super) fn heads(&self) -> &Heads {
         &self.heads
+    }
+}
+
+/// The largest half in place of an infinite one.
+fn finite(x: f16) -> f16 {
+    if x.is_infinite() {
+        f16::MAX.copysign(x)
+    } else {
+        x
     }
 }
 

@@ -108,6 +108,13 @@ impl<T: KBlock> Kind for KQuant<T> {
         sums: &mut [[S::V; C]; R],
     ) {
         let x: &[[S::V; C]; K_REGISTERS] = x.first_chunk().expect("a whole block");
+        // The steps of a group are cut into parts of so many.
+        const {
+            assert!(
+                safe_steps(T::MAX_CODE) >= T::GROUP / 4
+                    || safe_steps(T::MAX_CODE).is_power_of_two()
+            )
+        };
         let mut p = [[s.splat_v(0); C]; R];
         if T::RULE != Rule::Affine {
             add_mins(s, w, x, &mut p);

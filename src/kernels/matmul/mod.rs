@@ -44,11 +44,6 @@ impl<'a> Matrix<'a> {
         Self { ty: view.ty, rows, cols, row_bytes, data: view.data }
     }
 
-    /// Number of rows: the width of the product.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
     /// The blocks, as they lie in the file.
     pub fn bytes(&self) -> &'a [u8] {
         self.data

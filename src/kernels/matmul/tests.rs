@@ -66,9 +66,20 @@ fn random(ty: QuantType, rows: usize, cols: usize, noise: &mut Noise) -> Vec<u8>
 }
 
 fn product(isa: Isa, ty: QuantType, cols: usize, w: &[u8], x: &[f32]) -> Vec<f32> {
+    product_on(2, isa, ty, cols, w, x)
+}
+
+fn product_on(
+    threads: usize,
+    isa: Isa,
+    ty: QuantType,
+    cols: usize,
+    w: &[u8],
+    x: &[f32],
+) -> Vec<f32> {
     let row_bytes = ty.row_bytes(cols).unwrap();
     let w = Matrix { ty, rows: w.len() / row_bytes, cols, row_bytes, data: w };
-    let cpu = Cpu { team: Team::new(NonZeroUsize::new(2)).unwrap(), isa };
+    let cpu = Cpu { team: Team::new(NonZeroUsize::new(threads)).unwrap(), isa };
     let mut input = Activations::default();
     input.fill(x.len() / cols, cols, |to| to.copy_from_slice(x));
     let mut out = Vec::new();
@@ -197,26 +208,14 @@ fn threads_and_other_columns_change_nothing() {
         let w = random(ty, 130, cols, &mut noise);
         let x: Vec<f32> = (0..37 * cols).map(|_| noise.float()).collect();
         let whole = product(Isa::best(), ty, cols, &w, &x);
-        for (t, x) in x.chunks(cols).enumerate() {
-            let alone = product(Isa::best(), ty, cols, &w, x);
-            assert!(alone == whole[t * 130..][..130], "{ty}: column {t}");
+        for threads in [1, 3, 7] {
+            assert!(product_on(threads, Isa::best(), ty, cols, &w, &x) == whole, "{ty}: {threads}");
         }
-    }
-}
-
-/// A row that ends where its memory does: guard pages would be touched by a load beyond it.
-#[test]
-fn nothing_is_read_past_the_last_block() {
-    let mut noise = Noise(5);
-    for ty in types() {
-        let cols = 3 * ty.block_len().max(32);
-        let w = random(ty, 2, cols, &mut noise);
-        let x: Vec<f32> = (0..cols).map(|_| noise.float()).collect();
-        // Exactly as large as it is: the end is the end of the allocation.
-        let boxed: Box<[u8]> = w.clone().into_boxed_slice();
-        assert_eq!(
-            product(Isa::best(), ty, cols, &boxed, &x),
-            product(Isa::best(), ty, cols, &w, &x)
-        );
+        for (t, x) in x.chunks(cols).enumerate() {
+            for threads in [1, 2, 7] {
+                let alone = product_on(threads, Isa::best(), ty, cols, &w, x);
+                assert!(alone == whole[t * 130..][..130], "{ty}: column {t}, {threads} threads");
+            }
+        }
     }
 }
