@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::ops::{ops, token};
 use super::simd::{Q3_HIGH, Q3_LOW};
+use super::x86::{float_ops, int_ops};
 use super::{IntOp, Simd, SimdInt};
 
 token!(
@@ -62,6 +63,8 @@ macro_rules! block {
 impl Simd for Avx2 {
     type F = Floats;
     const FLOATS: usize = 8;
+
+    float_ops!();
 
     ops! {
         fn splat(x: f32) -> Floats { [_mm256_set1_ps(x); 2] }
@@ -131,15 +134,6 @@ impl Simd for Avx2 {
             _mm_storeu_si128(y.as_mut_ptr().cast(), bytes);
             y
         }
-        fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-        fn halves(bits: [u16; 4]) -> [f32; 4] {
-            let [a, b, c, d] = bits;
-            let bits = i64::from(a) | i64::from(b) << 16 | i64::from(c) << 32 | i64::from(d) << 48;
-            bytemuck::cast(_mm_cvtph_ps(_mm_cvtsi64_si128(bits)))
-        }
-        fn half(bits: u16) -> f32 {
-            _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
-        }
     }
 }
 
@@ -149,6 +143,8 @@ impl SimdInt for Avx2 {
     type H = [__m256i; 2];
     type I = __m256i;
     type D = [__m256i; 2];
+
+    int_ops!();
 
     ops! {
         fn load_bytes(x: &[u8; 64]) -> Self::B {
@@ -315,21 +311,6 @@ impl SimdInt for Avx2 {
         }
         fn sums(x: [__m256i; 4]) -> [i32; 4] { sums!(x) }
 
-        fn affine(
-            a: &[f32; 4], d: [f32; 4], p: [i32; 4], dmin: [f32; 4], m: [i32; 4]
-        ) -> [f32; 4] {
-            let p = _mm_mul_ps(bytemuck::cast(d), _mm_cvtepi32_ps(bytemuck::cast(p)));
-            let m = _mm_mul_ps(bytemuck::cast(dmin), _mm_cvtepi32_ps(bytemuck::cast(m)));
-            bytemuck::cast(_mm_mul_ps(_mm_loadu_ps(a.as_ptr()), _mm_sub_ps(p, m)))
-        }
-        fn symmetric(
-            a: &[f32; 4], d: [f32; 4], p: [i32; 4], offset: i32, m: [i32; 4]
-        ) -> [f32; 4] {
-            let m = _mm_mullo_epi32(_mm_set1_epi32(offset), bytemuck::cast(m));
-            let p = _mm_cvtepi32_ps(_mm_sub_epi32(bytemuck::cast(p), m));
-            let scale = _mm_mul_ps(_mm_loadu_ps(a.as_ptr()), bytemuck::cast(d));
-            bytemuck::cast(_mm_mul_ps(scale, p))
-        }
 
         fn dot(u: Self::B, s: Self::B) -> Self::D {
             let ones = _mm256_set1_epi16(1);

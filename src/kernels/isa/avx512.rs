@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::ops::{ops, token};
 use super::simd::{Q3_HIGH, Q3_LOW};
+use super::x86::{float_ops, int_ops};
 use super::{IntOp, Simd, SimdInt};
 
 token!(
@@ -56,6 +57,8 @@ impl Simd for Avx512 {
     type F = __m512;
     const FLOATS: usize = 32;
 
+    float_ops!();
+
     ops! {
         fn splat(x: f32) -> __m512 { _mm512_set1_ps(x) }
         fn load(x: &[f32; 16]) -> __m512 { _mm512_loadu_ps(x.as_ptr()) }
@@ -105,15 +108,6 @@ impl Simd for Avx512 {
             let first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
             bytemuck::cast(_mm512_castps512_ps128(_mm512_permutexvar_ps(first, ones)))
         }
-        fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-        fn halves(bits: [u16; 4]) -> [f32; 4] {
-            let [a, b, c, d] = bits;
-            let bits = i64::from(a) | i64::from(b) << 16 | i64::from(c) << 32 | i64::from(d) << 48;
-            bytemuck::cast(_mm_cvtph_ps(_mm_cvtsi64_si128(bits)))
-        }
-        fn half(bits: u16) -> f32 {
-            _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
-        }
     }
 }
 
@@ -123,6 +117,8 @@ impl SimdInt for Avx512 {
     type H = __m512i;
     type I = __m512i;
     type D = __m512i;
+
+    int_ops!();
 
     ops! {
         fn load_bytes(x: &[u8; 64]) -> __m512i { _mm512_loadu_si512(x.as_ptr().cast()) }
@@ -243,21 +239,6 @@ impl SimdInt for Avx512 {
             quarters!(a, b)
         }
 
-        fn affine(
-            a: &[f32; 4], d: [f32; 4], p: [i32; 4], dmin: [f32; 4], m: [i32; 4]
-        ) -> [f32; 4] {
-            let p = _mm_mul_ps(bytemuck::cast(d), _mm_cvtepi32_ps(bytemuck::cast(p)));
-            let m = _mm_mul_ps(bytemuck::cast(dmin), _mm_cvtepi32_ps(bytemuck::cast(m)));
-            bytemuck::cast(_mm_mul_ps(_mm_loadu_ps(a.as_ptr()), _mm_sub_ps(p, m)))
-        }
-        fn symmetric(
-            a: &[f32; 4], d: [f32; 4], p: [i32; 4], offset: i32, m: [i32; 4]
-        ) -> [f32; 4] {
-            let m = _mm_mullo_epi32(_mm_set1_epi32(offset), bytemuck::cast(m));
-            let p = _mm_cvtepi32_ps(_mm_sub_epi32(bytemuck::cast(p), m));
-            let scale = _mm_mul_ps(_mm_loadu_ps(a.as_ptr()), bytemuck::cast(d));
-            bytemuck::cast(_mm_mul_ps(scale, p))
-        }
 
         fn dot(u: __m512i, s: __m512i) -> __m512i {
             _mm512_dpbusd_epi32(_mm512_setzero_si512(), u, s)
