@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use common::{micro, tiny};
-use lapidary::convert::{convert, Options, Recipe};
+use lapidary::convert::{convert, Options, Plan, Recipe};
 use lapidary::model::Source;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -39,8 +39,9 @@ fn names(found: &Value) -> Vec<&str> {
 
 fn converted(dir: &TempDir, checkpoint: &Path) -> PathBuf {
     let out = dir.path().join("model.gguf");
-    let options = Options { recipe: Recipe::Q4_K_M, threads: Some(2), force: false };
-    convert(&Source::open(checkpoint).unwrap(), &out, options, &mut ()).unwrap();
+    let source = Source::open(checkpoint).unwrap();
+    let plan = Plan::of_recipe(&source, Recipe::Q4_K_M);
+    convert(&source, &out, &plan, Options::default(), &mut ()).unwrap();
     out
 }
 

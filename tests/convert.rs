@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 
 use common::{micro, nmse, tiny};
 use lapidary::chat::GEMMA2_TEMPLATE;
-use lapidary::convert::{convert, Options, Progress, Recipe, Report};
+use lapidary::convert::{convert, Options, Plan, Progress, Recipe, Report};
+use lapidary::kernels::Isa;
 use lapidary::model::{Role, Source, TensorSpec};
 use lapidary_formats::gguf::{Header, Writer};
 use lapidary_formats::quant::QuantType;
 use tempfile::TempDir;
 
-fn options(recipe: Recipe) -> Options {
-    Options { recipe, threads: Some(2), force: false }
+fn plan(source: &Source, recipe: Recipe) -> Plan {
+    Plan::of_recipe(source, recipe)
 }
 
 fn open(path: &Path) -> Source {
@@ -21,7 +22,9 @@ fn open(path: &Path) -> Source {
 }
 
 fn to(out: &Path, source: &Path, recipe: Recipe) -> Report {
-    convert(&open(source), out, options(recipe), &mut ()).unwrap_or_else(|e| panic!("{e}"))
+    let source = open(source);
+    let result = convert(&source, out, &plan(&source, recipe), Options::default(), &mut ());
+    result.unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn names(dir: &Path) -> Vec<PathBuf> {
@@ -113,16 +116,28 @@ fn short_rows_fall_back_type_by_type() {
 }
 
 #[test]
-fn bytes_do_not_depend_on_the_number_of_threads() {
+fn bytes_do_not_depend_on_threads_or_instructions() {
     let dir = TempDir::new().unwrap();
-    let source = open(&micro());
-    let files = [1, 2, 7].map(|threads| {
-        let out = dir.path().join(threads.to_string());
-        let options = Options { threads: Some(threads), ..options(Recipe::Q4_K_M) };
-        convert(&source, &out, options, &mut ()).unwrap();
-        std::fs::read(out).unwrap()
-    });
-    assert!(files.iter().all(|file| *file == files[0]));
+    // The trained model has rows of whole k-quants, the other one has not.
+    for model in [tiny(), micro()] {
+        let source = open(&model);
+        for recipe in [Recipe::Q4_K_M, Recipe::Q2_K] {
+            let plan = plan(&source, recipe);
+            let bytes = |threads, isa| {
+                let out = dir.path().join("out.gguf");
+                let options = Options { threads: Some(threads), isa, force: true };
+                convert(&source, &out, &plan, options, &mut ()).unwrap();
+                std::fs::read(out).unwrap()
+            };
+            let reference = bytes(1, Isa::SCALAR);
+            for isa in Isa::available() {
+                for threads in [1, 2, 7] {
+                    let name = isa.name();
+                    assert!(bytes(threads, isa) == reference, "{recipe}, {threads}, {name}");
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -192,9 +207,11 @@ fn splits_become_one_file_and_are_not_overwritten() {
     to(&path("from whole"), &path("whole"), Recipe::Q4_K_M);
     let [a, b] = ["from splits", "from whole"].map(|name| std::fs::read(path(name)).unwrap());
     assert!(a == b);
-    let force = Options { force: true, ..options(Recipe::Q4_K_M) };
+    let force = Options { force: true, ..Options::default() };
+    let source = open(&splits[0]);
     for split in &splits {
-        let error = convert(&open(&splits[0]), split, force, &mut ()).unwrap_err();
+        let plan = plan(&source, Recipe::Q4_K_M);
+        let error = convert(&source, split, &plan, force, &mut ()).unwrap_err();
         assert!(error.to_string().contains("being read"), "{error}");
     }
 }
@@ -298,7 +315,9 @@ fn progress_adds_up() {
     let dir = TempDir::new().unwrap();
     let mut counter = Counter::default();
     let out = dir.path().join("out.gguf");
-    let report = convert(&open(&micro()), &out, options(Recipe::Q8_0), &mut counter).unwrap();
+    let source = open(&micro());
+    let plan = plan(&source, Recipe::Q8_0);
+    let report = convert(&source, &out, &plan, Options::default(), &mut counter).unwrap();
     assert!(counter.finished);
     assert_eq!(counter.tensors, report.totals.tensors());
     assert_eq!([counter.total, counter.bytes_in], [report.bytes_read; 2]);

@@ -7,15 +7,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{micro, tiny};
-use lapidary::convert::{convert, ConvertError, Options, Progress, Recipe};
+use lapidary::convert::{convert, ConvertError, Options, Plan, Progress, Recipe};
 use lapidary::model::Source;
 use tempfile::TempDir;
 
-const OPTIONS: Options = Options { recipe: Recipe::Q8_0, threads: Some(2), force: false };
-const FORCE: Options = Options { force: true, ..OPTIONS };
+/// Whether the output may be replaced.
+const KEEP: bool = false;
+const FORCE: bool = true;
 
-fn to(out: &Path, model: &Path, options: Options) -> Result<(), ConvertError> {
-    convert(&Source::open(model).unwrap(), out, options, &mut ()).map(drop)
+fn to(out: &Path, model: &Path, force: bool) -> Result<(), ConvertError> {
+    with(out, model, Recipe::Q8_0, force)
+}
+
+fn with(out: &Path, model: &Path, recipe: Recipe, force: bool) -> Result<(), ConvertError> {
+    let source = Source::open(model).unwrap();
+    let options = Options { force, ..Options::default() };
+    convert(&source, out, &Plan::of_recipe(&source, recipe), options, &mut ()).map(drop)
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -37,8 +44,8 @@ fn copy_of(model: &Path) -> TempDir {
 
 /// Expects an error that names `out` and says `cause`.
 #[track_caller]
-fn fails(out: &Path, model: &Path, options: Options, cause: &str) {
-    let error = to(out, model, options).unwrap_err().to_string();
+fn fails(out: &Path, model: &Path, force: bool, cause: &str) {
+    let error = to(out, model, force).unwrap_err().to_string();
     assert!(error.starts_with(out.to_str().unwrap()), "{error}");
     assert!(error.contains(cause), "{error}");
 }
@@ -48,7 +55,7 @@ fn an_existing_file_is_replaced_only_by_force() {
     let dir = TempDir::new().unwrap();
     let out = dir.path().join("out.gguf");
     fs::write(&out, "precious").unwrap();
-    fails(&out, &micro(), OPTIONS, "exists already");
+    fails(&out, &micro(), KEEP, "exists already");
     assert_eq!(fs::read(&out).unwrap(), b"precious");
     to(&out, &micro(), FORCE).unwrap();
     Source::open(&out).unwrap();
@@ -59,7 +66,7 @@ fn an_existing_file_is_replaced_only_by_force() {
 fn the_source_is_never_replaced() {
     let dir = TempDir::new().unwrap();
     let model = dir.path().join("model.gguf");
-    to(&model, &micro(), OPTIONS).unwrap();
+    to(&model, &micro(), KEEP).unwrap();
     let before = fs::read(&model).unwrap();
     fails(&model, &model, FORCE, "being read");
     let detour = dir.path().join("..").join(dir.path().file_name().unwrap()).join("model.gguf");
@@ -79,8 +86,8 @@ fn places_where_no_file_can_be() {
     let dir = TempDir::new().unwrap();
     let path = |name: &str| dir.path().join(name);
     fs::write(path("file"), "").unwrap();
-    fails(&path("missing/out.gguf"), &micro(), OPTIONS, "No such file or directory");
-    fails(&path("file/out.gguf"), &micro(), OPTIONS, "Not a directory");
+    fails(&path("missing/out.gguf"), &micro(), KEEP, "No such file or directory");
+    fails(&path("file/out.gguf"), &micro(), KEEP, "Not a directory");
     fails(dir.path(), &micro(), FORCE, "is a directory");
     fails(Path::new(".."), &micro(), FORCE, "is no file name");
     assert_eq!(names(dir.path()), ["file"]);
@@ -99,7 +106,7 @@ fn the_file_gets_the_permissions_that_any_new_file_gets() {
     let dir = TempDir::new().unwrap();
     let path = |name: &str| dir.path().join(name);
     fs::write(path("any"), "").unwrap();
-    to(&path("out.gguf"), &micro(), OPTIONS).unwrap();
+    to(&path("out.gguf"), &micro(), KEEP).unwrap();
     let mode = |name| fs::metadata(path(name)).unwrap().permissions().mode();
     assert_eq!(mode("out.gguf"), mode("any"));
 }
@@ -144,7 +151,8 @@ fn a_cancelled_conversion_leaves_nothing_behind() {
     // Before the first slice, amid the tensors, and when all are written.
     for n in [0, 10, source.tensors().len()] {
         let mut stop = StopAt { n, asked: Cell::new(0) };
-        let result = convert(&source, &dir.path().join("out.gguf"), OPTIONS, &mut stop);
+        let (out, plan) = (dir.path().join("out.gguf"), Plan::of_recipe(&source, Recipe::Q8_0));
+        let result = convert(&source, &out, &plan, Options::default(), &mut stop);
         assert!(matches!(result, Err(ConvertError::Cancelled)), "{result:?}");
         assert_eq!(stop.asked.get(), n + 1);
         assert_eq!(names(dir.path()), [""; 0]);
@@ -178,7 +186,7 @@ fn weights_that_are_not_finite_are_refused_by_name() {
         let out = model.path().join("out.gguf");
         // A tensor that is copied is looked at too.
         for recipe in [Recipe::Q4_K_M, Recipe::BF16] {
-            let error = to(&out, model.path(), Options { recipe, ..OPTIONS }).unwrap_err();
+            let error = with(&out, model.path(), recipe, KEEP).unwrap_err();
             assert!(matches!(error, ConvertError::NotFinite { .. }), "{error}");
             assert!(error.to_string().contains(name), "{error}");
             assert_eq!(names(model.path()), names(&tiny()));
@@ -192,7 +200,7 @@ fn weights_beyond_half_precision_are_refused_where_it_is_asked_for() {
     let name = "model.layers.1.mlp.up_proj.weight";
     let model = with_value(name, 0x4780);
     let out: PathBuf = model.path().join("out.gguf");
-    let to = |recipe| to(&out, model.path(), Options { recipe, ..OPTIONS });
+    let to = |recipe| with(&out, model.path(), recipe, KEEP);
     let error = to(Recipe::F16).unwrap_err().to_string();
     assert!(error.contains(name) && error.contains("65536") && error.contains("F16"), "{error}");
     assert_eq!(names(model.path()), names(&tiny()));

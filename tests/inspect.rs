@@ -6,7 +6,7 @@ use std::path::Path;
 
 use assert_cmd::Command;
 use common::{micro, tiny};
-use lapidary::convert::{convert, Options, Recipe};
+use lapidary::convert::{convert, Options, Plan, Recipe};
 use lapidary::model::Source;
 use serde_json::{json, Value};
 use tempfile::TempDir;
@@ -26,8 +26,9 @@ fn inspect_json(model: &Path, more: &[&str]) -> Value {
 /// The random model as Q4_K_M.
 fn converted(dir: &TempDir) -> std::path::PathBuf {
     let out = dir.path().join("micro.gguf");
-    let options = Options { recipe: Recipe::Q4_K_M, threads: Some(2), force: false };
-    convert(&Source::open(&micro()).unwrap(), &out, options, &mut ()).unwrap();
+    let source = Source::open(&micro()).unwrap();
+    let plan = Plan::of_recipe(&source, Recipe::Q4_K_M);
+    convert(&source, &out, &plan, Options::default(), &mut ()).unwrap();
     out
 }
 

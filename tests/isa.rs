@@ -2,7 +2,7 @@
 
 mod common;
 
-use lapidary::convert::{convert, Options, Recipe};
+use lapidary::convert::{convert, Options, Plan, Recipe};
 use lapidary::kernels::{Cpu, Isa, KvType};
 use lapidary::model::{Model, Rows, Source, State};
 use lapidary::perplexity;
@@ -31,8 +31,8 @@ fn for_each_recipe(checkpoint: &std::path::Path, check: impl Fn(&Source, Recipe)
     let checkpoint = Source::open(checkpoint).unwrap();
     for recipe in RECIPES {
         let file = dir.path().join(recipe.name());
-        let options = Options { recipe, threads: None, force: false };
-        convert(&checkpoint, &file, options, &mut ()).unwrap();
+        let plan = Plan::of_recipe(&checkpoint, recipe);
+        convert(&checkpoint, &file, &plan, Options::default(), &mut ()).unwrap();
         check(&Source::open(&file).unwrap(), recipe);
     }
 }

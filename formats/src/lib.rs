@@ -12,6 +12,7 @@
 
 pub mod checkpoint;
 pub mod gguf;
+pub mod imatrix;
 pub mod map;
 pub mod quant;
 pub mod tensor;

@@ -2,14 +2,16 @@
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::anyhow;
 use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
-use lapidary::convert::{convert, ConvertError, Options, Progress, Recipe, Report};
+use lapidary::convert::{convert, ConvertError, Options, Progress, Report};
+use lapidary::kernels::Isa;
 use lapidary::model::Source;
 
+use super::budget::TypeArgs;
 use super::inspect::{print_totals, size, totals_json};
 use super::interrupt::{self, Interrupted};
 
@@ -19,15 +21,16 @@ pub struct Args {
     /// A checkpoint directory of Gemma 2, or a GGUF file to convert again
     source: PathBuf,
     /// The GGUF file to write
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
-    /// Recipe: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q4_K_M, Q4_K_S, Q3_K_L, Q3_K_M, Q3_K_S
-    /// or Q2_K
-    #[arg(short, long, value_name = "RECIPE", default_value = "Q4_K_M")]
-    quant: String,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "plan")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    types: TypeArgs,
     /// Threads [default: all cores]; the file does not depend on it
     #[arg(long, value_name = "N", value_parser = super::threads)]
     threads: Option<NonZeroUsize>,
+    /// Instructions to use; the file does not depend on them [default: the best of this machine]
+    #[arg(long, value_name = "SET", value_parser = super::isa)]
+    isa: Option<Isa>,
     /// Replace the output if it is there already
     #[arg(long)]
     force: bool,
@@ -38,33 +41,57 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let recipe: Recipe = args.quant.parse()?;
     interrupt::install()?;
     let source = Source::open(&args.source)?;
     let threads = args.threads.map(NonZeroUsize::get);
-    let options = Options { recipe, threads, force: args.force };
+    let options = Options { threads, isa: args.isa.unwrap_or_default(), force: args.force };
     let mut bar = Bar(bar());
-    let result = convert(&source, &args.output, options, &mut bar);
-    bar.0.finish_and_clear();
-    let report = match result {
-        Ok(report) => report,
-        Err(ConvertError::Cancelled) => return Err(Interrupted.into()),
-        Err(error @ ConvertError::Exists { .. }) => bail!("{error}; --force replaces it"),
-        Err(error) => return Err(error.into()),
-    };
+    let chosen = args.types.choose(&source, None, options, &mut bar);
+    let chosen = chosen.map_err(explained)?;
     let mut out = io::stdout();
+    let Some(output) = args.output.as_deref().filter(|_| !args.types.only_plan()) else {
+        bar.0.finish_and_clear();
+        return match args.json {
+            true => Ok(writeln!(out, "{}", chosen.json(&source))?),
+            false => Ok(chosen.print(&mut out, &source)?),
+        };
+    };
+    if !args.json && chosen.is_fitted() {
+        bar.0.suspend(|| chosen.print(&mut out, &source))?;
+        writeln!(out)?;
+    }
+    let result = convert(&source, output, &chosen.plan, options, &mut bar);
+    bar.0.finish_and_clear();
+    let report = result.map_err(explained)?;
+    let name = &chosen.plan.name;
     if args.json {
-        writeln!(out, "{}", json(&report, recipe, &args))?;
+        let mut json = json(&report, name, output);
+        json["plan"] = chosen.json(&source);
+        writeln!(out, "{json}")?;
     } else {
-        print(&mut out, &report, recipe, &args)?;
+        print(&mut out, &report, name, output)?;
     }
     Ok(())
+}
+
+/// The error as a user of the command understands it.
+fn explained(error: ConvertError) -> anyhow::Error {
+    match error {
+        ConvertError::Cancelled => Interrupted.into(),
+        ConvertError::Exists { .. } => anyhow!("{error}; --force replaces it"),
+        error => error.into(),
+    }
 }
 
 /// A bar on stderr, which `indicatif` hides where that is no terminal.
 struct Bar(ProgressBar);
 
 impl Progress for Bar {
+    fn measuring(&mut self, values: u64) {
+        self.0.set_length(values);
+        self.0.reset();
+    }
+
     fn started(&mut self, bytes: u64) {
         self.0.set_length(bytes);
         self.0.reset();
@@ -93,12 +120,12 @@ fn bar() -> ProgressBar {
     ProgressBar::new(0).with_style(style)
 }
 
-fn print(out: &mut impl Write, report: &Report, recipe: Recipe, args: &Args) -> io::Result<()> {
+fn print(out: &mut impl Write, report: &Report, name: &str, output: &Path) -> io::Result<()> {
     print_totals(out, &report.totals)?;
     writeln!(
         out,
-        "\n{}: {recipe}, {}, written in {:.1} s ({:.0} MB/s of weights read)",
-        args.output.display(),
+        "\n{}: {name}, {}, written in {:.1} s ({:.0} MB/s of weights read)",
+        output.display(),
         size(report.file_bytes),
         report.seconds,
         report.megabytes_per_second()
@@ -121,10 +148,10 @@ fn print(out: &mut impl Write, report: &Report, recipe: Recipe, args: &Args) -> 
     Ok(())
 }
 
-fn json(report: &Report, recipe: Recipe, args: &Args) -> serde_json::Value {
+fn json(report: &Report, name: &str, output: &Path) -> serde_json::Value {
     serde_json::json!({
-        "output": args.output.display().to_string(),
-        "recipe": recipe.name(),
+        "output": output.display().to_string(),
+        "recipe": name,
         "totals": totals_json(&report.totals),
         "file_bytes": report.file_bytes,
         "bytes_read": report.bytes_read,

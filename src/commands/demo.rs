@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, Context};
 use clap::Args as ClapArgs;
 use lapidary::convert::{
-    convert, ConvertError, Options as ConvertOptions, Progress, Recipe, Totals,
+    convert, ConvertError, Options as ConvertOptions, Plan, Progress, Recipe, Totals,
 };
 use lapidary::kernels::KvType;
 use lapidary::model::{Model, Source};
@@ -97,8 +97,8 @@ fn file_of(dir: &Path, recipe: Recipe) -> PathBuf {
 
 fn quantize(checkpoint: &Path, file: &Path, recipe: Recipe) -> anyhow::Result<()> {
     let source = Source::open(checkpoint)?;
-    let options = ConvertOptions { recipe, threads: None, force: false };
-    match convert(&source, file, options, &mut UntilInterrupted) {
+    let plan = Plan::of_recipe(&source, recipe);
+    match convert(&source, file, &plan, ConvertOptions::default(), &mut UntilInterrupted) {
         Err(ConvertError::Cancelled) => Err(Interrupted.into()),
         result => Ok(result.map(drop)?),
     }

@@ -7,6 +7,7 @@ pub mod inspect;
 pub mod perplexity;
 pub mod run;
 
+mod budget;
 mod bundled;
 mod conversation;
 mod generate;

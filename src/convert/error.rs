@@ -83,6 +83,16 @@ pub enum ConvertError {
         /// What is wrong.
         error: GgufError,
     },
+    /// Even the smallest types exceed what was asked for.
+    #[error("{}: a file of {limit} bytes was asked for, but the smallest has {smallest}", path.display())]
+    Budget {
+        /// The model.
+        path: PathBuf,
+        /// The most bytes that the file may have.
+        limit: u64,
+        /// Bytes that it has with the smallest types.
+        smallest: u64,
+    },
     /// The threads cannot be started.
     #[error("cannot start {threads} threads: {error}")]
     Threads {

@@ -3,7 +3,7 @@
 use lapidary_formats::gguf::{Gguf, Header};
 use lapidary_formats::vocab::Vocab;
 
-use super::Recipe;
+use super::Plan;
 use crate::chat::GEMMA2_TEMPLATE;
 use crate::model::{Config, Source, SourceError};
 
@@ -11,33 +11,32 @@ use crate::model::{Config, Source, SourceError};
 const QUANTIZATION_VERSION: u32 = 2;
 
 /// The header of a new file: all metadata, and the tensors of `source` in its order with the types
-/// that `recipe` gives them.
+/// that `plan` gives them.
 ///
 /// # Errors
 /// If the source's vocabulary or chat template cannot be read.
-pub(super) fn header(source: &Source, recipe: Recipe) -> Result<Header, SourceError> {
+pub(super) fn header(source: &Source, plan: &Plan) -> Result<Header, SourceError> {
     // Read in either case: what is written must have a vocabulary that fits its embedding.
     let vocab = source.vocab()?;
     let mut header = match source.gguf() {
-        Some(gguf) => copied(gguf, recipe),
+        Some(gguf) => copied(gguf, plan),
         None => {
             let template = source.chat_template()?;
-            of_checkpoint(source.config(), recipe, &vocab, template, &source.stop_ids(&vocab))
+            of_checkpoint(source.config(), plan, &vocab, template, &source.stop_ids(&vocab))
         }
     };
-    for spec in source.tensors() {
-        let ty = recipe.type_of(spec, source.config(), source.is_untied());
-        header.add_tensor(&spec.name, ty, &spec.shape)?;
+    for (spec, ty) in source.tensors().iter().zip(&plan.types) {
+        header.add_tensor(&spec.name, *ty, &spec.shape)?;
     }
     Ok(header)
 }
 
 /// The metadata of another GGUF file, but for what says how its tensors are stored.
-fn copied(gguf: &Gguf, recipe: Recipe) -> Header {
+fn copied(gguf: &Gguf, plan: &Plan) -> Header {
     let mut header = Header::new();
     let kept = gguf.metadata().filter(|(key, _)| !describes_storage(key));
     kept.for_each(|(key, value)| header.set(key, value));
-    set_storage(&mut header, recipe);
+    set_storage(&mut header, plan);
     header
 }
 
@@ -46,14 +45,14 @@ fn describes_storage(key: &str) -> bool {
     key == "general.alignment" || key.starts_with("split.") || key.starts_with("quantize.imatrix.")
 }
 
-fn set_storage(header: &mut Header, recipe: Recipe) {
-    header.set("general.file_type", recipe.file_type());
+fn set_storage(header: &mut Header, plan: &Plan) {
+    header.set("general.file_type", plan.file_type);
     header.set("general.quantization_version", QUANTIZATION_VERSION);
 }
 
 fn of_checkpoint(
     c: &Config,
-    recipe: Recipe,
+    plan: &Plan,
     vocab: &Vocab,
     template: Option<String>,
     stop_ids: &[u32],
@@ -62,7 +61,7 @@ fn of_checkpoint(
     header.set("general.architecture", "gemma2");
     header.set("general.type", "model");
     header.set("general.name", c.name.as_str());
-    set_storage(&mut header, recipe);
+    set_storage(&mut header, plan);
     let sizes = [
         ("context_length", c.n_ctx_train),
         ("embedding_length", c.n_embd),

@@ -1,19 +1,29 @@
 //! Conversion: from a checkpoint, or another GGUF file, to one GGUF file, in one pass.
 //!
-//! - [`Recipe`]: which type each tensor gets.
+//! - [`Plan`]: what each tensor becomes, by a [`Recipe`] or, as [`fit`] chooses, for a [`Budget`].
+//!   `damage` measures what a type costs, `allocation` chooses.
+//! - [`Weighting`]: how much columns count.
 //! - `metadata`: the keys of the new file.
 //! - `pipeline`: the tensors, slice by slice.
 //! - `target`: the new file, which is either complete or not there.
 //! - [`Report`], [`Totals`]: what came of it.
 
+mod allocation;
+mod budget;
+mod damage;
 mod error;
 mod metadata;
 mod pipeline;
+mod plan;
 mod recipe;
 mod report;
 mod target;
+mod weighting;
 
+pub use budget::{fit, Budget, Fitted};
 pub use error::ConvertError;
 pub use pipeline::{convert, Options, Progress};
+pub use plan::Plan;
 pub use recipe::{Recipe, UnknownRecipe};
 pub use report::{Report, Totals, TypeTotal};
+pub use weighting::Weighting;

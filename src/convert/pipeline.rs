@@ -13,21 +13,22 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::metadata::header;
 use super::target::Target;
-use super::{ConvertError, Recipe, Report, Totals};
+use super::{ConvertError, Plan, Report, Totals};
+use crate::kernels::{largest, Isa, Requantize};
 use crate::model::{Role, Source, TensorSpec};
 
 /// Values that are converted before progress is told and cancelling looked at: rows enough for
 /// many threads (27B: 113 of the longest), and a few megabytes.
 const SLICE: usize = 4 << 20;
 
-/// What to convert to, and how.
-#[derive(Clone, Copy, Debug)]
+/// How to work.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Which type each tensor gets.
-    pub recipe: Recipe,
     /// How many threads work; as many as there are processors if not given. The file's bytes do
     /// not depend on it.
     pub threads: Option<usize>,
+    /// The instructions used, on which the bytes do not depend either.
+    pub isa: Isa,
     /// Whether a file that is there already may be replaced.
     pub force: bool,
 }
@@ -35,11 +36,13 @@ pub struct Options {
 /// Who wants to know how far a conversion is. Every method does nothing unless it is overridden;
 /// `()` is nobody.
 pub trait Progress {
+    /// A plan is being made; `values` values are going to be looked at.
+    fn measuring(&mut self, _values: u64) {}
     /// Everything has been checked; `bytes` bytes of tensors are going to be read.
     fn started(&mut self, _bytes: u64) {}
     /// The next tensor, by its GGUF name.
     fn tensor(&mut self, _name: &str) {}
-    /// That many bytes more have been read from the source and converted.
+    /// That many bytes more have been read from the source and converted; or values measured.
     fn advanced(&mut self, _bytes_in: u64, _bytes_out: u64) {}
     /// All tensors are written; what remains is to wait for the disk.
     fn finished(&mut self) {}
@@ -51,7 +54,7 @@ pub trait Progress {
 
 impl Progress for () {}
 
-/// Converts a model to a GGUF file at `out`.
+/// Converts a model to a GGUF file at `out`, as `plan` has it.
 ///
 /// It is one pass: memory holds a slice of the mapped source and two of the result, a few megabytes
 /// each. A tensor
@@ -64,20 +67,20 @@ impl Progress for () {}
 pub fn convert(
     source: &Source,
     out: &Path,
+    plan: &Plan,
     options: Options,
     progress: &mut dyn Progress,
 ) -> Result<Report, ConvertError> {
     let start = Instant::now();
-    let header = header(source, options.recipe)?;
-    let threads = options.threads.unwrap_or(0);
-    let pool = ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|error| ConvertError::Threads { threads, error })?;
-    let mut report = plan(source, &header);
+    let header = header(source, plan)?;
+    let pool = pool(options.threads)?;
+    let mut report = outlook(source, &header);
     let target = Target::create(out, options.force, source, report.file_bytes)?;
     progress.started(report.bytes_read);
     let file = BufWriter::new(target.file());
     let mut slices = Slices::new(&pool, out, file, &header)?;
-    write_tensors(source, &header, &mut slices, SLICE, progress)?;
+    let work = Work { source, header: &header, plan, isa: options.isa };
+    work.write_tensors(&mut slices, SLICE, progress)?;
     slices.finish()?;
     progress.finished();
     target.sync()?;
@@ -89,8 +92,15 @@ pub fn convert(
     Ok(report)
 }
 
+/// `threads`, or as many as there are processors.
+pub(super) fn pool(threads: Option<usize>) -> Result<ThreadPool, ConvertError> {
+    let threads = threads.unwrap_or(0);
+    let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|error| ConvertError::Threads { threads, error })
+}
+
 /// What the conversion is going to do.
-fn plan(source: &Source, header: &Header) -> Report {
+fn outlook(source: &Source, header: &Header) -> Report {
     let values = |shape: &[usize]| shape.iter().product::<usize>() as u64;
     let totals = Totals::new(header.tensors().iter().map(|t| (t.ty, values(&t.shape), t.bytes)));
     let views = source.tensors().iter().map(|spec| source.tensor(spec));
@@ -109,37 +119,53 @@ fn plan(source: &Source, header: &Header) -> Report {
     }
 }
 
-/// Writes every tensor of `header`, which are those of `source` in the same order, in slices of
-/// about `values` values.
-fn write_tensors<W: Write + Send>(
-    source: &Source,
-    header: &Header,
-    slices: &mut Slices<W>,
-    values: usize,
-    progress: &mut dyn Progress,
-) -> Result<(), ConvertError> {
-    for (spec, info) in source.tensors().iter().zip(header.tensors()) {
-        progress.tensor(&spec.name);
-        let view = source.tensor(spec);
-        let checked = |largest| check(source, view.name, info.ty, largest);
-        let row_bytes = view.data.len() / view.rows();
-        let rows = match spec.role {
-            Role::Norm => view.rows(),
-            Role::Matrix => (values / view.cols()).max(1),
-        };
-        for data in view.data.chunks(rows * row_bytes) {
-            if progress.cancelled() {
-                return Err(ConvertError::Cancelled);
+/// A conversion.
+struct Work<'a> {
+    source: &'a Source,
+    /// Its tensors are those of the source in the same order.
+    header: &'a Header,
+    plan: &'a Plan,
+    isa: Isa,
+}
+
+impl Work<'_> {
+    /// Writes every tensor, in slices of about `values` values.
+    fn write_tensors<W: Write + Send>(
+        &self,
+        slices: &mut Slices<W>,
+        values: usize,
+        progress: &mut dyn Progress,
+    ) -> Result<(), ConvertError> {
+        let tensors = self.source.tensors().iter().zip(self.header.tensors());
+        for (i, (spec, info)) in tensors.enumerate() {
+            progress.tensor(&spec.name);
+            let view = self.source.tensor(spec);
+            let importance = self.plan.weighting.as_ref().and_then(|w| w.of(i));
+            let requantize =
+                Requantize { from: view.ty, to: info.ty, importance, effort: self.plan.effort };
+            let row_bytes = view.data.len() / view.rows();
+            let rows = match spec.role {
+                Role::Norm => view.rows(),
+                Role::Matrix => (values / view.cols()).max(1),
+            };
+            for data in view.data.chunks(rows * row_bytes) {
+                if progress.cancelled() {
+                    return Err(ConvertError::Cancelled);
+                }
+                let view = TensorView { data, ..view };
+                let bytes_out = slices.push(|out| {
+                    let largest = match spec.role {
+                        Role::Norm => convert_norm(self.source, spec, out),
+                        Role::Matrix => convert_rows(&view, requantize, self.isa, out),
+                    };
+                    check(self.source, view.name, info.ty, largest)
+                })?;
+                self.source.release(data);
+                progress.advanced(data.len() as u64, bytes_out);
             }
-            let bytes_out = slices.push(|out| match spec.role {
-                Role::Norm => checked(convert_norm(source, spec, out)),
-                Role::Matrix => checked(convert_rows(&TensorView { data, ..view }, info.ty, out)),
-            })?;
-            source.release(data);
-            progress.advanced(data.len() as u64, bytes_out);
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Two buffers that change places: while one is written, the other is filled.
@@ -201,34 +227,16 @@ fn convert_norm(source: &Source, spec: &TensorSpec, out: &mut Vec<u8>) -> f32 {
 
 /// Converts rows to `out`, all threads together; the result is their [`largest`] magnitude. Rows
 /// that are not finite are left out of it, for the caller has to refuse them.
-fn convert_rows(view: &TensorView, ty: QuantType, out: &mut Vec<u8>) -> f32 {
-    let (from, to, cols) = (view.ty.traits(), ty.traits(), view.cols());
+fn convert_rows(view: &TensorView, requantize: Requantize, isa: Isa, out: &mut Vec<u8>) -> f32 {
+    let cols = view.cols();
     let row_bytes =
         |ty: QuantType| ty.row_bytes(cols).expect("rows were checked to be whole blocks");
-    let rows = view.data.par_chunks_exact(row_bytes(view.ty));
-    out.resize(rows.len() * row_bytes(ty), 0);
-    out.par_chunks_exact_mut(row_bytes(ty))
+    let rows = view.data.par_chunks_exact(row_bytes(requantize.from));
+    out.resize(rows.len() * row_bytes(requantize.to), 0);
+    out.par_chunks_exact_mut(row_bytes(requantize.to))
         .zip(rows)
-        .map_init(
-            || vec![0.0; cols],
-            |x, (out, row)| {
-                (from.dequantize)(row, x);
-                let largest = largest(x);
-                if view.ty == ty {
-                    out.copy_from_slice(row);
-                } else if largest.is_finite() {
-                    (to.quantize)(x, out);
-                }
-                largest
-            },
-        )
+        .map_init(|| vec![0.0; cols], |x, (out, row)| requantize.row(isa, row, x, out))
         .reduce(|| 0.0, |a, b| if a.to_bits() > b.to_bits() { a } else { b })
-}
-
-/// The largest magnitude, where infinity is larger than every number and NaN larger still. That is
-/// the order of the bits without the sign, which needs no comparison of floats.
-fn largest(x: &[f32]) -> f32 {
-    f32::from_bits(x.iter().fold(0, |largest, x| largest.max(x.abs().to_bits())))
 }
 
 /// Refuses weights that the new file cannot hold. `name` is the tensor's in the source.
@@ -246,6 +254,7 @@ fn check(source: &Source, name: &str, ty: QuantType, largest: f32) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::convert::Recipe;
 
     fn micro() -> Source {
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/micro-gemma2");
@@ -255,10 +264,12 @@ mod tests {
     /// Writes the whole model to `out`, in slices of `values` values.
     fn write<W: Write + Send>(out: W, values: usize) -> Result<W, ConvertError> {
         let source = micro();
-        let header = header(&source, Recipe::Q4_K_M)?;
+        let plan = Plan::of_recipe(&source, Recipe::Q4_K_M);
+        let header = header(&source, &plan)?;
         let pool = ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         let mut slices = Slices::new(&pool, Path::new("out.gguf"), out, &header)?;
-        write_tensors(&source, &header, &mut slices, values, &mut ())?;
+        let work = Work { source: &source, header: &header, plan: &plan, isa: Isa::best() };
+        work.write_tensors(&mut slices, values, &mut ())?;
         slices.finish()
     }
 
@@ -277,14 +288,5 @@ mod tests {
         let error = write(full, SLICE).unwrap_err().to_string();
         assert!(error.starts_with("out.gguf: "), "{error}");
         assert!(error.contains("No space left on device"), "{error}");
-    }
-
-    #[test]
-    fn the_largest_magnitude_knows_neither_sign_nor_order_of_nan() {
-        assert_eq!(largest(&[]), 0.0);
-        assert_eq!(largest(&[1.0, -3.0, 2.0, -0.0]), 3.0);
-        assert_eq!(largest(&[1.0, f32::NEG_INFINITY, 2.0]), f32::INFINITY);
-        assert!(largest(&[f32::INFINITY, -f32::NAN, 1.0]).is_nan());
-        assert!(largest(&[f32::NAN, f32::INFINITY, 1.0]).is_nan());
     }
 }

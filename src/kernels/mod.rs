@@ -4,6 +4,7 @@
 //! - `unpack`: what a block type tells the kernels.
 //! - `matmul`: matrices × columns.
 //! - `attention`: over the cache.
+//! - `weights`: quantizing them, for conversion.
 //! - `team`: the threads.
 //!
 //! Results do not depend on the instruction set or the threads, bit for bit; [`Isa::SCALAR`] runs
@@ -19,6 +20,7 @@ mod quantize;
 mod rope;
 mod team;
 mod unpack;
+mod weights;
 
 use std::num::NonZeroUsize;
 
@@ -29,6 +31,7 @@ pub use isa::Isa;
 pub use matmul::{Matrix, Product};
 pub use rope::Rope;
 pub use team::{Team, TeamError};
+pub use weights::{largest, weighted_error, Requantize};
 
 /// What kernels run on: threads, and the instructions that they use.
 #[derive(Debug)]

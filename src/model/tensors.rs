@@ -1,5 +1,7 @@
 //! The tensors of a Gemma 2 model: GGUF's names, Hugging Face's names, shapes.
 
+use lapidary_formats::quant::QuantType;
+
 use super::Config;
 
 /// What a tensor is used for, which decides how it is stored.
@@ -25,6 +27,22 @@ pub struct TensorSpec {
     pub role: Role,
     /// The layer it belongs to, if any.
     pub layer: Option<usize>,
+}
+
+impl TensorSpec {
+    /// Number of values.
+    pub fn values(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Its size as blocks of `ty`, in bytes.
+    ///
+    /// # Panics
+    /// If its rows are no whole blocks.
+    pub fn bytes(&self, ty: QuantType) -> u64 {
+        let row = ty.row_bytes(self.shape[0]).expect("rows are whole blocks of the type");
+        (self.shape[1..].iter().product::<usize>() * row) as u64
+    }
 }
 
 /// The embedding, which is the head as well unless [`OUTPUT`] is there.

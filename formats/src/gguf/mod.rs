@@ -25,7 +25,7 @@ pub use write::{Header, TensorInfo, Writer};
 const MAGIC: [u8; 4] = *b"GGUF";
 const VERSION: u32 = 3;
 /// Where tensors begin is a multiple of this unless `general.alignment` says otherwise.
-const ALIGNMENT: usize = 32;
+pub const ALIGNMENT: usize = 32;
 const ALIGNMENT_KEY: &str = "general.alignment";
 /// ggml's `GGML_MAX_DIMS`.
 const MAX_DIMS: usize = 4;

@@ -1,7 +1,8 @@
 //! The k-quants that have minimums (Q2_K, Q4_K, Q5_K), unpacked.
 
+use super::lanes::{Lanes, LANES};
 use super::q8_k::BlockQ8K;
-use super::search::{self, Lanes, Offset, Range};
+use super::search::{self, Effort, Moments, Offset, Range};
 
 /// 256 weights in `SUBS` sub-blocks, each with an integer scale and minimum:
 /// `x = d * scales[j] * q[i] - dmin * mins[j]`.
@@ -18,10 +19,6 @@ pub struct Affine<const SUBS: usize> {
     /// The codes, in the weights' order.
     pub q: [u8; 256],
 }
-
-/// See [`Affine::fit`].
-const LARGER: f32 = 16.0 / 15.0;
-const REFITS: usize = 2;
 
 impl<const SUBS: usize> Affine<SUBS> {
     /// Weights per sub-block.
@@ -56,14 +53,39 @@ impl<const SUBS: usize> Affine<SUBS> {
     }
 }
 
+/// Values to be quantized.
+struct Values<const SUBS: usize> {
+    x: [f32; 256],
+    /// Their importances.
+    w: [f32; 256],
+    moments: [Moments; SUBS],
+    /// What codes may be.
+    codes: Range,
+    /// What scales and minimums may be.
+    scales: Range,
+    effort: Effort,
+}
+
 /// The quantizer.
 impl<const SUBS: usize> Affine<SUBS> {
     /// The best found for 256 values with such codes, scales and minimums.
-    pub(super) fn fit(x: &[f32], codes: Range, scales: Range) -> Self {
-        let x = search::finite::<256>(x);
+    #[inline(always)]
+    pub(super) fn fit<L: Lanes>(
+        l: L,
+        x: &[f32],
+        w: &[f32],
+        (codes, scales): (Range, Range),
+        effort: Effort,
+    ) -> Self {
+        let (x, w) = (search::finite::<256>(x), search::importance::<256>(w));
+        let mut values =
+            Values { x, w, moments: [Moments::default(); SUBS], codes, scales, effort };
         let mut wanted = [(0.0, 0.0); SUBS];
-        for (wanted, x) in wanted.iter_mut().zip(x.chunks_exact(Self::SUB_LEN)) {
-            *wanted = search::scale_offset(x, codes, Offset::NotPositive);
+        for (j, wanted) in wanted.iter_mut().enumerate() {
+            let (x, w) = values.sub(j);
+            let moments = Moments::new(l, x, w);
+            *wanted = search::scale_offset(l, x, w, &moments, codes, Offset::NotPositive);
+            values.moments[j] = moments;
         }
         let d = wanted.iter().fold(0f32, |max, (d, _)| max.max(*d)) / scales.high;
         let dmin = wanted.iter().fold(0f32, |max, (_, m)| max.max(-m)) / scales.high;
@@ -71,49 +93,63 @@ impl<const SUBS: usize> Affine<SUBS> {
         if d == 0.0 && dmin == 0.0 {
             return best.1;
         }
-        // Scales of scales that are a little larger round all integers anew: another chance.
-        for (a, b) in [(1.0, 1.0), (LARGER, 1.0), (1.0, LARGER), (LARGER, LARGER)] {
-            let trial = Self::round(&x, a * d, b * dmin, &wanted, codes, scales);
+        for a in effort.stretches() {
+            for b in effort.stretches() {
+                let trial = Self::round(l, &values, a * d, b * dmin, &wanted);
+                best = search::better(best, trial);
+            }
+        }
+        for _ in 0..effort.refits() {
+            best.1.encode(&values);
+            let (d, dmin) = best.1.refit(l, &values);
+            let trial = Self::round(l, &values, d, dmin, &best.1.real());
             best = search::better(best, trial);
         }
-        for _ in 0..REFITS {
-            best.1.encode(&x, codes);
-            let (d, dmin) = best.1.refit(&x);
-            let trial = Self::round(&x, d, dmin, &best.1.real(), codes, scales);
-            best = search::better(best, trial);
-        }
-        best.1.encode(&x, codes);
+        best.1.encode(&values);
         best.1
     }
 
     /// The integers for such `d` and `dmin` that are best among those next to the real scales and
     /// offsets `wanted`, and their squared error. Codes are left for later.
-    fn round(
-        x: &[f32; 256],
+    #[inline(always)]
+    fn round<L: Lanes>(
+        l: L,
+        values: &Values<SUBS>,
         d: f32,
         dmin: f32,
         wanted: &[(f32, f32); SUBS],
-        codes: Range,
-        range: Range,
     ) -> (f32, Self) {
         let mut y = Self { d: search::storable(d), dmin: search::storable(dmin), ..Self::ZERO };
+        let range = values.scales;
         let mut total = 0.0;
-        for (j, x) in x.chunks_exact(Self::SUB_LEN).enumerate() {
-            let scale = f32::from((wanted[j].0 / y.d) as u8);
-            let min = f32::from((-wanted[j].1 / y.dmin) as u8);
+        for (j, wanted) in wanted.iter().enumerate() {
+            let nearest = range.nearest(wanted.0 / y.d);
             // Not 0: with scale 1 every code may still be 0.
-            let scales: Lanes =
-                std::array::from_fn(|l| range.clamp(scale + (l % 4) as f32 - 1.0).max(1.0));
-            let mins: Lanes = std::array::from_fn(|l| range.clamp(min + (l / 4) as f32));
-            let (ds, ms) = (scales.map(|s| y.d * s), mins.map(|m| -(y.dmin * m)));
-            let (best, error) = search::least(&search::errors(x, &ds, &ms, codes));
-            (y.scales[j], y.mins[j]) = (scales[best] as u8, mins[best] as u8);
+            let scales = range.clamp_lanes(l, search::from(l, nearest - 7.0));
+            let scales = l.max(scales, l.splat(1.0));
+            let d = l.mul(l.splat(y.d), scales);
+            let trials = search::Offsets {
+                moments: &values.moments[j],
+                codes: values.codes,
+                mins: range,
+                dmin: y.dmin,
+            };
+            let sub = values.sub(j);
+            let mut best = trials.least(l, sub, scales, d, *wanted);
+            for shift in values.effort.shifts() {
+                let [scale, min] = best.1;
+                let wanted = (y.d * scale, shift * y.d * scale - y.dmin * min);
+                best = search::better(best, trials.least(l, sub, scales, d, wanted));
+            }
+            let (error, [scale, min]) = best;
+            (y.scales[j], y.mins[j]) = (scale as u8, min as u8);
             total += error;
         }
         (total, y)
     }
 
     /// The real scale and offset of each sub-block.
+    #[inline(always)]
     fn real(&self) -> [(f32, f32); SUBS] {
         let scale = |j: usize| self.d * f32::from(self.scales[j]);
         let min = |j: usize| self.dmin * f32::from(self.mins[j]);
@@ -121,33 +157,40 @@ impl<const SUBS: usize> Affine<SUBS> {
     }
 
     /// Sets the codes to the nearest.
-    fn encode(&mut self, x: &[f32; 256], codes: Range) {
-        let real = self.real();
-        let subs = x.chunks_exact(Self::SUB_LEN).zip(self.q.chunks_exact_mut(Self::SUB_LEN));
-        for ((d, m), (x, q)) in real.into_iter().zip(subs) {
-            let inverse = search::inverse(d);
-            for (q, x) in q.iter_mut().zip(x) {
-                *q = codes.nearest((x - m) * inverse) as u8;
-            }
+    #[inline(always)]
+    fn encode(&mut self, values: &Values<SUBS>) {
+        for (j, (d, m)) in self.real().into_iter().enumerate() {
+            let q = &mut self.q[j * Self::SUB_LEN..][..Self::SUB_LEN];
+            search::encode(values.sub(j).0, d, m, values.codes, q);
         }
     }
 
     /// The `d` and `dmin` that are best with the integers as they are: least squares in two
     /// unknowns.
-    fn refit(&self, x: &[f32; 256]) -> (f32, f32) {
-        let (mut qq, mut qm, mut mm, mut xq, mut xm) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        let subs = x.chunks_exact(Self::SUB_LEN).zip(self.q.chunks_exact(Self::SUB_LEN));
-        for (j, (x, q)) in subs.enumerate() {
-            let (scale, min) = (f64::from(self.scales[j]), f64::from(self.mins[j]));
-            for (x, q) in x.iter().zip(q) {
-                let (x, q) = (f64::from(*x), scale * f64::from(*q));
-                qq += q * q;
-                qm += q * min;
-                mm += min * min;
-                xq += x * q;
-                xm += x * min;
+    #[inline(always)]
+    fn refit<L: Lanes>(&self, l: L, values: &Values<SUBS>) -> (f32, f32) {
+        // Of scale times code: its square, its product with the minimum and with x; then those of
+        // the minimum.
+        let [mut qq, mut qm, mut xq, mut mm, mut xm] = [l.splat(0.0); 5];
+        for (j, q) in self.q.chunks_exact(Self::SUB_LEN).enumerate() {
+            let (x, w) = values.sub(j);
+            let (scale, min) =
+                (l.splat(f32::from(self.scales[j])), l.splat(f32::from(self.mins[j])));
+            let (x, w, q) =
+                (x.as_chunks::<LANES>().0, w.as_chunks::<LANES>().0, q.as_chunks::<LANES>().0);
+            for ((x, w), q) in x.iter().zip(w).zip(q) {
+                let (x, w) = (l.load(x), l.load(w));
+                let q = l.mul(scale, l.load(&std::array::from_fn(|i| f32::from(q[i]))));
+                let (wq, wm) = (l.mul(w, q), l.mul(w, min));
+                qq = l.add(qq, l.mul(wq, q));
+                qm = l.add(qm, l.mul(wq, min));
+                xq = l.add(xq, l.mul(wq, x));
+                mm = l.add(mm, l.mul(wm, min));
+                xm = l.add(xm, l.mul(wm, x));
             }
         }
+        let sum = |v: L::V| l.store(v).iter().fold(0.0, |sum, x| sum + f64::from(*x));
+        let [qq, qm, xq, mm, xm] = [qq, qm, xq, mm, xm].map(sum);
         let determinant = qq * mm - qm * qm;
         if determinant == 0.0 {
             return (self.d, self.dmin);
@@ -155,5 +198,14 @@ impl<const SUBS: usize> Affine<SUBS> {
         let d = (xq * mm - xm * qm) / determinant;
         let dmin = (xq * qm - xm * qq) / determinant;
         (d as f32, dmin as f32)
+    }
+}
+
+impl<const SUBS: usize> Values<SUBS> {
+    /// Sub-block `j` and its importances.
+    #[inline(always)]
+    fn sub(&self, j: usize) -> (&[f32], &[f32]) {
+        let len = 256 / SUBS;
+        (&self.x[j * len..][..len], &self.w[j * len..][..len])
     }
 }

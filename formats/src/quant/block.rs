@@ -2,6 +2,9 @@
 
 use bytemuck::Pod;
 
+use super::lanes::Lanes;
+use super::search::Effort;
+
 /// One block of a quantized row: `LEN` weights in `size_of::<Self>()` bytes.
 ///
 /// Blocks are made of bytes only (alignment 1), so that any slice of a mapped file of the right
@@ -12,8 +15,12 @@ pub trait Block: Pod {
     /// The type that the other factor of [`dot_row`](Block::dot_row) is quantized to.
     type Activation: Block;
 
-    /// Quantizes `x` (`LEN` values), choosing scales for the least squared error.
-    fn quantize(x: &[f32]) -> Self;
+    /// Quantizes `x` (`LEN` values), choosing scales for the least squared error, each value's
+    /// times its importance `w` (as many). Types without a choice ignore `w`.
+    ///
+    /// Implementations, and all that they call, are `#[inline(always)]`: they become part of the
+    /// function that the instructions of `l` are enabled for.
+    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self;
 
     /// Writes the block's `LEN` values to `y`.
     fn dequantize(&self, y: &mut [f32]);
@@ -31,11 +38,22 @@ pub(super) fn blocks<B: Block>(bytes: &[u8]) -> &[B] {
     bytemuck::cast_slice(bytes)
 }
 
-pub(super) fn quantize<B: Block>(x: &[f32], y: &mut [u8]) {
+#[inline(always)]
+pub(super) fn quantize<L: Lanes, B: Block>(
+    l: L,
+    x: &[f32],
+    importance: Option<&[f32]>,
+    effort: Effort,
+    y: &mut [u8],
+) {
+    const EQUAL: [f32; 256] = [1.0; 256];
+    const { assert!(B::LEN <= EQUAL.len()) };
     let y: &mut [B] = bytemuck::cast_slice_mut(y);
     assert_eq!(x.len(), y.len() * B::LEN, "quantize: values and blocks differ in number");
-    for (x, y) in x.chunks_exact(B::LEN).zip(y) {
-        *y = B::quantize(x);
+    assert!(importance.is_none_or(|w| w.len() == x.len()), "quantize: one importance a value");
+    for (i, (x, y)) in x.chunks_exact(B::LEN).zip(y).enumerate() {
+        let w = importance.map_or(&EQUAL[..B::LEN], |w| &w[i * B::LEN..][..B::LEN]);
+        *y = B::quantize(l, x, w, effort);
     }
 }
 

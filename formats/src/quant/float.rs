@@ -9,6 +9,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::block::Block;
+use super::lanes::Lanes;
+use super::search::Effort;
 
 /// IEEE binary32.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -75,7 +77,8 @@ impl Block for F32 {
     const LEN: usize = 1;
     type Activation = F32;
 
-    fn quantize(x: &[f32]) -> Self {
+    #[inline(always)]
+    fn quantize<L: Lanes>(_: L, x: &[f32], _: &[f32], _: Effort) -> Self {
         Self::from_f32(x[0])
     }
 
@@ -92,7 +95,8 @@ impl Block for F16 {
     const LEN: usize = 1;
     type Activation = F32;
 
-    fn quantize(x: &[f32]) -> Self {
+    #[inline(always)]
+    fn quantize<L: Lanes>(_: L, x: &[f32], _: &[f32], _: Effort) -> Self {
         Self::from_f32(x[0])
     }
 
@@ -114,7 +118,8 @@ impl Block for Bf16 {
     const LEN: usize = 1;
     type Activation = F32;
 
-    fn quantize(x: &[f32]) -> Self {
+    #[inline(always)]
+    fn quantize<L: Lanes>(_: L, x: &[f32], _: &[f32], _: Effort) -> Self {
         Self::from_f32(x[0])
     }
 

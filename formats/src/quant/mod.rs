@@ -6,13 +6,15 @@
 //! every faster kernel is tested against.
 //!
 //! The k-quants share their arithmetic: a type of `affine` or of `symmetric` is a block with its
-//! numbers unpacked, and the types' own files only pack and unpack it. `search` chooses scales.
+//! numbers unpacked, and the types' own files only pack and unpack it. `search` chooses scales, in
+//! terms of [`Lanes`], for which faster instructions can be had elsewhere.
 //!
 //! Layouts are those of [ggml](https://github.com/ggml-org/ggml), whose names (`d`, `dmin`,
 //! `scales`, `qs`, `qh`) are kept.
 
 mod affine;
 mod block;
+mod lanes;
 mod registry;
 mod search;
 mod symmetric;
@@ -31,7 +33,9 @@ mod q8_0;
 mod q8_k;
 
 pub use block::Block;
+pub use lanes::{Lanes, Plain, LANES};
 pub use registry::{QuantType, Traits};
+pub use search::Effort;
 
 /// The typed blocks, for kernels that read them directly.
 pub mod blocks {

@@ -8,8 +8,9 @@ use bytemuck::{Pod, Zeroable};
 use super::affine::Affine;
 use super::block::Block;
 use super::float::F16;
+use super::lanes::Lanes;
 use super::q8_k::BlockQ8K;
-use super::search::Range;
+use super::search::{Effort, Range};
 
 /// 256 weights in 84 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -38,6 +39,7 @@ impl BlockQ2K {
         }
     }
 
+    #[inline(always)]
     fn pack(x: &Affine<16>) -> Self {
         Self {
             scales: std::array::from_fn(|j| x.scales[j] | x.mins[j] << 4),
@@ -52,8 +54,9 @@ impl Block for BlockQ2K {
     const LEN: usize = 256;
     type Activation = BlockQ8K;
 
-    fn quantize(x: &[f32]) -> Self {
-        Self::pack(&Affine::fit(x, Range::unsigned(2), Range::unsigned(4)))
+    #[inline(always)]
+    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
+        Self::pack(&Affine::fit(l, x, w, (Range::unsigned(2), Range::unsigned(4)), effort))
     }
 
     fn dequantize(&self, y: &mut [f32]) {
@@ -79,6 +82,7 @@ pub(super) fn unpack(qs: &[u8; 64]) -> [u8; 256] {
 }
 
 /// The reverse of [`unpack`], of the codes' low two bits.
+#[inline(always)]
 pub(super) fn pack(q: &[u8; 256]) -> [u8; 64] {
     let mut qs = [0; 64];
     for (q, qs) in q.chunks_exact(128).zip(qs.chunks_exact_mut(32)) {

@@ -7,9 +7,10 @@ use bytemuck::{Pod, Zeroable};
 
 use super::block::Block;
 use super::float::F16;
+use super::lanes::Lanes;
 use super::q2_k;
 use super::q8_k::BlockQ8K;
-use super::search::Range;
+use super::search::{Effort, Range};
 use super::symmetric::Symmetric;
 
 /// 256 weights in 110 bytes.
@@ -60,6 +61,7 @@ impl BlockQ3K {
         bytemuck::cast([less(first), less(second)])
     }
 
+    #[inline(always)]
     fn pack(x: &Symmetric) -> Self {
         let q = x.q.map(|q| (q + 4) as u8);
         let mut hmask = [0; 32];
@@ -77,8 +79,9 @@ impl Block for BlockQ3K {
     const LEN: usize = 256;
     type Activation = BlockQ8K;
 
-    fn quantize(x: &[f32]) -> Self {
-        Self::pack(&Symmetric::fit(x, Range::signed(3), Range::signed(6)))
+    #[inline(always)]
+    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
+        Self::pack(&Symmetric::fit(l, x, w, (Range::signed(3), Range::signed(6)), effort))
     }
 
     fn dequantize(&self, y: &mut [f32]) {
@@ -91,6 +94,7 @@ impl Block for BlockQ3K {
 }
 
 /// See [`BlockQ3K::scales`].
+#[inline(always)]
 fn pack_scales(scales: &[i8; 16]) -> [u8; 12] {
     let mut b = [0; 12];
     for (j, scale) in scales.iter().enumerate() {

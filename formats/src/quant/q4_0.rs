@@ -6,8 +6,9 @@ use bytemuck::{Pod, Zeroable};
 
 use super::block::Block;
 use super::float::F16;
+use super::lanes::Lanes;
 use super::q8_0::BlockQ8_0;
-use super::search::{self, Range};
+use super::search::{self, Effort, Range};
 
 const CODES: Range = Range::signed(4);
 
@@ -38,11 +39,13 @@ impl Block for BlockQ4_0 {
     const LEN: usize = 32;
     type Activation = BlockQ8_0;
 
-    fn quantize(x: &[f32]) -> Self {
-        let x = search::finite::<32>(x);
-        let d = F16::from_f32(search::scale(&x, CODES));
-        let q = search::encode(&x, d.to_f32(), 0.0, CODES);
-        let q = |i: usize| (q[i] + 8.0) as u8;
+    #[inline(always)]
+    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], _: Effort) -> Self {
+        let (x, w) = (search::finite::<32>(x), search::importance::<32>(w));
+        let d = F16::from_f32(search::scale(l, &x, &w, CODES));
+        let mut q = [0; 32];
+        search::encode(&x, d.to_f32(), 0.0, CODES, &mut q);
+        let q = |i: usize| q[i].wrapping_add(8);
         Self { d, qs: std::array::from_fn(|i| q(i) | q(i + 16) << 4) }
     }
 

@@ -8,8 +8,9 @@ use bytemuck::{Pod, Zeroable};
 use super::affine::Affine;
 use super::block::Block;
 use super::float::F16;
+use super::lanes::Lanes;
 use super::q8_k::BlockQ8K;
-use super::search::Range;
+use super::search::{Effort, Range};
 
 /// 256 weights in 144 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -40,6 +41,7 @@ impl BlockQ4K {
         Affine { d: self.d.to_f32(), dmin: self.dmin.to_f32(), scales, mins, q }
     }
 
+    #[inline(always)]
     fn pack(x: &Affine<8>) -> Self {
         let mut qs = [0; 128];
         for (q, qs) in x.q.chunks_exact(64).zip(qs.chunks_exact_mut(32)) {
@@ -56,8 +58,9 @@ impl Block for BlockQ4K {
     const LEN: usize = 256;
     type Activation = BlockQ8K;
 
-    fn quantize(x: &[f32]) -> Self {
-        Self::pack(&Affine::fit(x, Range::unsigned(4), Range::unsigned(6)))
+    #[inline(always)]
+    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
+        Self::pack(&Affine::fit(l, x, w, (Range::unsigned(4), Range::unsigned(6)), effort))
     }
 
     fn dequantize(&self, y: &mut [f32]) {
@@ -97,6 +100,7 @@ impl Scales {
     }
 
     /// The reverse of [`unpack`](Self::unpack).
+    #[inline(always)]
     pub(super) fn pack(scales: &[u8; 8], mins: &[u8; 8]) -> Self {
         let mut b = [0; 12];
         for i in 0..4 {

@@ -6,8 +6,9 @@ use bytemuck::{Pod, Zeroable};
 
 use super::block::Block;
 use super::float::F16;
+use super::lanes::Lanes;
 use super::q8_0::BlockQ8_0;
-use super::search::{self, Range};
+use super::search::{self, Effort, Range};
 
 const CODES: Range = Range::signed(5);
 
@@ -35,11 +36,13 @@ impl Block for BlockQ5_0 {
     const LEN: usize = 32;
     type Activation = BlockQ8_0;
 
-    fn quantize(x: &[f32]) -> Self {
-        let x = search::finite::<32>(x);
-        let d = F16::from_f32(search::scale(&x, CODES));
-        let q = search::encode(&x, d.to_f32(), 0.0, CODES);
-        let (qs, qh) = pack(&q.map(|q| (q + 16.0) as u8));
+    #[inline(always)]
+    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], _: Effort) -> Self {
+        let (x, w) = (search::finite::<32>(x), search::importance::<32>(w));
+        let d = F16::from_f32(search::scale(l, &x, &w, CODES));
+        let mut q = [0; 32];
+        search::encode(&x, d.to_f32(), 0.0, CODES, &mut q);
+        let (qs, qh) = pack(&q.map(|q| q.wrapping_add(16)));
         Self { d, qh, qs }
     }
 
@@ -80,6 +83,7 @@ fn spread(bits: u8) -> u64 {
 }
 
 /// The reverse of [`unpack`]: `(qs, qh)`.
+#[inline(always)]
 pub(super) fn pack(q: &[u8; 32]) -> ([u8; 16], [u8; 4]) {
     let qs = std::array::from_fn(|i| (q[i] & 15) | q[i + 16] << 4);
     let qh = (0..32).fold(0, |qh, i| qh | u32::from(q[i] >> 4) << i);

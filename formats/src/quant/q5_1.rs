@@ -7,9 +7,10 @@ use bytemuck::{Pod, Zeroable};
 
 use super::block::Block;
 use super::float::F16;
+use super::lanes::Lanes;
 use super::q5_0;
 use super::q8_0::BlockQ8_0;
-use super::search::{self, Offset, Range};
+use super::search::{self, Effort, Moments, Offset, Range};
 
 const CODES: Range = Range::unsigned(5);
 
@@ -39,12 +40,15 @@ impl Block for BlockQ5_1 {
     const LEN: usize = 32;
     type Activation = BlockQ8_0;
 
-    fn quantize(x: &[f32]) -> Self {
-        let x = search::finite::<32>(x);
-        let (d, m) = search::scale_offset(&x, CODES, Offset::Any);
+    #[inline(always)]
+    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], _: Effort) -> Self {
+        let (x, w) = (search::finite::<32>(x), search::importance::<32>(w));
+        let moments = Moments::new(l, &x, &w);
+        let (d, m) = search::scale_offset(l, &x, &w, &moments, CODES, Offset::Any);
         let (d, m) = (F16::from_f32(d), F16::from_f32(m));
-        let q = search::encode(&x, d.to_f32(), m.to_f32(), CODES);
-        let (qs, qh) = q5_0::pack(&q.map(|q| q as u8));
+        let mut q = [0; 32];
+        search::encode(&x, d.to_f32(), m.to_f32(), CODES, &mut q);
+        let (qs, qh) = q5_0::pack(&q);
         Self { d, m, qh, qs }
     }
 

@@ -8,9 +8,10 @@ use bytemuck::{Pod, Zeroable};
 use super::affine::Affine;
 use super::block::Block;
 use super::float::F16;
+use super::lanes::Lanes;
 use super::q4_k::Scales;
 use super::q8_k::BlockQ8K;
-use super::search::Range;
+use super::search::{Effort, Range};
 
 /// 256 weights in 176 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -45,6 +46,7 @@ impl BlockQ5K {
         Affine { d: self.d.to_f32(), dmin: self.dmin.to_f32(), scales, mins, q }
     }
 
+    #[inline(always)]
     fn pack(x: &Affine<8>) -> Self {
         let (mut qh, mut qs) = ([0; 32], [0; 128]);
         for (n, (q, qs)) in x.q.chunks_exact(64).zip(qs.chunks_exact_mut(32)).enumerate() {
@@ -62,8 +64,9 @@ impl Block for BlockQ5K {
     const LEN: usize = 256;
     type Activation = BlockQ8K;
 
-    fn quantize(x: &[f32]) -> Self {
-        Self::pack(&Affine::fit(x, Range::unsigned(5), Range::unsigned(6)))
+    #[inline(always)]
+    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
+        Self::pack(&Affine::fit(l, x, w, (Range::unsigned(5), Range::unsigned(6)), effort))
     }
 
     fn dequantize(&self, y: &mut [f32]) {

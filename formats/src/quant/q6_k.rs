@@ -7,8 +7,9 @@ use bytemuck::{Pod, Zeroable};
 
 use super::block::Block;
 use super::float::F16;
+use super::lanes::Lanes;
 use super::q8_k::BlockQ8K;
-use super::search::Range;
+use super::search::{Effort, Range};
 use super::symmetric::Symmetric;
 
 /// 256 weights in 210 bytes.
@@ -44,6 +45,7 @@ impl BlockQ6K {
         Symmetric { d: self.d.to_f32(), scales: self.scales, q }
     }
 
+    #[inline(always)]
     fn pack(x: &Symmetric) -> Self {
         let (mut ql, mut qh) = ([0; 128], [0; 64]);
         let halves = ql.chunks_exact_mut(64).zip(qh.chunks_exact_mut(32));
@@ -64,8 +66,9 @@ impl Block for BlockQ6K {
     const LEN: usize = 256;
     type Activation = BlockQ8K;
 
-    fn quantize(x: &[f32]) -> Self {
-        Self::pack(&Symmetric::fit(x, Range::signed(6), Range::signed(8)))
+    #[inline(always)]
+    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
+        Self::pack(&Symmetric::fit(l, x, w, (Range::signed(6), Range::signed(8)), effort))
     }
 
     fn dequantize(&self, y: &mut [f32]) {

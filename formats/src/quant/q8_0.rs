@@ -7,7 +7,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::block::Block;
 use super::float::F16;
-use super::search;
+use super::lanes::Lanes;
+use super::search::{self, Effort};
 
 /// 32 weights in 34 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -40,7 +41,8 @@ impl Block for BlockQ8_0 {
     /// The rule of ggml and of Python's `gguf`, byte for byte: `d` is the largest magnitude / 127,
     /// and the codes are `x * (1 / d)` rounded half away from zero, with `d` as it was before it
     /// was rounded to a half.
-    fn quantize(x: &[f32]) -> Self {
+    #[inline(always)]
+    fn quantize<L: Lanes>(_: L, x: &[f32], _: &[f32], _: Effort) -> Self {
         let x = search::finite::<32>(x);
         let d = search::magnitude(&x) / 127.0;
         let inverse = search::inverse(d);

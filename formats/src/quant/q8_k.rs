@@ -7,7 +7,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::block::Block;
 use super::float::F32;
-use super::search::{self, Range};
+use super::lanes::Lanes;
+use super::search::{self, Effort, Range};
 
 /// Not -128: see [`BlockQ8K::qs`].
 const CODES: Range = Range { low: -127.0, high: 127.0 };
@@ -38,7 +39,8 @@ impl Block for BlockQ8K {
 
     /// `d` is the largest magnitude / 127, and the codes are `x * (1 / d)` rounded half to even,
     /// which every vector unit does by itself, so that fast kernels can give the same bytes.
-    fn quantize(x: &[f32]) -> Self {
+    #[inline(always)]
+    fn quantize<L: Lanes>(_: L, x: &[f32], _: &[f32], _: Effort) -> Self {
         let x = search::finite::<256>(x);
         let d = search::magnitude(&x) / 127.0;
         let inverse = search::inverse(d);

@@ -1,6 +1,8 @@
 //! The registry: one row per type, the only list of types in the program.
 
 use super::block::{self, Block};
+use super::lanes::{Lanes, Plain};
+use super::search::Effort;
 use super::{float, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, q8_k};
 
 /// A tensor type, with ggml's number.
@@ -40,7 +42,8 @@ pub struct Traits {
     pub activation: QuantType,
     /// Whether GGUF files hold it (Q8_K is for activations only).
     pub stored: bool,
-    /// Quantizes whole blocks: `x.len()` values to `x.len() / block_len * block_bytes` bytes.
+    /// Quantizes whole blocks: `x.len()` values to `x.len() / block_len * block_bytes` bytes. Every
+    /// value is as important as any other.
     pub quantize: fn(x: &[f32], y: &mut [u8]),
     /// The reverse of [`quantize`](Traits::quantize).
     pub dequantize: fn(x: &[u8], y: &mut [f32]),
@@ -56,29 +59,58 @@ const fn row<B: Block>(ty: QuantType, name: &'static str, activation: QuantType)
         block_bytes: size_of::<B>(),
         activation,
         stored: !matches!(ty, QuantType::Q8_K),
-        quantize: block::quantize::<B>,
+        quantize: |x, y| block::quantize::<_, B>(Plain, x, None, Effort::Default, y),
         dequantize: block::dequantize::<B>,
         dot: block::dot::<B>,
     }
 }
 
-use QuantType::*;
-static REGISTRY: [Traits; 14] = [
-    row::<float::F32>(F32, "F32", F32),
-    row::<float::F16>(F16, "F16", F32),
-    row::<float::Bf16>(BF16, "BF16", F32),
-    row::<q4_0::BlockQ4_0>(Q4_0, "Q4_0", Q8_0),
-    row::<q4_1::BlockQ4_1>(Q4_1, "Q4_1", Q8_0),
-    row::<q5_0::BlockQ5_0>(Q5_0, "Q5_0", Q8_0),
-    row::<q5_1::BlockQ5_1>(Q5_1, "Q5_1", Q8_0),
-    row::<q8_0::BlockQ8_0>(Q8_0, "Q8_0", Q8_0),
-    row::<q2_k::BlockQ2K>(Q2_K, "Q2_K", Q8_K),
-    row::<q3_k::BlockQ3K>(Q3_K, "Q3_K", Q8_K),
-    row::<q4_k::BlockQ4K>(Q4_K, "Q4_K", Q8_K),
-    row::<q5_k::BlockQ5K>(Q5_K, "Q5_K", Q8_K),
-    row::<q6_k::BlockQ6K>(Q6_K, "Q6_K", Q8_K),
-    row::<q8_k::BlockQ8K>(Q8_K, "Q8_K", Q8_K),
-];
+/// The rows, and what is the same for every type but must not hide behind a pointer.
+macro_rules! registry {
+    ($($ty:ident: $block:ty, $activation:ident;)*) => {
+        static REGISTRY: &[Traits] =
+            &[$(row::<$block>(QuantType::$ty, stringify!($ty), QuantType::$activation)),*];
+
+        impl QuantType {
+            /// Quantizes whole blocks as [`Traits::quantize`] does, by the operations of `l`, and
+            /// with the same bytes from all of them. `importance` says for each value how much its
+            /// squared error counts; equally much if not given.
+            ///
+            /// # Panics
+            /// If the lengths do not match.
+            #[inline(always)]
+            pub fn quantize_by<L: Lanes>(
+                self,
+                l: L,
+                x: &[f32],
+                importance: Option<&[f32]>,
+                effort: Effort,
+                y: &mut [u8],
+            ) {
+                match self {
+                    $(QuantType::$ty => block::quantize::<L, $block>(l, x, importance, effort, y),)*
+                }
+            }
+        }
+    };
+}
+
+registry! {
+    F32: float::F32, F32;
+    F16: float::F16, F32;
+    BF16: float::Bf16, F32;
+    Q4_0: q4_0::BlockQ4_0, Q8_0;
+    Q4_1: q4_1::BlockQ4_1, Q8_0;
+    Q5_0: q5_0::BlockQ5_0, Q8_0;
+    Q5_1: q5_1::BlockQ5_1, Q8_0;
+    Q8_0: q8_0::BlockQ8_0, Q8_0;
+    Q2_K: q2_k::BlockQ2K, Q8_K;
+    Q3_K: q3_k::BlockQ3K, Q8_K;
+    Q4_K: q4_k::BlockQ4K, Q8_K;
+    Q5_K: q5_k::BlockQ5K, Q8_K;
+    Q6_K: q6_k::BlockQ6K, Q8_K;
+    Q8_K: q8_k::BlockQ8K, Q8_K;
+}
 
 impl QuantType {
     /// Every type, in the registry's order.

@@ -1,21 +1,15 @@
 //! The search for scales: what the quantizers share.
 //!
 //! The error of a block is no smooth function of its scale, since codes jump, so many scales are
-//! tried, eight side by side, one in each lane of a [`Lanes`]. A lane adds in the order of the
+//! tried, sixteen side by side, one in each of the [`Lanes`]. A lane adds in the order of the
 //! weights, so the outcome is the same on every machine, and yet vector instructions do the work.
 //! The codes of a trial give the best real scale in closed form (least squares), and how far it
 //! lowers the error needs no second pass over the weights.
 //!
-//! Every weight counts the same: what is minimized is the plain squared error. The grids end where
-//! more trials stopped to pay: twice as many of one kind lower the error by less than 0.5 %.
+//! What is minimized is the squared error, each weight's times its importance `w`.
 
 use super::float::F16;
-
-/// Trials evaluated side by side.
-pub(super) const LANES: usize = 8;
-
-/// A number for each trial.
-pub(super) type Lanes = [f32; LANES];
+use super::lanes::{Lanes, LANES};
 
 /// The integers `low..=high`, of codes or of scales, as floats.
 #[derive(Clone, Copy)]
@@ -23,6 +17,10 @@ pub(super) struct Range {
     pub(super) low: f32,
     pub(super) high: f32,
 }
+
+/// Adding it rounds to an integer, as floats from 2^23 up are integers; the sum's last bits are that
+/// integer. (`round_ties_even` is a library call on processors before SSE4.1.)
+const ROUND: f32 = 1.5 * (1 << 23) as f32;
 
 impl Range {
     /// What `bits` hold without a sign.
@@ -51,27 +49,161 @@ impl Range {
     /// The integer of the range nearest to `x`, ties to even.
     #[inline(always)]
     pub(super) fn nearest(self, x: f32) -> f32 {
-        // From 2^23 up, floats are integers, so the addition rounds. (`round_ties_even` is a
-        // library call on processors before SSE4.1.)
-        const ROUND: f32 = 1.5 * (1 << 23) as f32;
         (self.clamp(x) + ROUND) - ROUND
+    }
+
+    /// The same as a byte, in two's complement.
+    #[inline(always)]
+    pub(super) fn code(self, x: f32) -> u8 {
+        (self.clamp(x) + ROUND).to_bits() as u8
+    }
+
+    /// [`clamp`](Self::clamp) of each lane.
+    #[inline(always)]
+    pub(super) fn clamp_lanes<L: Lanes>(self, l: L, x: L::V) -> L::V {
+        l.min(l.max(x, l.splat(self.low)), l.splat(self.high))
+    }
+
+    /// [`nearest`](Self::nearest) of each lane.
+    #[inline(always)]
+    pub(super) fn nearest_lanes<L: Lanes>(self, l: L, x: L::V) -> L::V {
+        let round = l.splat(ROUND);
+        l.sub(l.add(self.clamp_lanes(l, x), round), round)
+    }
+}
+
+/// How long to search.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Effort {
+    /// As long as it pays: twice as many trials of one kind lower the error by less than 0.5 %.
+    #[default]
+    Default,
+    /// Some thirty times as long for the types with minimums and four times for those without, for
+    /// another 1 or 2 % off the squared error.
+    Best,
+}
+
+impl Effort {
+    /// What the scales of scales are multiplied with: other ones round all integers anew, which is
+    /// another chance.
+    #[inline(always)]
+    pub(super) fn stretches(self) -> &'static [f32] {
+        match self {
+            Self::Default => &[1.0, 16.0 / 15.0],
+            Self::Best => &[0.95, 1.0, 1.033, 1.067, 1.1, 1.15],
+        }
+    }
+
+    /// How often scales of scales are fitted to the integers, and integers to them.
+    #[inline(always)]
+    pub(super) fn refits(self) -> usize {
+        match self {
+            Self::Default => 2,
+            Self::Best => 6,
+        }
+    }
+
+    /// Offsets that codes are chosen for, beside the likeliest: so many codes from the last.
+    #[inline(always)]
+    pub(super) fn shifts(self) -> &'static [f32] {
+        match self {
+            Self::Default => &[],
+            Self::Best => &[-0.4, -0.2, 0.0, 0.2, 0.4],
+        }
     }
 }
 
 /// The block's values with NaN as 0 and magnitudes cut to 2^28. That is the most that any type with
 /// a half as its scale can hold (65504 * 128 * 32 in Q6_K), and no sum of squares of it overflows.
+#[inline(always)]
 pub(super) fn finite<const N: usize>(x: &[f32]) -> [f32; N] {
-    const LIMIT: f32 = (1 << 28) as f32;
+    const LIMIT: Range = Range { low: -((1 << 28) as f32), high: (1 << 28) as f32 };
     let x: &[f32; N] = x.try_into().expect("callers pass whole blocks");
-    x.map(|x| if x.is_nan() { 0.0 } else { x.clamp(-LIMIT, LIMIT) })
+    let mut y = [0.0; N];
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = LIMIT.clamp(if x.is_nan() { 0.0 } else { *x });
+    }
+    y
+}
+
+/// The block's importances, those that are no positive numbers as a very small one.
+#[inline(always)]
+pub(super) fn importance<const N: usize>(w: &[f32]) -> [f32; N] {
+    // No sum of products with what `finite` leaves overflows, and none vanishes.
+    const RANGE: Range = Range { low: 1.0 / (1u64 << 40) as f32, high: (1u64 << 40) as f32 };
+    let w: &[f32; N] = w.try_into().expect("callers pass whole blocks");
+    let mut y = [0.0; N];
+    for (y, w) in y.iter_mut().zip(w) {
+        *y = RANGE.clamp(*w);
+    }
+    y
 }
 
 /// The largest magnitude.
+#[inline(always)]
 pub(super) fn magnitude(x: &[f32]) -> f32 {
     x.iter().fold(0.0, |max, x| if x.abs() > max { x.abs() } else { max })
 }
 
+/// Folds values, whole lanes of them, first lane by lane and then the lanes: a chain through all of
+/// them would take the time of so many additions one after the other.
+#[inline(always)]
+fn fold<L: Lanes>(
+    l: L,
+    x: &[f32],
+    mut each: impl FnMut(usize, L::V) -> L::V,
+    pair: impl Fn(L::V, L::V) -> L::V,
+    pair_one: impl Fn(f32, f32) -> f32,
+) -> f32 {
+    let (x, rest) = x.as_chunks::<LANES>();
+    assert!(rest.is_empty(), "sub-blocks are whole lanes");
+    let mut sum = each(0, l.load(&x[0]));
+    for (i, x) in x.iter().enumerate().skip(1) {
+        sum = pair(sum, each(i, l.load(x)));
+    }
+    let mut sum = l.store(sum);
+    for n in [8, 4, 2, 1] {
+        for i in 0..n {
+            sum[i] = pair_one(sum[i], sum[i + n]);
+        }
+    }
+    sum[0]
+}
+
+/// Lanes `16 * i` and up of `w`.
+#[inline(always)]
+fn lanes_of<L: Lanes>(l: L, w: &[f32], i: usize) -> L::V {
+    l.load(&w.as_chunks::<LANES>().0[i])
+}
+
+/// What a sub-block is like, whatever its codes.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Moments {
+    /// Σw
+    total: f32,
+    /// Σwx / Σw
+    mean: f32,
+    /// Σw(x - mean)²
+    spread: f32,
+}
+
+impl Moments {
+    #[inline(always)]
+    pub(super) fn new<L: Lanes>(l: L, x: &[f32], w: &[f32]) -> Self {
+        let add = |a, b| l.add(a, b);
+        let total = fold(l, w, |_, w| w, add, |a, b| a + b);
+        let product = |i, x| l.mul(x, lanes_of(l, w, i));
+        let mean = fold(l, x, product, add, |a, b| a + b) / total;
+        let square = |i, x| {
+            let rest = l.sub(x, l.splat(mean));
+            l.mul(lanes_of(l, w, i), l.mul(rest, rest))
+        };
+        Self { total, mean, spread: fold(l, x, square, add, |a, b| a + b) }
+    }
+}
+
 /// `1 / d`, or 0 where that would be infinite: then all codes are 0.
+#[inline(always)]
 pub(super) fn inverse(d: f32) -> f32 {
     if d.abs() < f32::MIN_POSITIVE {
         0.0
@@ -81,18 +213,14 @@ pub(super) fn inverse(d: f32) -> f32 {
 }
 
 /// `d` rounded to a half, but finite and not 0, so that it has an inverse.
+#[inline(always)]
 pub(super) fn storable(d: f32) -> f32 {
     const SMALLEST: f32 = 1.0 / (1 << 24) as f32;
     F16::from_f32(d.abs().max(SMALLEST).copysign(d)).to_f32()
 }
 
-/// The place and the value of the least error, the first of equals.
-pub(super) fn least(errors: &Lanes) -> (usize, f32) {
-    let first = (0, errors[0]);
-    errors.iter().enumerate().fold(first, |a, (l, b)| if *b < a.1 { (l, *b) } else { a })
-}
-
 /// Of two candidates with their errors the better, the first of equals.
+#[inline(always)]
 pub(super) fn better<T>(a: (f32, T), b: (f32, T)) -> (f32, T) {
     if b.0 < a.0 {
         b
@@ -101,64 +229,92 @@ pub(super) fn better<T>(a: (f32, T), b: (f32, T)) -> (f32, T) {
     }
 }
 
-/// The codes nearest to `x = d * q + m`.
-pub(super) fn encode<const N: usize>(x: &[f32; N], d: f32, m: f32, codes: Range) -> [f32; N] {
-    let inverse = inverse(d);
-    x.map(|x| codes.nearest((x - m) * inverse))
+/// The lane with the least error, and what is in it in each of `values`.
+#[inline(always)]
+pub(super) fn least<L: Lanes, const N: usize>(
+    l: L,
+    error: L::V,
+    values: [L::V; N],
+) -> (f32, [f32; N]) {
+    let at = l.least(error);
+    (l.store(error)[at], values.map(|v| l.store(v)[at]))
 }
 
-/// The squared error of `x = d * q + m` with the nearest codes, for each trial `(d, m)`. A trial
-/// where `d` is 0 counts as without error: callers have none.
-pub(super) fn errors(x: &[f32], d: &Lanes, m: &Lanes, codes: Range) -> Lanes {
-    let inverse = d.map(inverse);
-    let mut errors = [0.0; LANES];
-    for x in x {
-        for l in 0..LANES {
-            let code = (x - m[l]) * inverse[l];
-            let rest = code - codes.nearest(code);
-            errors[l] += rest * rest;
-        }
+/// The codes nearest to `x = d * q + m`, in two's complement.
+#[inline(always)]
+pub(super) fn encode(x: &[f32], d: f32, m: f32, codes: Range, q: &mut [u8]) {
+    let inverse = inverse(d);
+    for (q, x) in q.iter_mut().zip(x) {
+        *q = codes.code((x - m) * inverse);
     }
-    std::array::from_fn(|l| errors[l] * d[l] * d[l])
+}
+
+/// The squared error of `x = d * q + m` with the nearest codes, for each trial `(d, m)`, where `d` is
+/// not 0.
+#[inline(always)]
+pub(super) fn errors<L: Lanes>(l: L, x: &[f32], w: &[f32], d: L::V, m: L::V, codes: Range) -> L::V {
+    let inverse = l.div(l.splat(1.0), d);
+    let mut errors = l.splat(0.0);
+    for (x, w) in x.iter().zip(w) {
+        let code = l.mul(l.sub(l.splat(*x), m), inverse);
+        let rest = l.sub(code, codes.nearest_lanes(l, code));
+        errors = l.add(errors, l.mul(l.splat(*w), l.mul(rest, rest)));
+    }
+    l.mul(errors, l.mul(d, d))
+}
+
+/// No sum of importances is as small, so dividing by what is at least this changes nothing but 0/0.
+const TINY: f32 = 1e-30;
+
+/// 0, 1, 2 …
+const NUMBERS: [f32; LANES] =
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
+
+/// `first` and the integers after it.
+#[inline(always)]
+pub(super) fn from<L: Lanes>(l: L, first: f32) -> L::V {
+    l.add(l.splat(first), l.load(&NUMBERS))
 }
 
 /// The best real `d` for `x = d * q`.
-pub(super) fn scale(x: &[f32], codes: Range) -> f32 {
+#[inline(always)]
+pub(super) fn scale<L: Lanes>(l: L, x: &[f32], w: &[f32], codes: Range) -> f32 {
     let half = -codes.low;
-    let per_code = inverse(magnitude(x));
-    let (mut best_gain, mut best) = (-1.0, 0.0);
-    for trial in 0..4 {
-        // Both signs, since there is one more negative code than positive ones.
-        let sign = [1.0, -1.0][trial % 2];
-        // The largest magnitude gets codes from just outside of the range, which cuts it a little
-        // for the good of the many small ones, down to where the coarser steps cost more than the
-        // luck of another rounding wins. Found by trying, for all types.
-        let inverse: Lanes = std::array::from_fn(|l| {
-            let step = (l + LANES * (trial / 2)) as f32 / 15.0;
-            sign * (half + 0.5 - (1.0 + half / 4.0) * step) * per_code
-        });
-        let (xq, qq) = scale_sums(x, &inverse, codes);
-        let d: Lanes = std::array::from_fn(|l| xq[l] * self::inverse(qq[l]));
-        for l in 0..LANES {
-            if xq[l] * d[l] > best_gain {
-                (best_gain, best) = (xq[l] * d[l], d[l]);
-            }
-        }
-    }
-    best
+    let magnitude = fold(
+        l,
+        x,
+        |_, x| l.max(x, l.sub(l.splat(0.0), x)),
+        |a, b| l.max(a, b),
+        |a, b| if a > b { a } else { b },
+    );
+    let per_code = l.splat(inverse(magnitude));
+    // The largest magnitude gets codes from just outside of the range, which cuts it a little for
+    // the good of the many small ones, down to where the coarser steps cost more than the luck of
+    // another rounding wins. Found by trying, for all types.
+    let step = l.mul(l.splat((1.0 + half / 4.0) / (LANES - 1) as f32), l.load(&NUMBERS));
+    let up = l.mul(l.sub(l.splat(half + 0.5), step), per_code);
+    // Both signs, since there is one more negative code than positive ones.
+    let down = l.sub(l.splat(0.0), up);
+    let (gain_up, d_up) = scale_gain(l, x, w, up, codes);
+    let (gain_down, d_down) = scale_gain(l, x, w, down, codes);
+    let loss = l.sub(l.splat(0.0), l.max(gain_down, gain_up));
+    let d = l.select_less(gain_up, gain_down, d_down, d_up);
+    least(l, loss, [d]).1[0]
 }
 
-/// `(Σxq, Σqq)` of the codes nearest to `x * inverse`.
-fn scale_sums(x: &[f32], inverse: &Lanes, codes: Range) -> (Lanes, Lanes) {
-    let (mut xq, mut qq) = ([0.0; LANES], [0.0; LANES]);
-    for x in x {
-        for l in 0..LANES {
-            let q = codes.nearest(x * inverse[l]);
-            xq[l] += x * q;
-            qq[l] += q * q;
-        }
+/// By how much the codes nearest to `x * inverse` lower the error, and their best `d`.
+#[inline(always)]
+fn scale_gain<L: Lanes>(l: L, x: &[f32], w: &[f32], inverse: L::V, codes: Range) -> (L::V, L::V) {
+    let (mut xq, mut qq) = (l.splat(0.0), l.splat(0.0));
+    for (x, w) in x.iter().zip(w) {
+        let x = l.splat(*x);
+        let q = codes.nearest_lanes(l, l.mul(x, inverse));
+        let wq = l.mul(l.splat(*w), q);
+        xq = l.add(xq, l.mul(x, wq));
+        qq = l.add(qq, l.mul(q, wq));
     }
-    (xq, qq)
+    let d = l.div(xq, l.max(qq, l.splat(TINY)));
+    (l.mul(xq, d), d)
 }
 
 /// What offsets a type has.
@@ -170,61 +326,157 @@ pub(super) enum Offset {
     NotPositive,
 }
 
+/// The codes of the smallest and of the largest value in the trials of [`scale_offset`]: how far they
+/// lie outside, by lane; the second half of the trials has 0.6 more for the largest.
+const BELOW: [f32; LANES] =
+    [-0.4, -0.25, -0.1, 0.05, 0.2, 0.35, 0.5, 0.65, -0.4, -0.25, -0.1, 0.05, 0.2, 0.35, 0.5, 0.65];
+const ABOVE: [f32; LANES] = [
+    -0.4, -0.4, -0.4, -0.4, -0.4, -0.4, -0.4, -0.4, -0.1, -0.1, -0.1, -0.1, -0.1, -0.1, -0.1, -0.1,
+];
+
 /// The best real `(d, m)` for `x = d * q + m`.
-pub(super) fn scale_offset(x: &[f32], codes: Range, offset: Offset) -> (f32, f32) {
+#[inline(always)]
+pub(super) fn scale_offset<L: Lanes>(
+    l: L,
+    x: &[f32],
+    w: &[f32],
+    moments: &Moments,
+    codes: Range,
+    offset: Offset,
+) -> (f32, f32) {
     let limit = if offset == Offset::Any { f32::MAX } else { 0.0 };
-    let min = x.iter().fold(limit, |min, x| if *x < min { *x } else { min });
-    let range = x.iter().fold(0.0, |max, x| if x - min > max { x - min } else { max });
-    let per_range = inverse(range);
-    let n = x.len() as f32;
-    // Sums are of what exceeds `min`, so that they lose no precision to it.
-    let sum = x.iter().fold(0.0, |sum, x| sum + (x - min));
-    // Gains are measured from the best constant. A block without any, all zeros, is worse by this.
-    let from_zero = (sum + n * min) * (sum + n * min) / n;
-    let (mut best_gain, mut best) = (f32::MIN, (0.0, 0.0));
-    for trial in 0..4 {
-        // The codes of the smallest and of the largest value: how far they lie outside.
-        let above = -0.4 + 0.3 * trial as f32;
-        let below: Lanes = std::array::from_fn(|l| -0.4 + 0.15 * l as f32);
-        let inverse = below.map(|below| (codes.high + below + above) * per_range);
-        let (q1, qq, xq) = scale_offset_sums(x, min, &inverse, &below, codes);
-        let (mut gains, mut ds, mut ms) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
-        for l in 0..LANES {
-            let covariance = xq[l] - sum * q1[l] / n;
-            let free = covariance * self::inverse(qq[l] - q1[l] * q1[l] / n);
-            let m = min + (sum - free * q1[l]) / n;
-            let bound = (xq[l] + min * q1[l]) * self::inverse(qq[l]);
-            let fits = m <= limit;
-            ms[l] = if fits { m } else { limit };
-            ds[l] = if fits { free } else { bound };
-            gains[l] = if fits { covariance * free } else { bound * bound * qq[l] - from_zero };
-        }
-        for l in 0..LANES {
-            if gains[l] > best_gain {
-                (best_gain, best) = (gains[l], (ds[l], ms[l]));
-            }
-        }
-    }
-    best
+    let min = fold(l, x, |_, x| x, |a, b| l.min(a, b), |a, b| if a < b { a } else { b });
+    let max = fold(l, x, |_, x| x, |a, b| l.max(a, b), |a, b| if a > b { a } else { b });
+    let min = if min < limit { min } else { limit };
+    let trials = Trials { min, limit, moments, codes };
+    let below = l.load(&BELOW);
+    let outside = l.add(l.splat(codes.high), l.add(below, l.load(&ABOVE)));
+    let per_range = l.splat(inverse(max - min));
+    let first = l.mul(outside, per_range);
+    let second = l.mul(l.add(outside, l.splat(0.6)), per_range);
+    let (gain_a, d_a, m_a) = trials.gain(l, x, w, first, below);
+    let (gain_b, d_b, m_b) = trials.gain(l, x, w, second, below);
+    let loss = l.sub(l.splat(0.0), l.max(gain_b, gain_a));
+    let d = l.select_less(gain_a, gain_b, d_b, d_a);
+    let m = l.select_less(gain_a, gain_b, m_b, m_a);
+    let (_, [d, m]) = least(l, loss, [d, m]);
+    (d, m)
 }
 
-/// `(Σq, Σqq, Σ(x - min)q)` of the codes nearest to `(x - min) * inverse - below`.
-fn scale_offset_sums(
-    x: &[f32],
+/// What the trials of a sub-block have in common.
+struct Trials<'a> {
+    /// The least value, or the largest offset if that is less.
     min: f32,
-    inverse: &Lanes,
-    below: &Lanes,
+    /// The largest offset.
+    limit: f32,
+    moments: &'a Moments,
     codes: Range,
-) -> (Lanes, Lanes, Lanes) {
-    let (mut q1, mut qq, mut xq) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
-    for x in x {
-        let x = x - min;
-        for l in 0..LANES {
-            let q = codes.nearest(x * inverse[l] - below[l]);
-            q1[l] += q;
-            qq[l] += q * q;
-            xq[l] += x * q;
+}
+
+impl Trials<'_> {
+    /// By how much the codes nearest to `(x - min) * inverse - below` lower the error, measured from
+    /// the best constant, and their best `d` and `m`.
+    #[inline(always)]
+    fn gain<L: Lanes>(
+        &self,
+        l: L,
+        x: &[f32],
+        w: &[f32],
+        inverse: L::V,
+        below: L::V,
+    ) -> (L::V, L::V, L::V) {
+        // Sums are of what exceeds `min`, so that they lose no precision to it.
+        let (mut q1, mut qq, mut xq) = (l.splat(0.0), l.splat(0.0), l.splat(0.0));
+        for (x, w) in x.iter().zip(w) {
+            let x = l.splat(x - self.min);
+            let q = self.codes.nearest_lanes(l, l.sub(l.mul(x, inverse), below));
+            let wq = l.mul(l.splat(*w), q);
+            q1 = l.add(q1, wq);
+            qq = l.add(qq, l.mul(q, wq));
+            xq = l.add(xq, l.mul(x, wq));
         }
+        let Moments { total, mean, .. } = *self.moments;
+        let (min, limit, tiny) = (l.splat(self.min), l.splat(self.limit), l.splat(TINY));
+        let mean_code = l.div(q1, l.splat(total));
+        let mean_rest = l.splat(mean - self.min);
+        let covariance = l.sub(xq, l.mul(mean_rest, q1));
+        let free = l.div(covariance, l.max(l.sub(qq, l.mul(q1, mean_code)), tiny));
+        let m = l.add(min, l.sub(mean_rest, l.mul(free, mean_code)));
+        // Where the offset would be too large: the best with the largest. What no offset at all is
+        // worse than the best constant by is taken off.
+        let bound = l.div(l.add(xq, l.mul(min, q1)), l.max(qq, tiny));
+        let from_zero = l.splat(mean * mean * total);
+        let bound_gain = l.sub(l.mul(l.mul(bound, bound), qq), from_zero);
+        let free_gain = l.mul(covariance, free);
+        (
+            l.select_less(limit, m, bound_gain, free_gain),
+            l.select_less(limit, m, bound, free),
+            l.select_less(limit, m, limit, m),
+        )
     }
-    (q1, qq, xq)
+}
+
+/// Integer offsets of a sub-block: `x = d * q - dmin * min`.
+pub(super) struct Offsets<'a> {
+    /// Of the sub-block.
+    pub(super) moments: &'a Moments,
+    /// What codes may be.
+    pub(super) codes: Range,
+    /// What `min` may be.
+    pub(super) mins: Range,
+    /// Not 0.
+    pub(super) dmin: f32,
+}
+
+impl Offsets<'_> {
+    /// Of trials with such scales and the integers `scales` behind them: the least error, its
+    /// integer and its `min`.
+    #[inline(always)]
+    pub(super) fn least<L: Lanes>(
+        &self,
+        l: L,
+        (x, w): (&[f32], &[f32]),
+        scales: L::V,
+        d: L::V,
+        wanted: (f32, f32),
+    ) -> (f32, [f32; 2]) {
+        let (errors, mins) = self.best(l, x, w, d, wanted);
+        least(l, errors, [scales, mins])
+    }
+
+    /// For each trial scale `d` the error, and the `min` that is best with the codes `q`. These are
+    /// chosen as if the offset kept the mean code that `wanted`, a real scale and offset, give.
+    #[inline(always)]
+    fn best<L: Lanes>(
+        &self,
+        l: L,
+        x: &[f32],
+        w: &[f32],
+        d: L::V,
+        wanted: (f32, f32),
+    ) -> (L::V, L::V) {
+        let Moments { total, mean, spread } = *self.moments;
+        let mean_code = self.codes.clamp((mean - wanted.1) * inverse(wanted.0));
+        let inverse = l.div(l.splat(1.0), d);
+        let guess = l.min(l.sub(l.splat(mean), l.mul(d, l.splat(mean_code))), l.splat(0.0));
+        let (mut q1, mut qq, mut xq) = (l.splat(0.0), l.splat(0.0), l.splat(0.0));
+        for (x, w) in x.iter().zip(w) {
+            let code = l.mul(l.sub(l.splat(*x), guess), inverse);
+            let q = self.codes.nearest_lanes(l, code);
+            let wq = l.mul(l.splat(*w), q);
+            q1 = l.add(q1, wq);
+            qq = l.add(qq, l.mul(q, wq));
+            xq = l.add(xq, l.mul(l.splat(x - mean), wq));
+        }
+        let (total, mean) = (l.splat(total), l.splat(mean));
+        // What the scale leaves is on average `mean - d * mean code`, which the offset is to be.
+        let offset = l.sub(mean, l.mul(d, l.div(q1, total)));
+        let min = self.mins.nearest_lanes(l, l.mul(offset, l.splat(-1.0 / self.dmin)));
+        // The error from sums: those of `x` are of what exceeds the mean, and so is the offset.
+        let offset = l.sub(l.mul(min, l.splat(-self.dmin)), mean);
+        let square = l.mul(d, l.sub(l.mul(d, qq), l.add(xq, xq)));
+        let dq = l.mul(d, q1);
+        let cross = l.mul(offset, l.add(l.add(dq, dq), l.mul(offset, total)));
+        (l.add(l.splat(spread), l.add(square, cross)), min)
+    }
 }

@@ -1,13 +1,11 @@
 //! The k-quants without minimums (Q3_K, Q6_K), unpacked.
 
+use super::lanes::Lanes;
 use super::q8_k::BlockQ8K;
-use super::search::{self, Lanes, Range, LANES};
+use super::search::{self, Effort, Range};
 
 /// Weights per sub-block.
 const SUB_LEN: usize = 16;
-
-/// See [`Symmetric::fit`].
-const LARGER: f32 = 16.0 / 15.0;
 
 /// 256 weights in 16 sub-blocks, each with an integer scale: `x = d * scales[j] * q[i]`.
 #[derive(Clone, Debug)]
@@ -49,11 +47,18 @@ impl Symmetric {
 /// The quantizer.
 impl Symmetric {
     /// The best found for 256 values with such codes and scales.
-    pub(super) fn fit(x: &[f32], codes: Range, scales: Range) -> Self {
-        let x = search::finite::<256>(x);
+    #[inline(always)]
+    pub(super) fn fit<L: Lanes>(
+        l: L,
+        x: &[f32],
+        w: &[f32],
+        (codes, scales): (Range, Range),
+        effort: Effort,
+    ) -> Self {
+        let (x, w) = (search::finite::<256>(x), search::importance::<256>(w));
         let mut wanted = [0.0; 16];
-        for (wanted, x) in wanted.iter_mut().zip(x.chunks_exact(SUB_LEN)) {
-            *wanted = search::scale(x, codes);
+        for (wanted, (x, w)) in wanted.iter_mut().zip(subs(&x, &w)) {
+            *wanted = search::scale(l, x, w, codes);
         }
         let largest = wanted.iter().fold(0f32, |a, b| if b.abs() > a.abs() { *b } else { a });
         // There is one more negative integer than positive ones: the largest scale gets it.
@@ -62,21 +67,28 @@ impl Symmetric {
         if d == 0.0 {
             return best.1;
         }
-        // A scale of scales that is a little larger rounds all integers anew: another chance.
-        for d in [d, d * LARGER] {
-            best = search::better(best, Self::round(&x, d, &wanted, codes, scales));
+        for stretch in effort.stretches() {
+            let trial = Self::round(l, &x, &w, stretch * d, &wanted, codes, scales);
+            best = search::better(best, trial);
         }
-        best.1.encode(&x, codes);
-        let refitted = Self::round(&x, best.1.refit(&x), &best.1.real(), codes, scales);
-        best = search::better(best, refitted);
+        // One is enough, where there are no minimums to be weighed against scales.
+        for _ in 0..effort.refits() / 2 {
+            best.1.encode(&x, codes);
+            let d = best.1.refit(&x, &w);
+            let trial = Self::round(l, &x, &w, d, &best.1.real(), codes, scales);
+            best = search::better(best, trial);
+        }
         best.1.encode(&x, codes);
         best.1
     }
 
     /// The integers for such a `d` that are best among those next to the real scales `wanted`, and
     /// their squared error. Codes are left for later.
-    fn round(
+    #[inline(always)]
+    fn round<L: Lanes>(
+        l: L,
         x: &[f32; 256],
+        w: &[f32; 256],
         d: f32,
         wanted: &[f32; 16],
         codes: Range,
@@ -84,53 +96,59 @@ impl Symmetric {
     ) -> (f32, Self) {
         let mut y = Self { d: search::storable(d), ..Self::ZERO };
         let mut total = 0.0;
-        for (j, x) in x.chunks_exact(SUB_LEN).enumerate() {
+        for (j, (x, w)) in subs(x, w).enumerate() {
             let nearest = range.nearest(wanted[j] / y.d);
-            let scales: Lanes = std::array::from_fn(|l| {
-                let scale = range.clamp(nearest + l as f32 - 4.0);
-                // Not 0: with scale 1 every code may still be 0.
-                if scale == 0.0 {
-                    1.0
-                } else {
-                    scale
-                }
-            });
-            let ds = scales.map(|s| y.d * s);
-            let (best, error) = search::least(&search::errors(x, &ds, &[0.0; LANES], codes));
-            y.scales[j] = scales[best] as i8;
+            let scales = range.clamp_lanes(l, search::from(l, nearest - 8.0));
+            // Not 0: with scale 1 every code may still be 0.
+            let zero = l.splat(0.0);
+            let size = l.max(scales, l.sub(zero, scales));
+            let scales = l.select_less(zero, size, scales, l.splat(1.0));
+            let d = l.mul(l.splat(y.d), scales);
+            let errors = search::errors(l, x, w, d, l.splat(0.0), codes);
+            let (error, [scale]) = search::least(l, errors, [scales]);
+            y.scales[j] = scale as i8;
             total += error;
         }
         (total, y)
     }
 
     /// The real scale of each sub-block.
+    #[inline(always)]
     fn real(&self) -> [f32; 16] {
         self.scales.map(|scale| self.d * f32::from(scale))
     }
 
     /// Sets the codes to the nearest.
+    #[inline(always)]
     fn encode(&mut self, x: &[f32; 256], codes: Range) {
         let real = self.real();
         let subs = x.chunks_exact(SUB_LEN).zip(self.q.chunks_exact_mut(SUB_LEN));
         for (d, (x, q)) in real.into_iter().zip(subs) {
-            let inverse = search::inverse(d);
-            for (q, x) in q.iter_mut().zip(x) {
-                *q = codes.nearest(x * inverse) as i8;
-            }
+            search::encode(x, d, 0.0, codes, bytemuck::cast_slice_mut(q));
         }
     }
 
     /// The `d` that is best with the integers as they are: least squares.
-    fn refit(&self, x: &[f32; 256]) -> f32 {
-        let (mut xq, mut qq) = (0.0, 0.0);
-        let subs = x.chunks_exact(SUB_LEN).zip(self.q.chunks_exact(SUB_LEN));
-        for (scale, (x, q)) in self.scales.iter().zip(subs) {
-            for (x, q) in x.iter().zip(q) {
-                let q = f32::from(*scale) * f32::from(*q);
-                xq += x * q;
-                qq += q * q;
+    #[inline(always)]
+    fn refit(&self, x: &[f32; 256], w: &[f32; 256]) -> f32 {
+        let (mut xq, mut qq) = ([0.0; SUB_LEN], [0.0; SUB_LEN]);
+        let blocks = subs(x, w).zip(self.q.chunks_exact(SUB_LEN));
+        for (scale, ((x, w), q)) in self.scales.iter().zip(blocks) {
+            let scale = f32::from(*scale);
+            for l in 0..SUB_LEN {
+                let q = scale * f32::from(q[l]);
+                let wq = w[l] * q;
+                xq[l] += x[l] * wq;
+                qq[l] += q * wq;
             }
         }
-        xq * search::inverse(qq)
+        let sum = |lanes: [f32; SUB_LEN]| lanes.iter().fold(0.0, |sum, x| sum + x);
+        sum(xq) * search::inverse(sum(qq))
     }
+}
+
+/// The sub-blocks, each with its importances.
+#[inline(always)]
+fn subs<'a>(x: &'a [f32; 256], w: &'a [f32; 256]) -> impl Iterator<Item = (&'a [f32], &'a [f32])> {
+    x.chunks_exact(SUB_LEN).zip(w.chunks_exact(SUB_LEN))
 }

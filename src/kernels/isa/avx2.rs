@@ -104,6 +104,19 @@ impl Simd for Avx2 {
         fn min(a: Floats, b: Floats) -> Floats {
             [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])]
         }
+        fn select_less(a: Floats, b: Floats, x: Floats, y: Floats) -> Floats {
+            let low = _mm256_blendv_ps(y[0], x[0], _mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0]));
+            [low, _mm256_blendv_ps(y[1], x[1], _mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1]))]
+        }
+        fn least(a: Floats) -> usize {
+            let eight = _mm256_min_ps(a[0], a[1]);
+            let eight = _mm256_min_ps(eight, _mm256_permute2f128_ps::<1>(eight, eight));
+            let four = _mm256_min_ps(eight, _mm256_permute_ps::<0b01_00_11_10>(eight));
+            let least = _mm256_min_ps(four, _mm256_permute_ps::<0b10_11_00_01>(four));
+            let low = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a[0], least));
+            let high = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a[1], least));
+            (low | high << 8).trailing_zeros() as usize & 15
+        }
         fn abs(a: Floats) -> Floats {
             let sign = _mm256_set1_ps(-0.0);
             [_mm256_andnot_ps(sign, a[0]), _mm256_andnot_ps(sign, a[1])]

@@ -76,6 +76,14 @@ impl Simd for Avx512 {
         fn div(a: __m512, b: __m512) -> __m512 { _mm512_div_ps(a, b) }
         fn max(a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }
         fn min(a: __m512, b: __m512) -> __m512 { _mm512_min_ps(a, b) }
+        fn select_less(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
+            _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x)
+        }
+        fn least(a: __m512) -> usize {
+            let least = _mm512_set1_ps(_mm512_reduce_min_ps(a));
+            let found = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, least);
+            found.trailing_zeros() as usize & 15
+        }
         fn abs(a: __m512) -> __m512 { _mm512_abs_ps(a) }
         fn copy_sign(a: __m512, sign: __m512) -> __m512 {
             let bit = _mm512_set1_ps(-0.0);

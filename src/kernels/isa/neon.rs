@@ -98,6 +98,9 @@ impl Simd for Neon {
         fn min(a: Floats, b: Floats) -> Floats {
             four!(I => vbslq_f32(vcltq_f32(a[I], b[I]), a[I], b[I]))
         }
+        fn select_less(a: Floats, b: Floats, x: Floats, y: Floats) -> Floats {
+            four!(I => vbslq_f32(vcltq_f32(a[I], b[I]), x[I], y[I]))
+        }
         fn abs(a: Floats) -> Floats { four!(I => vabsq_f32(a[I])) }
         fn copy_sign(a: Floats, sign: Floats) -> Floats {
             let bit = vdupq_n_u32(1 << 31);

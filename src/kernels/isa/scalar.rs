@@ -62,6 +62,10 @@ impl Simd for Scalar {
         zip(a, b, |a, b| if a < b { a } else { b })
     }
     #[inline(always)]
+    fn select_less(self, a: [f32; 16], b: [f32; 16], x: [f32; 16], y: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|i| if a[i] < b[i] { x[i] } else { y[i] })
+    }
+    #[inline(always)]
     fn abs(self, a: [f32; 16]) -> [f32; 16] {
         a.map(f32::abs)
     }

@@ -38,6 +38,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// `if a < b { a } else { b }`: the second if one is NaN.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { x } else { y }`
+    fn select_less(self, a: Self::F, b: Self::F, x: Self::F, y: Self::F) -> Self::F;
     /// Without the sign.
     fn abs(self, a: Self::F) -> Self::F;
     /// `a` with the sign of `sign`.
@@ -73,6 +75,15 @@ pub trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn sum_each(self, x: [Self::F; 4]) -> [f32; 4] {
         [self.sum(x[0]), self.sum(x[1]), self.sum(x[2]), self.sum(x[3])]
+    }
+
+    /// The first lane that is least; none is NaN.
+    #[inline(always)]
+    fn least(self, a: Self::F) -> usize {
+        let mut x = [0.0; 16];
+        self.store(a, &mut x);
+        let least = x.iter().fold(x[0], |least, x| if *x < least { *x } else { least });
+        x.iter().position(|x| *x == least).unwrap_or(0)
     }
 
     /// The largest lane.

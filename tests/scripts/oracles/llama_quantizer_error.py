@@ -2,20 +2,26 @@
 """Measure the rounding error of llama.cpp's own quantizers, as a mark for ours to reach.
 
     llama_quantizer_error.py [--data tests/goldens/quant] [--checkpoint tests/fixtures/tiny-gemma2]
-                             [--out tests/goldens/quant/llama_cpp_rmse.json]
+                             [--gemma3 MODEL.gguf] [--out tests/goldens/quant/llama_cpp_rmse.json]
 
 Needs a virtual environment with `llama-cpp-python` (built from source), `gguf` and `numpy`.
 Run it again whenever the tiny checkpoint changes; without a checkpoint only the two synthetic
 sets are measured. Takes about a minute.
 
-Each data set is quantized by `ggml_quantize_chunk` (no importance matrix) and dequantized by
-Python's gguf. The JSON gives, per data set and type, the root of the mean squared difference in
-f64, and per data set its shape, its own root mean square and the CRC-32 of its f32 bytes, so
-that a test can tell whether it reads the same weights. Types whose block does not divide the row
-are left out.
+Each data set is quantized by `ggml_quantize_chunk` and dequantized by Python's gguf, without and
+with the importance of its columns. The JSON gives, per data set and type, the root of the mean
+squared difference in f64 (`rmse`), and of the mean squared difference weighted by importance
+(`weighted_rmse`: the quantizer was told it as well), and per data set its shape, its own root mean
+square and the CRC-32 of its f32 bytes, so that a test can tell whether it reads the same weights.
+Types whose block does not divide the row are left out.
 
-Data sets: gaussian and laplace (rows of 1024, by make_quantizer_data.py), and from the trained
-checkpoint layer 1's q_proj, gate_proj and down_proj and the embedding, rows as they are.
+Data sets: gaussian and laplace (rows of 1024, by make_quantizer_data.py); from the trained
+checkpoint layer 1's q_proj, gate_proj and down_proj and the embedding, rows as they are; and, given
+the file that gemma3_crc.py fetches, the first 2^20 weights of the embedding of Gemma 3 270M, which
+are Q8_0 there, in rows of 1024. The importance of the checkpoint's columns is that of
+`tiny_imatrix.gguf`, which `lapidary imatrix tests/fixtures/tiny-gemma2 -f
+tests/fixtures/held-out/kjv-held-out.txt` makes; that of all others is `energies.f32`, by
+make_quantizer_data.py.
 """
 import argparse
 import ctypes
@@ -26,7 +32,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 
 from checkpoint import Checkpoint, widen
@@ -51,17 +57,29 @@ def load_ggml():
     return ggml
 
 
-def quantize(ggml, x, kind):
+def quantize(ggml, x, kind, importance=None):
     """[rows, columns] f32 -> [rows, bytes] u8 by llama.cpp."""
     rows, columns = x.shape
     block, size = GGML_QUANT_SIZES[kind]
     out = np.zeros((rows, columns // block * size), np.uint8)
-    written = ggml.ggml_quantize_chunk(int(kind), x.ctypes.data, out.ctypes.data, 0, rows, columns, None)
+    written = ggml.ggml_quantize_chunk(int(kind), x.ctypes.data, out.ctypes.data, 0, rows, columns,
+                                       None if importance is None else importance.ctypes.data)
     assert written == out.nbytes, (kind, written, out.nbytes)
     return out
 
 
-def data_sets(folder, checkpoint):
+def importances(folder):
+    """By data set, the importance of its columns."""
+    energies = np.frombuffer((folder / "energies.f32").read_bytes(), "<f4")
+    tensors = {t.name: t.data for t in GGUFReader(folder / "tiny_imatrix.gguf").tensors}
+    for name in TENSORS:
+        sums, count = tensors[f"{name}.weight.in_sum2"].ravel(), tensors[f"{name}.weight.counts"].ravel()[0]
+        yield name, np.ascontiguousarray(sums / count, np.float32)
+    for name in ("gaussian", "laplace", "gemma3_270m.token_embd"):
+        yield name, energies
+
+
+def data_sets(folder, checkpoint, gemma3):
     for name in ("gaussian", "laplace"):
         yield name, widen((folder / f"{name}.bf16").read_bytes(), "BF16").reshape(-1, 1024)
     if not any(checkpoint.glob("*.safetensors")):
@@ -70,12 +88,18 @@ def data_sets(folder, checkpoint):
     weights = Checkpoint(checkpoint)
     for name, tensor in TENSORS.items():
         yield name, np.ascontiguousarray(weights[tensor])
+    if gemma3:
+        embedding = next(t for t in GGUFReader(gemma3).tensors if t.name == "token_embd.weight")
+        rows = -(-(1 << 20) // int(embedding.shape[0]))
+        values = dequantize(embedding.data[:rows], embedding.tensor_type).astype(np.float32)
+        yield "gemma3_270m.token_embd", np.ascontiguousarray(values.ravel()[:1 << 20].reshape(-1, 1024))
 
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--data", type=Path, default=HERE / "../../goldens/quant")
     args.add_argument("--checkpoint", type=Path, default=HERE / "../../fixtures/tiny-gemma2")
+    args.add_argument("--gemma3", type=Path)
     args.add_argument("--out", type=Path, default=HERE / "../../goldens/quant/llama_cpp_rmse.json")
     args = args.parse_args()
     ggml = load_ggml()
@@ -84,16 +108,20 @@ def main():
         "gguf": importlib.metadata.version("gguf"),
         "data": {},
     }
-    for name, x in data_sets(args.data, args.checkpoint):
-        wide = x.astype(np.float64)
-        errors = {}
+    known = dict(importances(args.data))
+    for name, x in data_sets(args.data, args.checkpoint, args.gemma3):
+        wide, importance = x.astype(np.float64), known[name]
+        w = importance.astype(np.float64) / importance.mean()
+        errors, weighted = {}, {}
         for kind in (GGMLQuantizationType[t] for t in TYPES):
             if x.shape[1] % GGML_QUANT_SIZES[kind][0] == 0:
                 back = dequantize(quantize(ggml, x, kind), kind).reshape(x.shape)
                 errors[kind.name] = float(np.sqrt(np.mean((back - wide) ** 2)))
+                back = dequantize(quantize(ggml, x, kind, importance), kind).reshape(x.shape)
+                weighted[kind.name] = float(np.sqrt(np.mean(w * (back - wide) ** 2)))
         result["data"][name] = {
             "rows": x.shape[0], "columns": x.shape[1], "crc32": zlib.crc32(x.astype("<f4").tobytes()),
-            "rms": float(np.sqrt(np.mean(wide ** 2))), "rmse": errors,
+            "rms": float(np.sqrt(np.mean(wide ** 2))), "rmse": errors, "weighted_rmse": weighted,
         }
         print(f"{name:16} [{x.shape[0]}, {x.shape[1]}]  " + "  ".join(f"{t} {e:.3e}" for t, e in errors.items()))
     args.out.write_text(json.dumps(result, indent=1) + "\n")

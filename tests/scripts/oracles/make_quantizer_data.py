@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Write the two synthetic data sets that quantizer error is measured on.
+"""Write the two synthetic data sets that quantizer error is measured on, and energies of columns.
 
     make_quantizer_data.py [--out tests/goldens/quant]
 
 gaussian.bf16 and laplace.bf16: 65,536 values each, standard deviation 0.02 (about that of a
 trained projection), little-endian bfloat16, rounded to nearest even. Read them as 64 rows of
-1024. The random stream is fixed, so a second run writes the same bytes.
+1024. energies.f32: how much each of 1024 columns counts, log-normal with a deviation of 1.5, so that
+some count a hundred times as much as others, as mean squares of activations do. The random stream is
+fixed, so a second run writes the same bytes.
 """
 import argparse
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-SEED, COUNT, STD = 31, 65536, 0.02
+SEED, COUNT, STD, COLUMNS = 31, 65536, 0.02, 1024
 
 
 def to_bf16(x):
@@ -31,6 +33,9 @@ def main():
     for name, x in [("gaussian", rng.normal(0, STD, COUNT)), ("laplace", rng.laplace(0, STD / 2**0.5, COUNT))]:
         (out / f"{name}.bf16").write_bytes(to_bf16(x).tobytes())
         print(f"{name}: {COUNT} values, standard deviation {x.std():.5f}, largest {abs(x).max():.4f}")
+    energies = rng.lognormal(0, 1.5, COLUMNS)
+    (out / "energies.f32").write_bytes(energies.astype("<f4").tobytes())
+    print(f"energies: from {energies.min():.4f} to {energies.max():.1f}")
 
 
 if __name__ == "__main__":

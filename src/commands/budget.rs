@@ -1,0 +1,231 @@
+//! The options of `convert` that choose types: a recipe, or a budget.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+
+use clap::Args;
+use lapidary::convert::{
+    fit, Budget, ConvertError, Fitted, Options, Plan, Progress, Recipe, Weighting,
+};
+use lapidary::kernels::KvType;
+use lapidary::model::{Memory, Role, Source};
+use lapidary_formats::quant::QuantType;
+use serde_json::json;
+
+use super::inspect::{print_totals, size, totals_json};
+
+/// What the file is to hold.
+#[derive(Args, Debug)]
+pub struct TypeArgs {
+    /// Recipe: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q4_K_M, Q4_K_S, Q3_K_L, Q3_K_M, Q3_K_S
+    /// or Q2_K
+    #[arg(short, long, value_name = "RECIPE", default_value = "Q4_K_M")]
+    quant: Recipe,
+    /// In place of a recipe: types with which file, cache and buffers fit this much memory, such as
+    /// 18GB
+    #[arg(long, value_name = "SIZE", value_parser = bytes, conflicts_with_all = ["quant", "size", "bpw"])]
+    fit: Option<u64>,
+    /// In place of a recipe: types with which the file is at most this large
+    #[arg(long, value_name = "SIZE", value_parser = bytes, conflicts_with_all = ["quant", "bpw"])]
+    size: Option<u64>,
+    /// In place of a recipe: types with at most so many bits per weight
+    #[arg(long, value_name = "BITS", value_parser = bits, conflicts_with = "quant")]
+    bpw: Option<f64>,
+    /// With --fit: positions in the cache
+    #[arg(long, value_name = "N", default_value = "8192", requires = "fit")]
+    ctx: NonZeroUsize,
+    /// With --fit: what the cache holds
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::kv_type, requires = "fit")]
+    kv: KvType,
+    /// Print what the tensors would become, and stop
+    #[arg(long)]
+    plan: bool,
+}
+
+/// What was chosen.
+pub struct Chosen {
+    /// The plan.
+    pub plan: Plan,
+    /// Where it was chosen for a budget.
+    fitted: Option<(Budget, Fitted)>,
+}
+
+impl TypeArgs {
+    /// Whether the plan is all that is wanted.
+    pub fn only_plan(&self) -> bool {
+        self.plan
+    }
+
+    /// The recipe's plan, or the best for the budget.
+    pub fn choose(
+        &self,
+        source: &Source,
+        weighting: Option<Weighting>,
+        options: Options,
+        progress: &mut dyn Progress,
+    ) -> Result<Chosen, ConvertError> {
+        let Some(budget) = self.budget() else {
+            let plan = Plan::of_recipe(source, self.quant).weighted(weighting);
+            return Ok(Chosen { plan, fitted: None });
+        };
+        let fitted = fit(source, budget, weighting.as_ref(), options, progress)?;
+        let plan = fitted.plan.clone().weighted(weighting);
+        Ok(Chosen { plan, fitted: Some((budget, fitted)) })
+    }
+
+    fn budget(&self) -> Option<Budget> {
+        let (n_ctx, kv) = (self.ctx.get(), self.kv);
+        let memory = self.fit.map(|bytes| Budget::Memory { bytes, n_ctx, kv });
+        memory.or(self.size.map(Budget::File)).or(self.bpw.map(Budget::BitsPerWeight))
+    }
+}
+
+impl Chosen {
+    /// Prints what every kind of matrix becomes, and sums.
+    pub fn print(&self, out: &mut impl Write, source: &Source) -> io::Result<()> {
+        writeln!(out, "tensors         error  types")?;
+        for (kind, types) in self.kinds(source) {
+            let error = match self.mean_error(source, &kind) {
+                Some(error) => format!("{:.2} %", 100.0 * error),
+                None => String::new(),
+            };
+            let types: Vec<_> = types.iter().map(|(ty, n)| format!("{n} {ty}")).collect();
+            writeln!(out, "{kind:<12} {error:>8}  {}", types.join(", "))?;
+        }
+        writeln!(out)?;
+        print_totals(out, &self.plan.totals(source))?;
+        if let Some((budget, fitted)) = &self.fitted {
+            self.print_budget(out, source, *budget, fitted)?;
+        }
+        Ok(())
+    }
+
+    fn print_budget(
+        &self,
+        out: &mut impl Write,
+        source: &Source,
+        budget: Budget,
+        fitted: &Fitted,
+    ) -> io::Result<()> {
+        writeln!(out, "\nfile         {:>11} of {}", size(fitted.file_bytes), size(fitted.limit))?;
+        if let Budget::Memory { bytes, n_ctx, kv } = budget {
+            let m = Memory::new(source.config(), fitted.file_bytes, n_ctx, kv);
+            writeln!(out, "cache        {:>11}, {n_ctx} tokens", size(m.kv_cache))?;
+            writeln!(out, "buffers      {:>11}", size(m.buffers))?;
+            writeln!(out, "in memory    {:>11} of {}", size(m.total()), size(bytes))?;
+        }
+        Ok(())
+    }
+
+    /// Whether it was chosen for a budget.
+    pub fn is_fitted(&self) -> bool {
+        self.fitted.is_some()
+    }
+
+    /// The plan for programs.
+    pub fn json(&self, source: &Source) -> serde_json::Value {
+        let tensors = source.tensors().iter().zip(&self.plan.types).enumerate();
+        let tensor = |(i, (spec, ty)): (usize, (&lapidary::model::TensorSpec, &QuantType))| {
+            json!({
+                "name": spec.name,
+                "type": ty.name(),
+                "bytes": spec.bytes(*ty),
+                "relative_error": self.fitted.as_ref().map(|(_, fitted)| fitted.errors[i]),
+            })
+        };
+        json!({
+            "plan": self.plan.name,
+            "file_bytes": self.fitted.as_ref().map(|(_, fitted)| fitted.file_bytes),
+            "limit": self.fitted.as_ref().map(|(_, fitted)| fitted.limit),
+            "totals": totals_json(&self.plan.totals(source)),
+            "tensors": tensors.map(tensor).collect::<Vec<_>>(),
+        })
+    }
+
+    /// The kinds of matrices in the model's order, each with its types and how many have them.
+    fn kinds(&self, source: &Source) -> Vec<(String, BTreeMap<QuantType, usize>)> {
+        let mut kinds: Vec<(String, BTreeMap<QuantType, usize>)> = Vec::new();
+        for (spec, ty) in source.tensors().iter().zip(&self.plan.types) {
+            if spec.role == Role::Norm {
+                continue;
+            }
+            let kind = kind(&spec.name);
+            let types = match kinds.iter_mut().find(|(k, _)| k == kind) {
+                Some((_, types)) => types,
+                None => {
+                    kinds.push((kind.to_owned(), BTreeMap::new()));
+                    &mut kinds.last_mut().expect("one was pushed").1
+                }
+            };
+            *types.entry(*ty).or_default() += 1;
+        }
+        kinds
+    }
+
+    /// The mean over the tensors of a kind, where errors were measured.
+    fn mean_error(&self, source: &Source, of: &str) -> Option<f64> {
+        let (_, fitted) = self.fitted.as_ref()?;
+        let tensors = source.tensors().iter().zip(&fitted.errors);
+        let errors: Vec<f64> =
+            tensors.filter(|(spec, _)| kind(&spec.name) == of).map(|(_, error)| *error).collect();
+        Some(errors.iter().sum::<f64>() / errors.len() as f64)
+    }
+}
+
+/// What a tensor is in every layer: `attn_q` of `blk.3.attn_q.weight`.
+fn kind(name: &str) -> &str {
+    let name = name.strip_suffix(".weight").unwrap_or(name);
+    name.rsplit('.').next().unwrap_or(name)
+}
+
+/// Parses a size: `18GB` (10⁹), `15GiB` (2³⁰), `500MB`, or bytes.
+fn bytes(text: &str) -> Result<u64, String> {
+    let expected = || "it is a size such as 18GB, 16.5GiB, 900MB or a number of bytes".to_owned();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let number: f64 = number.parse().map_err(|_| expected())?;
+    let unit = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" | "k" => 1e3,
+        "mb" | "m" => 1e6,
+        "gb" | "g" => 1e9,
+        "tb" | "t" => 1e12,
+        "kib" => f64::from(1 << 10),
+        "mib" => f64::from(1 << 20),
+        "gib" => f64::from(1 << 30),
+        _ => return Err(expected()),
+    };
+    let bytes = number * unit;
+    // Exact in an f64, and no model is larger.
+    (bytes >= 1.0 && bytes < 9e15).then_some(bytes as u64).ok_or_else(expected)
+}
+
+/// Parses bits per weight.
+fn bits(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(bits) if bits > 0.0 && bits <= 64.0 => Ok(bits),
+        _ => Err("it is a number of bits such as 4.5".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_decimal_or_binary() {
+        let sizes = ["18GB", "18gb", "1.5GiB", "500 MB", "12345"].map(|text| bytes(text).unwrap());
+        assert_eq!(sizes, [18_000_000_000, 18_000_000_000, 1_610_612_736, 500_000_000, 12_345]);
+        for text in ["", "GB", "18XB", "-1GB", "0", "1e99GB", "1.2.3GB"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+        assert!(bits("4.5").is_ok() && bits("0").is_err() && bits("NaN").is_err());
+    }
+
+    #[test]
+    fn tensors_are_told_apart_by_what_they_are() {
+        assert_eq!(kind("blk.3.attn_q.weight"), "attn_q");
+        assert_eq!(kind("token_embd.weight"), "token_embd");
+    }
+}

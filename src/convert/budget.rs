@@ -1,0 +1,144 @@
+//! Plans for a budget: the types with which a model fits and loses least.
+
+use lapidary_formats::quant::QuantType;
+
+use super::allocation::{allocate, Choice};
+use super::damage::{candidates, relative_errors};
+use super::metadata::header;
+use super::pipeline::pool;
+use super::{ConvertError, Options, Plan, Progress, Weighting};
+use crate::kernels::{Isa, KvType};
+use crate::model::{Memory, Role, Source, TensorSpec, OUTPUT, TOKEN_EMBD};
+
+/// What a model must not exceed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Budget {
+    /// Bytes of the file.
+    File(u64),
+    /// Bits for each weight, over all tensors.
+    BitsPerWeight(f64),
+    /// Bytes in memory when it runs: the file, a cache of `n_ctx` positions, and buffers.
+    Memory {
+        /// All together.
+        bytes: u64,
+        /// Positions.
+        n_ctx: usize,
+        /// What the cache holds.
+        kv: KvType,
+    },
+}
+
+/// A plan, and what it was chosen by.
+#[derive(Clone, Debug)]
+pub struct Fitted {
+    /// The types.
+    pub plan: Plan,
+    /// By tensor: the share of a matrix's square that is lost, weighted by importance; 0 for norms.
+    pub errors: Vec<f64>,
+    /// Exact size of the file, in bytes.
+    pub file_bytes: u64,
+    /// The most that the file could have been, in bytes.
+    pub limit: u64,
+}
+
+/// Chooses the type of every tensor of `source`, so that `budget` is kept and the least damage is
+/// to be expected. Some rows of every matrix are quantized to every type that it may get.
+///
+/// # Errors
+/// If even the smallest types exceed the budget, or [`Progress::cancelled`] says so.
+pub fn fit(
+    source: &Source,
+    budget: Budget,
+    weighting: Option<&Weighting>,
+    options: Options,
+    progress: &mut dyn Progress,
+) -> Result<Fitted, ConvertError> {
+    let weights: u64 = source.tensors().iter().map(|spec| spec.values() as u64).sum();
+    let pool = pool(options.threads)?;
+    progress.measuring(weights);
+    let mut measured = Vec::new();
+    for (i, spec) in source.tensors().iter().enumerate() {
+        if progress.cancelled() {
+            return Err(ConvertError::Cancelled);
+        }
+        progress.tensor(&spec.name);
+        let importance = weighting.and_then(|w| w.of(i));
+        measured.push(pool.install(|| measure(source, spec, importance, options.isa)));
+        source.release(source.tensor(spec).data);
+        progress.advanced(spec.values() as u64, 0);
+    }
+    let choices: Vec<Vec<Choice>> = source
+        .tensors()
+        .iter()
+        .zip(&measured)
+        .map(|(spec, types)| {
+            let sensitivity = sensitivity(spec, source);
+            let choice = |(ty, error): &(QuantType, f64)| Choice {
+                bytes: padded(spec.bytes(*ty)),
+                damage: sensitivity * error,
+            };
+            types.iter().map(choice).collect()
+        })
+        .collect();
+    let overhead = overhead(source)?;
+    let limit = file_limit(source, budget, weights, overhead);
+    let smallest: u64 =
+        choices.iter().filter_map(|c| c.iter().map(|choice| choice.bytes).min()).sum();
+    let chosen = limit.checked_sub(overhead).and_then(|limit| allocate(&choices, limit));
+    let chosen = chosen.ok_or_else(|| ConvertError::Budget {
+        path: source.path().to_owned(),
+        limit,
+        smallest: smallest + overhead,
+    })?;
+    let pick = |i: usize| measured[i][chosen[i]];
+    let (types, errors) = (0..measured.len()).map(pick).unzip();
+    let file_bytes = overhead + (0..chosen.len()).map(|i| choices[i][chosen[i]].bytes).sum::<u64>();
+    Ok(Fitted { plan: Plan::mixed(source, types), errors, file_bytes, limit })
+}
+
+/// The types that a tensor may get, and the relative error of each.
+fn measure(
+    source: &Source,
+    spec: &TensorSpec,
+    importance: Option<&[f32]>,
+    isa: Isa,
+) -> Vec<(QuantType, f64)> {
+    if spec.role == Role::Norm {
+        return vec![(QuantType::F32, 0.0)];
+    }
+    let types = candidates(source.tensor(spec).ty, spec.shape[0]);
+    let errors = relative_errors(source, spec, &types, importance, isa);
+    types.into_iter().zip(errors).collect()
+}
+
+/// How much a matrix's relative error does to the model's answer, compared with others'.
+fn sensitivity(spec: &TensorSpec, source: &Source) -> f64 {
+    let head = if source.is_untied() { OUTPUT } else { TOKEN_EMBD };
+    match spec.name == head {
+        true => source.config().n_layer as f64,
+        false => 1.0,
+    }
+}
+
+/// Size of a tensor in a file, where the next one begins aligned.
+fn padded(bytes: u64) -> u64 {
+    bytes.next_multiple_of(lapidary_formats::gguf::ALIGNMENT as u64)
+}
+
+/// Bytes of a file besides its tensors.
+fn overhead(source: &Source) -> Result<u64, ConvertError> {
+    let plan = Plan::mixed(source, source.tensors().iter().map(|_| QuantType::F32).collect());
+    let tensors: u64 = source.tensors().iter().map(|spec| padded(spec.bytes(QuantType::F32))).sum();
+    Ok(header(source, &plan)?.file_bytes() - tensors)
+}
+
+/// The most bytes that the file may have.
+fn file_limit(source: &Source, budget: Budget, weights: u64, overhead: u64) -> u64 {
+    match budget {
+        Budget::File(bytes) => bytes,
+        Budget::BitsPerWeight(bits) => overhead + (bits * weights as f64 / 8.0) as u64,
+        Budget::Memory { bytes, n_ctx, kv } => {
+            bytes.saturating_sub(Memory::new(source.config(), 0, n_ctx, kv).total())
+        }
+    }
+}

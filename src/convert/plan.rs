@@ -1,0 +1,61 @@
+//! A plan: what each tensor of a new file becomes, by a recipe or for a budget.
+
+use lapidary_formats::quant::{Effort, QuantType};
+
+use super::{Recipe, Totals, Weighting};
+use crate::model::Source;
+
+/// What a new file is going to hold.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// A recipe's name, or `mixed`.
+    pub name: String,
+    /// The number that `general.file_type` has.
+    pub file_type: u32,
+    /// By tensor, in the order of [`Source::tensors`].
+    pub types: Vec<QuantType>,
+    /// How much columns count when scales are chosen; equally much if not given.
+    pub weighting: Option<Weighting>,
+    /// How long to search for scales.
+    pub effort: Effort,
+}
+
+impl Plan {
+    /// What `recipe` makes of a model.
+    pub fn of_recipe(source: &Source, recipe: Recipe) -> Self {
+        let (config, untied) = (source.config(), source.is_untied());
+        Self {
+            name: recipe.name().to_owned(),
+            file_type: recipe.file_type(),
+            types: source.tensors().iter().map(|t| recipe.type_of(t, config, untied)).collect(),
+            weighting: None,
+            effort: Effort::Default,
+        }
+    }
+
+    /// Types that no recipe gives. What most bytes are in names the file type, for those who look.
+    pub(super) fn mixed(source: &Source, types: Vec<QuantType>) -> Self {
+        let mut plan = Self {
+            name: "mixed".to_owned(),
+            file_type: 0,
+            types,
+            weighting: None,
+            effort: Effort::Default,
+        };
+        let most = plan.totals(source).types.first().map(|total| total.ty);
+        let recipe = Recipe::all().filter(|recipe| Some(recipe.base()) == most).last();
+        plan.file_type = recipe.unwrap_or(Recipe::F16).file_type();
+        plan
+    }
+
+    /// The same types, with scales chosen by importance.
+    pub fn weighted(self, weighting: Option<Weighting>) -> Self {
+        Self { weighting, ..self }
+    }
+
+    /// Sums over the tensors.
+    pub fn totals(&self, source: &Source) -> Totals {
+        let tensors = source.tensors().iter().zip(&self.types);
+        Totals::new(tensors.map(|(spec, ty)| (*ty, spec.values() as u64, spec.bytes(*ty))))
+    }
+}
