@@ -40,6 +40,14 @@ fn every_command_fails(model: &Path, file: &Path, cause: &str) {
         vec!["convert".into(), path(model), "-o".into(), path(&target)],
         vec!["run".into(), path(model), "-p".into(), "In the beginning".into()],
         vec!["perplexity".into(), path(model), "-f".into(), path(&text)],
+        vec![
+            "perplexity".into(),
+            path(&tiny()),
+            "-f".into(),
+            path(&text),
+            "--reference".into(),
+            path(model),
+        ],
         vec!["bench".into(), path(model), "-p1".into(), "-n1".into(), "-r1".into()],
         vec!["inspect".into(), path(model)],
     ];

@@ -1,20 +1,23 @@
-//! `lapidary perplexity`: how well a model predicts a text.
+//! `lapidary perplexity`: how well a model predicts a text, and how far it is from its original.
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use lapidary::kernels::KvType;
 use lapidary::model::{Model, Source};
-use lapidary::perplexity::{measure, Options, Perplexity};
+use lapidary::perplexity::{
+    check_vocabularies, compare, measure, Divergence, Estimate, Options, Perplexity,
+};
 use lapidary::tokenizer::{Special, Tokenizer};
+use serde_json::{json, Value};
 
-use super::CpuArgs;
+use super::{interrupt, CpuArgs};
 
-/// Measure the perplexity of a text
+/// Measure the perplexity of a text, and how far a model is from its original (--reference)
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     /// A GGUF file, or a checkpoint directory to measure the original
@@ -22,6 +25,10 @@ pub struct Args {
     /// The text, UTF-8
     #[arg(short, long, value_name = "TEXT")]
     file: PathBuf,
+    /// Compare with the original, a checkpoint directory or a GGUF file: Kullback-Leibler
+    /// divergence, ratio of the perplexities, share of equal best tokens
+    #[arg(long, value_name = "ORIGINAL")]
+    reference: Option<PathBuf>,
     /// Tokens per chunk
     #[arg(long, default_value_t = 512, value_name = "N")]
     ctx: usize,
@@ -45,50 +52,163 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let source = Source::open(&args.model)?;
     let tokenizer =
         Tokenizer::new(source.vocab()?).with_context(|| args.model.display().to_string())?;
+    let reference = args.reference.as_deref().map(|path| open_reference(path, &args, &tokenizer));
+    let reference = reference.transpose()?;
     let tokens = tokenizer.encode_with_bos(&text, Special::Plain);
-    let model = Model::on(args.cpu.cpu()?, &source);
-    let vocab = tokenizer.vocab();
-    let options = Options {
-        n_ctx: args.ctx,
-        chunks: args.chunks.map(NonZeroUsize::get),
-        kv: args.kv,
-        bos: vocab.bos.filter(|_| vocab.add_bos),
-    };
+    interrupt::install()?;
+    let cpu = args.cpu.cpu()?;
+    let model = Model::on(cpu.clone(), &source);
+    match &reference {
+        None => run_one(&args, &model, &tokens, args.options(&tokenizer)),
+        Some(reference) => {
+            let reference = Model::on(cpu, reference);
+            run_two(&args, [&model, &reference], &tokens, args.options(&tokenizer))
+        }
+    }
+}
+
+/// Opens the original, which must have the pieces of the model that was cut from it.
+fn open_reference(path: &Path, args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<Source> {
+    let reference = Source::open(path)?;
+    check_vocabularies(tokenizer.vocab(), &reference.vocab()?)
+        .with_context(|| format!("{} and {}", args.model.display(), path.display()))?;
+    Ok(reference)
+}
+
+impl Args {
+    fn options(&self, tokenizer: &Tokenizer) -> Options {
+        let vocab = tokenizer.vocab();
+        Options {
+            n_ctx: self.ctx,
+            chunks: self.chunks.map(NonZeroUsize::get),
+            kv: self.kv,
+            bos: vocab.bos.filter(|_| vocab.add_bos),
+        }
+    }
+
+    fn scored(&self, tokens: usize, chunks: usize, seconds: f64) -> String {
+        format!("{tokens} tokens scored in {chunks} chunks of {}, {seconds:.1} s", self.ctx)
+    }
+}
+
+/// Measures the model by itself.
+fn run_one(args: &Args, model: &Model<'_>, tokens: &[u32], options: Options) -> anyhow::Result<()> {
     let bar = progress_bar();
-    let result = measure(&model, &tokens, options, |so_far, chunks| {
-        bar.set_length(chunks as u64);
-        bar.set_position(so_far.chunks as u64);
-        bar.set_message(estimate(so_far));
-        true
+    let result = measure(model, tokens, options, |so_far, chunks| {
+        advance(&bar, so_far.chunks, chunks, with_error(perplexity(so_far), 4));
+        !interrupt::requested()
     });
     bar.finish_and_clear();
     let result = result.with_context(|| args.file.display().to_string())?;
+    interrupt::check()?;
     let mut out = io::stdout();
     if args.json {
-        writeln!(out, "{}", json(&result))?;
+        writeln!(out, "{}", one_json(&result))?;
     } else {
-        writeln!(out, "perplexity {}", estimate(&result))?;
-        writeln!(
-            out,
-            "{} tokens scored in {} chunks of {}, {:.1} s",
-            result.tokens, result.chunks, args.ctx, result.seconds
-        )?;
+        writeln!(out, "perplexity {}", with_error(perplexity(&result), 4))?;
+        writeln!(out, "{}", args.scored(result.tokens, result.chunks, result.seconds))?;
     }
     Ok(())
 }
 
-fn estimate(p: &Perplexity) -> String {
-    format!("{:.4} ± {:.4}", p.perplexity, p.standard_error)
+/// Measures the model and its original side by side.
+fn run_two(
+    args: &Args,
+    [model, reference]: [&Model<'_>; 2],
+    tokens: &[u32],
+    options: Options,
+) -> anyhow::Result<()> {
+    let bar = progress_bar();
+    let result = compare(model, reference, tokens, options, |so_far, chunks| {
+        let kl = format!("KL divergence {}", with_error(so_far.kl.mean, 6));
+        advance(&bar, so_far.chunks, chunks, kl);
+        !interrupt::requested()
+    });
+    bar.finish_and_clear();
+    let result = result.with_context(|| args.file.display().to_string())?;
+    interrupt::check()?;
+    let mut out = io::stdout();
+    if args.json {
+        writeln!(out, "{}", two_json(&result))?;
+    } else {
+        print(&mut out, &result)?;
+        writeln!(out, "{}", args.scored(result.tokens, result.chunks, result.seconds))?;
+    }
+    Ok(())
 }
 
-fn json(p: &Perplexity) -> serde_json::Value {
-    serde_json::json!({
+fn print(out: &mut impl Write, d: &Divergence) -> io::Result<()> {
+    let percent = |Estimate { value, standard_error }| Estimate {
+        value: 100.0 * value,
+        standard_error: 100.0 * standard_error,
+    };
+    let rows = [
+        ("perplexity", with_error(d.cut, 4)),
+        ("of the reference", with_error(d.reference, 4)),
+        ("ratio", with_error(d.ratio, 6)),
+        ("KL divergence, mean", with_error(d.kl.mean, 6)),
+        ("median", format!("{:.6}", d.kl.median)),
+        ("99 %", format!("{:.6}", d.kl.percentile_99)),
+        ("maximum", format!("{:.6}", d.kl.maximum)),
+        ("same top token", format!("{} %", with_error(percent(d.same_top), 3))),
+        ("right token's probability", {
+            let change = with_error(percent(d.probability_change), 3);
+            format!("{change} % on average, {:.3} % RMS", 100.0 * d.probability_change_rms)
+        }),
+    ];
+    rows.iter().try_for_each(|(name, value)| writeln!(out, "{name:>25}  {value}"))
+}
+
+fn one_json(p: &Perplexity) -> Value {
+    json!({
         "perplexity": p.perplexity,
         "standard_error": p.standard_error,
         "tokens": p.tokens,
         "chunks": p.chunks,
         "seconds": p.seconds,
     })
+}
+
+/// The same keys, and those of the comparison.
+fn two_json(d: &Divergence) -> Value {
+    let estimate = |e: Estimate| json!({ "value": e.value, "standard_error": e.standard_error });
+    let Estimate { value: reference, standard_error } = d.reference;
+    json!({
+        "perplexity": d.cut.value,
+        "standard_error": d.cut.standard_error,
+        "reference": { "perplexity": reference, "standard_error": standard_error },
+        "ratio": estimate(d.ratio),
+        "kl_divergence": {
+            "mean": d.kl.mean.value,
+            "standard_error": d.kl.mean.standard_error,
+            "median": d.kl.median,
+            "percentile_99": d.kl.percentile_99,
+            "maximum": d.kl.maximum,
+        },
+        "same_top": estimate(d.same_top),
+        "probability_change": {
+            "mean": d.probability_change.value,
+            "standard_error": d.probability_change.standard_error,
+            "rms": d.probability_change_rms,
+        },
+        "tokens": d.tokens,
+        "chunks": d.chunks,
+        "seconds": d.seconds,
+    })
+}
+
+fn perplexity(p: &Perplexity) -> Estimate {
+    Estimate { value: p.perplexity, standard_error: p.standard_error }
+}
+
+fn with_error(e: Estimate, digits: usize) -> String {
+    format!("{:.digits$} ± {:.digits$}", e.value, e.standard_error)
+}
+
+fn advance(bar: &ProgressBar, done: usize, chunks: usize, message: String) {
+    bar.set_length(chunks as u64);
+    bar.set_position(done as u64);
+    bar.set_message(message);
 }
 
 fn progress_bar() -> ProgressBar {

@@ -1,13 +1,14 @@
 //! Exponentials, sixteen at a time.
 //!
 //! exp(x) = 2^n · exp(r) with |r| ≤ ln 2 / 2, and the Taylor series of exp(r) - 1 as far as
-//! single precision shows it. Kept as exp(r) - 1, it gives tanh without cancellation.
+//! single precision shows it. Kept as r and what comes after r, it gives tanh and exp(x) - 1 - x
+//! without cancellation.
 
 use super::isa::Simd;
 
-/// `(2^n, exp(r) - 1)` for `x` within ±87.
+/// `(2^n, r, exp(r) - 1 - r)` for `x` within ±87.
 #[inline(always)]
-fn split<S: Simd>(s: S, x: S::F) -> (S::F, S::F) {
+fn split<S: Simd>(s: S, x: S::F) -> (S::F, S::F, S::F) {
     // ln 2 in two parts; products of the first with integers below 2^15 are exact.
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
@@ -21,8 +22,7 @@ fn split<S: Simd>(s: S, x: S::F) -> (S::F, S::F) {
     for factor in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5] {
         series = s.add(s.mul(series, r), s.splat(factor));
     }
-    let series = s.add(r, s.mul(s.mul(r, r), series));
-    (s.exp2_of_rounded(t), series)
+    (s.exp2_of_rounded(t), r, s.mul(s.mul(r, r), series))
 }
 
 /// Within ± `limit`; NaN stays NaN, since the second operand is given then.
@@ -34,8 +34,18 @@ fn clamp<S: Simd>(s: S, x: S::F, limit: f32) -> S::F {
 /// e^x; what lies outside of ±87 is taken as that.
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
-    let (power, rest) = split(s, clamp(s, x, 87.0));
-    s.add(power, s.mul(power, rest))
+    let (power, r, rest) = split(s, clamp(s, x, 87.0));
+    s.add(power, s.mul(power, s.add(r, rest)))
+}
+
+/// e^x - 1 - x, which is about x² / 2 where x is small; what lies outside of ±87 is taken as that.
+#[inline(always)]
+pub fn exp_rest<S: Simd>(s: S, x: S::F) -> S::F {
+    let x = clamp(s, x, 87.0);
+    let (power, r, rest) = split(s, x);
+    // (2^n - 1) · (1 + r) - n · ln 2 + 2^n · rest, of which only the last is there if n = 0.
+    let far = s.mul(s.sub(power, s.splat(1.0)), s.add(s.splat(1.0), r));
+    s.add(s.sub(far, s.sub(x, r)), s.mul(power, rest))
 }
 
 /// tanh(x).
@@ -43,9 +53,9 @@ pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
 pub fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
     // From 9 on it is 1 in single precision.
     let x = clamp(s, x, 10.0);
-    let (power, rest) = split(s, s.add(x, x));
+    let (power, r, rest) = split(s, s.add(x, x));
     // e^2x - 1
-    let u = s.add(s.mul(power, rest), s.sub(power, s.splat(1.0)));
+    let u = s.add(s.mul(power, s.add(r, rest)), s.sub(power, s.splat(1.0)));
     s.div(u, s.add(u, s.splat(2.0)))
 }
 
@@ -60,18 +70,19 @@ mod tests {
     use super::*;
     use crate::kernels::isa::{Isa, Op};
 
-    /// exp, tanh and softcap of sixteen values.
+    /// exp, tanh, softcap and exp_rest of sixteen values.
     struct All([f32; 16]);
 
     impl Op for All {
-        type Out = [[f32; 16]; 3];
+        type Out = [[f32; 16]; 4];
 
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> Self::Out {
-            let (x, mut y) = (s.load(&self.0), [[0.0; 16]; 3]);
+            let (x, mut y) = (s.load(&self.0), [[0.0; 16]; 4]);
             s.store(exp(s, x), &mut y[0]);
             s.store(tanh(s, x), &mut y[1]);
             s.store(softcap(s, x, 50.0), &mut y[2]);
+            s.store(exp_rest(s, x), &mut y[3]);
             y
         }
     }
@@ -88,7 +99,7 @@ mod tests {
     #[test]
     fn close_to_double_precision() {
         for x in values() {
-            let [exps, tanhs, caps] = Isa::SCALAR.run(All(x));
+            let [exps, tanhs, caps, rests] = Isa::SCALAR.run(All(x));
             for l in 0..16 {
                 let wide = f64::from(x[l]);
                 // Two or three roundings of the result's size.
@@ -98,6 +109,11 @@ mod tests {
                 assert!(near(exps[l], wide.clamp(-87.0, 87.0).exp()), "exp {wide}: {}", exps[l]);
                 assert!(near(tanhs[l], wide.tanh()), "tanh {wide}: {}", tanhs[l]);
                 assert!(near(caps[l], 50.0 * (wide / 50.0).tanh()), "softcap {wide}: {}", caps[l]);
+                // Larger terms cancel to it, by the most where n is the first that is not 0.
+                let x = wide.clamp(-87.0, 87.0);
+                let (exact, eps) = (x.exp_m1() - x, f64::from(f32::EPSILON));
+                let error = (f64::from(rests[l]) - exact).abs();
+                assert!(error <= 16.0 * eps * exact, "exp_rest {wide}: {}", rests[l]);
             }
         }
     }

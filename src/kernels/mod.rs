@@ -12,6 +12,7 @@
 
 mod activations;
 mod attention;
+mod divergence;
 mod elementwise;
 pub mod isa;
 mod math;
@@ -23,9 +24,11 @@ mod unpack;
 mod weights;
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 pub use activations::Activations;
 pub use attention::{Attention, KvRows, KvType, Partials};
+pub use divergence::{argmax, kl_divergence};
 pub use elementwise::{add_rms_norm, geglu, log_sum_exp, rms_norm, scale, softcap};
 pub use isa::Isa;
 pub use matmul::{Matrix, Product};
@@ -33,11 +36,11 @@ pub use rope::Rope;
 pub use team::{Team, TeamError};
 pub use weights::{largest, weighted_error, Requantize};
 
-/// What kernels run on: threads, and the instructions that they use.
-#[derive(Debug)]
+/// What kernels run on: threads, and the instructions that they use. Clones share the threads.
+#[derive(Clone, Debug)]
 pub struct Cpu {
     /// The threads.
-    pub team: Team,
+    pub team: Arc<Team>,
     /// The instructions.
     pub isa: Isa,
 }
@@ -45,6 +48,6 @@ pub struct Cpu {
 impl Cpu {
     /// `threads`, or as many as there are physical cores, and `isa`.
     pub fn new(threads: Option<NonZeroUsize>, isa: Isa) -> Result<Self, TeamError> {
-        Ok(Self { team: Team::new(threads)?, isa })
+        Ok(Self { team: Arc::new(Team::new(threads)?), isa })
     }
 }

@@ -4,6 +4,7 @@
 //! layer after layer; then a final norm, the head, and the final softcap.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 
 use thiserror::Error;
 
@@ -88,6 +89,11 @@ impl<'a> Model<'a> {
         self.cpu.team.threads()
     }
 
+    /// What it runs on, for other work between two of its steps.
+    pub fn cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+
     /// The instructions it runs on.
     pub fn isa(&self) -> Isa {
         self.cpu.isa
@@ -113,9 +119,45 @@ impl<'a> Model<'a> {
             self.layers(state, tokens);
             let at = i * SLICE;
             let wanted = first.saturating_sub(at).min(tokens.len());
-            self.head(&mut state.buffers, wanted, &mut |row, logits| sink(at + row, logits));
+            for rows in logit_blocks(wanted..tokens.len()) {
+                let logits = self.logits(state, rows.clone());
+                for (row, logits) in rows.zip(logits.chunks_exact_mut(self.config.n_vocab)) {
+                    sink(at + row, logits);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Evaluates `tokens`, at most [`SLICE`], after those that `state` holds, so that
+    /// [`logits`](Self::logits) gives what is wanted of them. On an error nothing has been
+    /// evaluated.
+    ///
+    /// # Panics
+    /// If there are more tokens.
+    pub fn evaluate(&self, state: &mut State, tokens: &[u32]) -> Result<(), ModelError> {
+        assert!(tokens.len() <= SLICE, "more tokens than are evaluated together");
+        self.check(state, tokens)?;
+        self.layers(state, tokens);
+        Ok(())
+    }
+
+    /// The logits of `rows` of the slice that was evaluated last, `[rows, n_vocab]`; the caller may
+    /// change them. [`logit_blocks`] gives rows that fit in memory.
+    ///
+    /// # Panics
+    /// If there are none, or the slice has not as many rows.
+    pub fn logits<'s>(&self, state: &'s mut State, rows: Range<usize>) -> &'s mut [f32] {
+        assert!(!rows.is_empty(), "the logits of no rows");
+        let (c, b) = (&self.config, &mut state.buffers);
+        let x = &b.x[rows.start * c.n_embd..rows.end * c.n_embd];
+        self.norm_input(x, &self.weights.output_norm, &mut b.input);
+        self.cpu.matmul(&mut b.input, [Product { w: &self.weights.output, out: &mut b.logits }]);
+        if let Some(cap) = c.final_softcap {
+            let parts = b.logits.chunks_mut(SOFTCAP_PART);
+            self.cpu.team.for_each(parts, |x| softcap(self.cpu.isa, x, cap));
+        }
+        &mut b.logits
     }
 
     /// The logits of the last of `tokens`, `[n_vocab]`; the caller may change them.
@@ -213,23 +255,6 @@ impl<'a> Model<'a> {
         self.add_normed(&mut b.x, &b.delta, &layer.post_ffw_norm);
     }
 
-    /// Logits of the rows of the slice from `first` on, a few rows at a time.
-    fn head(&self, b: &mut Buffers, first: usize, sink: &mut dyn FnMut(usize, &mut [f32])) {
-        let c = &self.config;
-        for (i, x) in b.x[first * c.n_embd..].chunks(LOGIT_ROWS * c.n_embd).enumerate() {
-            self.norm_input(x, &self.weights.output_norm, &mut b.input);
-            let product = Product { w: &self.weights.output, out: &mut b.logits };
-            self.cpu.matmul(&mut b.input, [product]);
-            if let Some(cap) = c.final_softcap {
-                let parts = b.logits.chunks_mut(SOFTCAP_PART);
-                self.cpu.team.for_each(parts, |x| softcap(self.cpu.isa, x, cap));
-            }
-            for (j, logits) in b.logits.chunks_exact_mut(c.n_vocab).enumerate() {
-                sink(first + i * LOGIT_ROWS + j, logits);
-            }
-        }
-    }
-
     fn norm_input(&self, x: &[f32], weight: &[f32], input: &mut Activations) {
         let (d, eps, cpu) = (weight.len(), self.config.rms_eps, &self.cpu);
         input.fill(x.len() / d, d, |out| {
@@ -246,6 +271,12 @@ impl<'a> Model<'a> {
             add_rms_norm(cpu.isa, x, delta, weight, eps, buffer);
         });
     }
+}
+
+/// `rows` in parts whose logits are computed together.
+pub fn logit_blocks(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = rows.end;
+    rows.step_by(LOGIT_ROWS).map(move |start| start..end.min(start + LOGIT_ROWS))
 }
 
 /// Logits that one thread squashes at a time.

@@ -11,9 +11,9 @@ mod tensors;
 mod weights;
 
 pub use config::{Config, ConfigError};
-pub use forward::{Model, ModelError, Rows};
+pub use forward::{logit_blocks, Model, ModelError, Rows};
 pub use memory::Memory;
 pub use source::{Source, SourceError};
-pub use state::State;
+pub use state::{State, SLICE};
 pub use tensors::{block_name, tensors, Role, TensorSpec, OUTPUT, OUTPUT_NORM, TOKEN_EMBD};
 pub use weights::{Layer, Weights};

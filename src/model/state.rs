@@ -5,7 +5,7 @@ use crate::kernels::{Activations, KvRows, KvType, Partials, Rope};
 
 /// Positions that are evaluated together: long enough to reuse each weight many times, short
 /// enough that their activations stay small (27B: 512 × 36,864 × 4 B = 75 MB a buffer).
-pub(super) const SLICE: usize = 512;
+pub const SLICE: usize = 512;
 
 /// Rows of logits that are computed together (256,000 pieces: 64 rows are 66 MB).
 pub(super) const LOGIT_ROWS: usize = 64;

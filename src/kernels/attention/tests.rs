@@ -3,10 +3,10 @@
 use std::num::NonZeroUsize;
 
 use super::*;
-use crate::kernels::{Isa, Team};
+use crate::kernels::Isa;
 
 fn cpu(isa: Isa) -> Cpu {
-    Cpu { team: Team::new(NonZeroUsize::new(2)).unwrap(), isa }
+    Cpu::new(NonZeroUsize::new(2), isa).unwrap()
 }
 
 /// Uniform in ± `limit`, always the same.

@@ -3,7 +3,6 @@
 use std::num::NonZeroUsize;
 
 use super::*;
-use crate::kernels::Team;
 
 /// Draws that are the same everywhere.
 struct Noise(u64);
@@ -79,7 +78,7 @@ fn product_on(
 ) -> Vec<f32> {
     let row_bytes = ty.row_bytes(cols).unwrap();
     let w = Matrix { ty, rows: w.len() / row_bytes, cols, row_bytes, data: w };
-    let cpu = Cpu { team: Team::new(NonZeroUsize::new(threads)).unwrap(), isa };
+    let cpu = Cpu::new(NonZeroUsize::new(threads), isa).unwrap();
     let mut input = Activations::default();
     input.fill(x.len() / cols, cols, |to| to.copy_from_slice(x));
     let mut out = Vec::new();

@@ -1,15 +1,28 @@
-//! Perplexity of a text, by llama.cpp's protocol, so that figures can be compared.
+//! Perplexity of a text, by llama.cpp's protocol, so that figures can be compared, and how far a
+//! cut model is from its original on that text.
 //!
 //! The text is cut into disjoint chunks of `n_ctx` tokens, the first token of each replaced by
 //! BOS; the second half of each chunk is scored, so that every score has at least `n_ctx / 2`
 //! tokens before it.
+//!
+//! - [`measure`]: perplexity of one model.
+//! - [`compare`]: two models side by side, the divergence of their predictions.
+
+mod divergence;
+mod statistics;
+mod walk;
 
 use std::time::Instant;
 
 use thiserror::Error;
 
+pub use divergence::{check_vocabularies, compare, Divergence, KlDivergence, VocabularyMismatch};
+pub use statistics::Estimate;
+
 use crate::kernels::{log_sum_exp, Isa, KvType};
-use crate::model::{Model, ModelError, Rows, State};
+use crate::model::{Model, ModelError};
+use statistics::Mean;
+use walk::Walk;
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +66,9 @@ pub enum PerplexityError {
     /// Chunks so short that their second half scores nothing, or none of them.
     #[error("a context of {0} tokens is too short to score anything, it takes at least 4")]
     ContextTooShort(usize),
+    /// The two models do not predict the same pieces.
+    #[error(transparent)]
+    Vocabulary(#[from] VocabularyMismatch),
     /// The evaluation failed.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -67,70 +83,29 @@ pub fn measure(
     options: Options,
     mut progress: impl FnMut(&Perplexity, usize) -> bool,
 ) -> Result<Perplexity, PerplexityError> {
-    let n_ctx = options.n_ctx;
-    if n_ctx < 4 {
-        return Err(PerplexityError::ContextTooShort(n_ctx));
-    }
-    if tokens.len() < n_ctx {
-        return Err(PerplexityError::TextTooShort { tokens: tokens.len(), n_ctx });
-    }
-    let available = tokens.len() / n_ctx;
-    let chunks = options.chunks.map_or(available, |n| n.clamp(1, available));
+    let (cpu, n_vocab) = (model.cpu(), model.config().n_vocab);
     let start = Instant::now();
-    let mut scores = Scores::default();
-    let mut state = State::new(model.config(), n_ctx, options.kv);
-    let mut result = scores.result(0, start);
-    for (i, chunk) in tokens.chunks_exact(n_ctx).take(chunks).enumerate() {
-        let mut chunk = chunk.to_vec();
-        if let Some(bos) = options.bos {
-            chunk[0] = bos;
-        }
-        state.truncate(0);
-        // The last token is predicted and never evaluated: nothing after it is scored.
-        let (inputs, first) = (&chunk[..n_ctx - 1], n_ctx / 2);
-        model.forward(&mut state, inputs, Rows::From(first), |row, logits| {
-            scores.add(negative_log_likelihood(model.isa(), logits, chunk[row + 1]));
+    let mut walk = Walk::new([model], tokens, options)?;
+    let mut scores = Mean::default();
+    loop {
+        let more = walk.chunk(|[logits], next| {
+            let mut block = vec![0.0; next.len()];
+            let rows = block.iter_mut().zip(logits.chunks_exact(n_vocab)).zip(next);
+            cpu.team.for_each(rows, |((score, logits), token)| {
+                *score = negative_log_likelihood(cpu.isa, logits, *token);
+            });
+            block.into_iter().for_each(|score| scores.add(score));
         })?;
-        result = scores.result(i + 1, start);
-        if !progress(&result, chunks) {
-            break;
+        let Estimate { value: perplexity, standard_error } = scores.exp();
+        let (tokens, seconds) = (scores.n(), start.elapsed().as_secs_f64());
+        let result = Perplexity { perplexity, standard_error, tokens, chunks: walk.done, seconds };
+        if !progress(&result, walk.chunks) || !more {
+            return Ok(result);
         }
     }
-    Ok(result)
 }
 
 /// −log softmax(logits)[token].
 fn negative_log_likelihood(isa: Isa, logits: &[f32], token: u32) -> f64 {
     log_sum_exp(isa, logits) - f64::from(logits[token as usize])
-}
-
-/// Running sums over the scored tokens.
-#[derive(Default)]
-struct Scores {
-    n: usize,
-    sum: f64,
-    sum_of_squares: f64,
-}
-
-impl Scores {
-    fn add(&mut self, score: f64) {
-        self.n += 1;
-        self.sum += score;
-        self.sum_of_squares += score * score;
-    }
-
-    fn result(&self, chunks: usize, start: Instant) -> Perplexity {
-        let n = self.n as f64;
-        let mean = self.sum / n;
-        let variance = (self.sum_of_squares / n - mean * mean).max(0.0);
-        let perplexity = mean.exp();
-        Perplexity {
-            perplexity,
-            // The error of the mean, carried through exp.
-            standard_error: perplexity * (variance / (n - 1.0)).sqrt(),
-            tokens: self.n,
-            chunks,
-            seconds: start.elapsed().as_secs_f64(),
-        }
-    }
 }

@@ -1,0 +1,67 @@
+//! The way of models through a text.
+
+use super::{Options, PerplexityError};
+use crate::model::{logit_blocks, Model, State, SLICE};
+
+/// One or more models that read the same chunks, side by side: where one predicts a token, all do.
+pub(super) struct Walk<'a, 'm, const N: usize> {
+    models: [(&'a Model<'m>, State); N],
+    tokens: &'a [u32],
+    options: Options,
+    /// Chunks that there will be, at least one.
+    pub chunks: usize,
+    /// Chunks that were evaluated.
+    pub done: usize,
+}
+
+impl<'a, 'm, const N: usize> Walk<'a, 'm, N> {
+    /// Before the first chunk of `tokens`.
+    pub fn new(
+        models: [&'a Model<'m>; N],
+        tokens: &'a [u32],
+        options: Options,
+    ) -> Result<Self, PerplexityError> {
+        let n_ctx = options.n_ctx;
+        if n_ctx < 4 {
+            return Err(PerplexityError::ContextTooShort(n_ctx));
+        }
+        if tokens.len() < n_ctx {
+            return Err(PerplexityError::TextTooShort { tokens: tokens.len(), n_ctx });
+        }
+        let available = tokens.len() / n_ctx;
+        let chunks = options.chunks.map_or(available, |n| n.clamp(1, available));
+        let models = models.map(|m| (m, State::new(m.config(), n_ctx, options.kv)));
+        Ok(Self { models, tokens, options, chunks, done: 0 })
+    }
+
+    /// Evaluates the next chunk and calls `score` with the logits of a few positions at a time,
+    /// `[positions, n_vocab]` of each model, and with the tokens that come after them. The result
+    /// is whether there is another chunk.
+    pub fn chunk(
+        &mut self,
+        mut score: impl FnMut([&[f32]; N], &[u32]),
+    ) -> Result<bool, PerplexityError> {
+        let n_ctx = self.options.n_ctx;
+        let mut chunk = self.tokens[self.done * n_ctx..][..n_ctx].to_vec();
+        if let Some(bos) = self.options.bos {
+            chunk[0] = bos;
+        }
+        self.models.iter_mut().for_each(|(_, state)| state.truncate(0));
+        // The last token is predicted and never evaluated: nothing after it is scored.
+        let (inputs, first) = (&chunk[..n_ctx - 1], n_ctx / 2);
+        for (i, slice) in inputs.chunks(SLICE).enumerate() {
+            for (model, state) in &mut self.models {
+                model.evaluate(state, slice)?;
+            }
+            let at = i * SLICE;
+            let scored = first.saturating_sub(at).min(slice.len());
+            for rows in logit_blocks(scored..slice.len()) {
+                let next = &chunk[at + rows.start + 1..][..rows.len()];
+                let logits = self.models.each_mut();
+                score(logits.map(|(model, state)| &*model.logits(state, rows.clone())), next);
+            }
+        }
+        self.done += 1;
+        Ok(self.done < self.chunks)
+    }
+}
