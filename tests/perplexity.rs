@@ -47,9 +47,9 @@ fn compare_all(cut: &Model<'_>, reference: &Model<'_>, options: Options) -> Dive
 
 /// ln softmax, in double precision.
 fn log_softmax(logits: &[f32]) -> Vec<f64> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
-    logits.iter().map(|x| f64::from(*x) - f64::from(max) - sum.ln()).collect()
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|x| (f64::from(*x) - max).exp()).sum();
+    logits.iter().map(|x| f64::from(*x) - max - sum.ln()).collect()
 }
 
 /// ln P of every token after those of a chunk's second half, by one plain forward pass.

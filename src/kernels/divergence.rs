@@ -131,9 +131,9 @@ mod tests {
     /// In double precision, as the definition has it.
     fn plain(p: &[f32], q: &[f32]) -> f64 {
         let log_softmax = |x: &[f32]| {
-            let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let sum: f64 = x.iter().map(|x| f64::from(x - max).exp()).sum();
-            let log_sum = f64::from(max) + sum.ln();
+            let max = f64::from(x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let sum: f64 = x.iter().map(|x| (f64::from(*x) - max).exp()).sum();
+            let log_sum = max + sum.ln();
             x.iter().map(|x| f64::from(*x) - log_sum).collect::<Vec<_>>()
         };
         let (p, q) = (log_softmax(p), log_softmax(q));
