@@ -1,13 +1,14 @@
 //! Lapidary cuts Google's Gemma 2 to size: it converts checkpoints to k-quant GGUF files, runs
 //! them on the CPU and measures what the cut cost.
 //!
-//! Imports point one way: commands (the binary) → [`convert`], [`perplexity`], [`chat`],
-//! [`tokenizer`], [`sampling`] → [`model`] → [`kernels`] → `lapidary_formats`.
+//! Imports point one way: commands (the binary) → [`convert`], [`imatrix`], [`perplexity`],
+//! [`chat`], [`tokenizer`], [`sampling`] → [`model`] → [`kernels`] → `lapidary_formats`.
 #![deny(unsafe_code)]
 
 pub mod bandwidth;
 pub mod chat;
 pub mod convert;
+pub mod imatrix;
 pub mod kernels;
 pub mod model;
 pub mod perplexity;

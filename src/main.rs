@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::interrupt::Interrupted;
-use commands::{bench, convert, demo, inspect, perplexity, run};
+use commands::{bench, convert, demo, imatrix, inspect, perplexity, run};
 
 /// Cuts Gemma 2 to size: converts checkpoints to k-quant GGUF files, runs them on the CPU and
 /// measures what the cut cost
@@ -23,6 +23,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Convert(convert::Args),
+    Imatrix(imatrix::Args),
     Run(run::Args),
     Perplexity(perplexity::Args),
     Bench(bench::Args),
@@ -33,6 +34,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Convert(args) => convert::run(args),
+        Command::Imatrix(args) => imatrix::run(args),
         Command::Run(args) => run::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Bench(args) => bench::run(args),

@@ -38,6 +38,7 @@ fn every_command_fails(model: &Path, file: &Path, cause: &str) {
     let path = |path: &Path| path.to_str().unwrap().to_owned();
     let commands = [
         vec!["convert".into(), path(model), "-o".into(), path(&target)],
+        vec!["imatrix".into(), path(model), "-f".into(), path(&text), "-o".into(), path(&target)],
         vec!["run".into(), path(model), "-p".into(), "In the beginning".into()],
         vec!["perplexity".into(), path(model), "-f".into(), path(&text)],
         vec![
@@ -269,7 +270,7 @@ fn a_sampling_parameter_out_of_range() {
 
 #[test]
 fn a_wrong_command_line_is_explained_by_usage() {
-    let wrong: [&[&str]; 8] = [
+    let wrong: [&[&str]; 9] = [
         &[],
         &["polish"],
         &["run", "model.gguf", "-p", "a", "--file", "b"],
@@ -278,6 +279,7 @@ fn a_wrong_command_line_is_explained_by_usage() {
         &["run", "model.gguf", "-p", "a", "--threads", "100000"],
         &["run", "model.gguf", "-p", "a", "--isa", "mmx"],
         &["perplexity", "model.gguf", "-f", "text", "--chunks", "0"],
+        &["imatrix", "model.gguf", "-f", "text"],
     ];
     for args in wrong {
         lapidary(args).assert().code(2).stdout("");
@@ -326,7 +328,7 @@ fn version_and_help() {
         env!("CARGO_PKG_VERSION"),
         "\n"
     ));
-    for command in ["convert", "run", "perplexity", "inspect", "demo"] {
+    for command in ["convert", "imatrix", "run", "perplexity", "inspect", "demo"] {
         let help = lapidary([command, "--help"]).output().unwrap();
         assert!(help.status.success());
         assert!(String::from_utf8(help.stdout).unwrap().contains("Usage: lapidary "));

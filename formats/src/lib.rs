@@ -3,6 +3,7 @@
 //! - [`map`]: files as read-only memory maps.
 //! - [`gguf`]: the GGUF container, read and written.
 //! - [`checkpoint`]: Hugging Face checkpoint directories.
+//! - [`imatrix`]: importance matrices, for the quantizers.
 //! - [`quant`]: the quantized block types, one registry for all of them.
 //! - [`tensor`]: a borrowed tensor of either.
 //! - [`vocab`]: a SentencePiece vocabulary, wherever it came from.

@@ -5,7 +5,7 @@
 //! - [`Weighting`]: how much columns count.
 //! - `metadata`: the keys of the new file.
 //! - `pipeline`: the tensors, slice by slice.
-//! - `target`: the new file, which is either complete or not there.
+//! - [`Target`]: the new file, which is either complete or not there.
 //! - [`Report`], [`Totals`]: what came of it.
 
 mod allocation;
@@ -26,4 +26,5 @@ pub use pipeline::{convert, Options, Progress};
 pub use plan::Plan;
 pub use recipe::{Recipe, UnknownRecipe};
 pub use report::{Report, Totals, TypeTotal};
+pub use target::Target;
 pub use weighting::Weighting;

@@ -13,7 +13,7 @@ use crate::model::Source;
 /// A file that is being written beside the path it will have. Dropped before
 /// [`commit`](Self::commit), it disappears.
 #[derive(Debug)]
-pub(super) struct Target {
+pub struct Target {
     path: PathBuf,
     force: bool,
     file: NamedTempFile,
@@ -26,7 +26,7 @@ impl Target {
     /// # Errors
     /// If `path` is there already and `force` is not given, is no file or is part of `source`; if
     /// its directory is not there, cannot be written to or has too little space.
-    pub(super) fn create(
+    pub fn create(
         path: &Path,
         force: bool,
         source: &Source,
@@ -54,12 +54,15 @@ impl Target {
     }
 
     /// The file to write to.
-    pub(super) fn file(&self) -> &File {
+    pub fn file(&self) -> &File {
         self.file.as_file()
     }
 
     /// Waits until the bytes are on the disk, then gives the file its name.
-    pub(super) fn commit(self) -> Result<(), ConvertError> {
+    ///
+    /// # Errors
+    /// If the system refuses, or somebody took the name meanwhile and `force` was not given.
+    pub fn commit(self) -> Result<(), ConvertError> {
         let Self { path, force, file } = self;
         let persist = || match force {
             true => file.persist(&path),
@@ -70,7 +73,10 @@ impl Target {
     }
 
     /// Waits until the bytes are on the disk.
-    pub(super) fn sync(&self) -> Result<(), ConvertError> {
+    ///
+    /// # Errors
+    /// If the system says that they are not.
+    pub fn sync(&self) -> Result<(), ConvertError> {
         let error = |error| ConvertError::Output { path: self.path.clone(), error };
         self.file().sync_all().map_err(error)
     }

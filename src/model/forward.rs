@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use thiserror::Error;
 
+use super::observer::{Observer, Readers};
 use super::read_ahead::ReadAhead;
 use super::state::{Buffers, Cache, LOGIT_ROWS, SLICE};
 use super::weights::{Layer, Weights};
@@ -116,7 +117,7 @@ impl<'a> Model<'a> {
             Rows::Last => tokens.len().saturating_sub(1),
         };
         for (i, tokens) in tokens.chunks(SLICE).enumerate() {
-            self.layers(state, tokens);
+            self.layers(state, tokens, &mut ());
             let at = i * SLICE;
             let wanted = first.saturating_sub(at).min(tokens.len());
             for rows in logit_blocks(wanted..tokens.len()) {
@@ -138,7 +139,7 @@ impl<'a> Model<'a> {
     pub fn evaluate(&self, state: &mut State, tokens: &[u32]) -> Result<(), ModelError> {
         assert!(tokens.len() <= SLICE, "more tokens than are evaluated together");
         self.check(state, tokens)?;
-        self.layers(state, tokens);
+        self.layers(state, tokens, &mut ());
         Ok(())
     }
 
@@ -170,6 +171,25 @@ impl<'a> Model<'a> {
         Ok(&mut state.buffers.logits)
     }
 
+    /// Evaluates `tokens` after those that `state` holds and shows `observer` everything on the way,
+    /// in slices of positions. The head is not computed; what it would be multiplied with is shown
+    /// for every position. On an error nothing has been evaluated.
+    pub fn observe(
+        &self,
+        state: &mut State,
+        tokens: &[u32],
+        observer: &mut dyn Observer,
+    ) -> Result<(), ModelError> {
+        self.check(state, tokens)?;
+        for tokens in tokens.chunks(SLICE) {
+            self.layers(state, tokens, observer);
+            let b = &mut state.buffers;
+            self.norm_input(&b.x, &self.weights.output_norm, &mut b.input);
+            observer.inputs(Readers::Head(self.weights.output_name), &b.input);
+        }
+        Ok(())
+    }
+
     fn check(&self, state: &State, tokens: &[u32]) -> Result<(), ModelError> {
         if tokens.is_empty() {
             return Err(ModelError::NoTokens);
@@ -186,7 +206,7 @@ impl<'a> Model<'a> {
     }
 
     /// From tokens to the stream after the last layer, in `state.buffers.x`.
-    fn layers(&self, state: &mut State, tokens: &[u32]) {
+    fn layers(&self, state: &mut State, tokens: &[u32], observer: &mut dyn Observer) {
         let (c, n) = (&self.config, tokens.len());
         let State { len: pos, cache, buffers, rope, .. } = state;
         buffers.x.resize(n * c.n_embd, 0.0);
@@ -195,10 +215,13 @@ impl<'a> Model<'a> {
             scale(x, c.embd_scale());
         });
         rope.prepare(*pos, n);
+        observer.stream(0, &buffers.x);
         for (i, (layer, cache)) in self.weights.layers.iter().zip(cache).enumerate() {
             self.read_ahead.reached(i);
-            self.attention(i, layer, *pos, n, cache, rope, buffers);
-            self.feed_forward(layer, n, buffers);
+            self.attention(i, layer, *pos, n, cache, rope, buffers, observer);
+            observer.stream(2 * i + 1, &buffers.x);
+            self.feed_forward(i, layer, n, buffers, observer);
+            observer.stream(2 * i + 2, &buffers.x);
         }
         self.read_ahead.reached(self.weights.layers.len());
         *pos += n;
@@ -214,9 +237,11 @@ impl<'a> Model<'a> {
         cache: &mut Cache,
         rope: &Rope,
         b: &mut Buffers,
+        observer: &mut dyn Observer,
     ) {
         let c = &self.config;
         self.norm_input(&b.x, &layer.attn_norm, &mut b.input);
+        observer.inputs(Readers::AttnIn(index), &b.input);
         let products = [
             Product { w: &layer.attn_q, out: &mut b.q },
             Product { w: &layer.attn_k, out: &mut b.k },
@@ -242,15 +267,25 @@ impl<'a> Model<'a> {
         b.inner.fill(n, c.n_embd_q(), |out| {
             attention.run(cpu, pos, &b.q, k, v, &mut b.partials, out);
         });
+        observer.inputs(Readers::AttnOut(index), &b.inner);
         cpu.matmul(&mut b.inner, [Product { w: &layer.attn_output, out: &mut b.delta }]);
         self.add_normed(&mut b.x, &b.delta, &layer.post_attention_norm);
     }
 
-    fn feed_forward(&self, layer: &Layer<'_>, n: usize, b: &mut Buffers) {
+    fn feed_forward(
+        &self,
+        index: usize,
+        layer: &Layer<'_>,
+        n: usize,
+        b: &mut Buffers,
+        observer: &mut dyn Observer,
+    ) {
         self.norm_input(&b.x, &layer.ffn_norm, &mut b.input);
+        observer.inputs(Readers::FfnIn(index), &b.input);
         b.inner.fill(n, self.config.n_ff, |out| {
             self.cpu.gated(&mut b.input, &layer.ffn_gate, &layer.ffn_up, out);
         });
+        observer.inputs(Readers::FfnOut(index), &b.inner);
         self.cpu.matmul(&mut b.inner, [Product { w: &layer.ffn_down, out: &mut b.delta }]);
         self.add_normed(&mut b.x, &b.delta, &layer.post_ffw_norm);
     }

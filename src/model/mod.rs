@@ -4,6 +4,7 @@
 mod config;
 mod forward;
 mod memory;
+mod observer;
 mod read_ahead;
 mod source;
 mod state;
@@ -13,6 +14,7 @@ mod weights;
 pub use config::{Config, ConfigError};
 pub use forward::{logit_blocks, Model, ModelError, Rows};
 pub use memory::Memory;
+pub use observer::{Observer, Readers};
 pub use source::{Source, SourceError};
 pub use state::{State, SLICE};
 pub use tensors::{block_name, tensors, Role, TensorSpec, OUTPUT, OUTPUT_NORM, TOKEN_EMBD};

@@ -15,6 +15,8 @@ pub struct Weights<'a> {
     pub output_norm: Vec<f32>,
     /// `[n_vocab, n_embd]`: the embedding again, unless the model has a head of its own.
     pub output: Matrix<'a>,
+    /// The name of `output` in a GGUF file.
+    pub output_name: &'static str,
 }
 
 /// The weights of one layer. Norms are multipliers (1 + w), `[n_embd]`.
@@ -77,11 +79,13 @@ impl<'a> Weights<'a> {
                 post_ffw_norm: norm("post_ffw_norm"),
             }
         };
+        let output_name = if source.is_untied() { OUTPUT } else { TOKEN_EMBD };
         Self {
             token_embd: matrix(TOKEN_EMBD),
             layers: (0..source.config().n_layer).map(layer).collect(),
             output_norm: source.norm(find(OUTPUT_NORM)),
-            output: matrix(if source.is_untied() { OUTPUT } else { TOKEN_EMBD }),
+            output: matrix(output_name),
+            output_name,
         }
     }
 }

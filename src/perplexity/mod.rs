@@ -18,6 +18,7 @@ use thiserror::Error;
 
 pub use divergence::{check_vocabularies, compare, Divergence, KlDivergence, VocabularyMismatch};
 pub use statistics::Estimate;
+pub(crate) use walk::chunk;
 
 use crate::kernels::{log_sum_exp, Isa, KvType};
 use crate::model::{Model, ModelError};

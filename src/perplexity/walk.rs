@@ -42,10 +42,7 @@ impl<'a, 'm, const N: usize> Walk<'a, 'm, N> {
         mut score: impl FnMut([&[f32]; N], &[u32]),
     ) -> Result<bool, PerplexityError> {
         let n_ctx = self.options.n_ctx;
-        let mut chunk = self.tokens[self.done * n_ctx..][..n_ctx].to_vec();
-        if let Some(bos) = self.options.bos {
-            chunk[0] = bos;
-        }
+        let chunk = chunk(self.tokens, n_ctx, self.done, self.options.bos);
         self.models.iter_mut().for_each(|(_, state)| state.truncate(0));
         // The last token is predicted and never evaluated: nothing after it is scored.
         let (inputs, first) = (&chunk[..n_ctx - 1], n_ctx / 2);
@@ -64,4 +61,13 @@ impl<'a, 'm, const N: usize> Walk<'a, 'm, N> {
         self.done += 1;
         Ok(self.done < self.chunks)
     }
+}
+
+/// Chunk `i` of a text, `n_ctx` tokens, with `bos`, if there is one, in the place of its first.
+pub(crate) fn chunk(tokens: &[u32], n_ctx: usize, i: usize, bos: Option<u32>) -> Vec<u32> {
+    let mut chunk = tokens[i * n_ctx..][..n_ctx].to_vec();
+    if let Some(bos) = bos {
+        chunk[0] = bos;
+    }
+    chunk
 }

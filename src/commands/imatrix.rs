@@ -1,0 +1,181 @@
+//! `lapidary imatrix`: the importance matrix of a model on a text.
+
+use std::io::{self, BufWriter, Write};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, Context};
+use clap::Args as ClapArgs;
+use indicatif::{ProgressBar, ProgressStyle};
+use lapidary::convert::{ConvertError, Target};
+use lapidary::imatrix::{collect, Collected, Options};
+use lapidary::kernels::KvType;
+use lapidary::model::{Model, Source};
+use lapidary::tokenizer::{Special, Tokenizer};
+use lapidary_formats::imatrix::Imatrix;
+
+use super::inspect::size;
+use super::interrupt;
+use super::CpuArgs;
+
+/// Compute an importance matrix, for conversions that know which columns matter
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// A checkpoint directory of Gemma 2, or a GGUF file of few losses
+    model: PathBuf,
+    /// The text, UTF-8; some hundred thousand tokens like those that the model will see
+    #[arg(short, long, value_name = "TEXT")]
+    file: PathBuf,
+    /// The GGUF file to write; llama.cpp reads it too
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Tokens per chunk
+    #[arg(long, default_value = "512", value_name = "N")]
+    ctx: NonZeroUsize,
+    /// Evaluate only the first N chunks
+    #[arg(long, value_name = "N")]
+    chunks: Option<NonZeroUsize>,
+    #[command(flatten)]
+    cpu: CpuArgs,
+    /// Replace the output if it is there already
+    #[arg(long)]
+    force: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    interrupt::install()?;
+    let text =
+        std::fs::read_to_string(&args.file).with_context(|| args.file.display().to_string())?;
+    let source = Source::open(&args.model)?;
+    let tokenizer =
+        Tokenizer::new(source.vocab()?).with_context(|| args.model.display().to_string())?;
+    // Before the work, which may take hours. It is a few megabytes, so that space is not asked for.
+    let target = match Target::create(&args.output, args.force, &source, 0) {
+        Err(error @ ConvertError::Exists { .. }) => bail!("{error}; --force replaces it"),
+        target => target?,
+    };
+    let tokens = tokenizer.encode_with_bos(&text, Special::Plain);
+    let model = Model::on(args.cpu.cpu()?, &source);
+    let vocab = tokenizer.vocab();
+    let options = Options {
+        n_ctx: args.ctx,
+        chunks: args.chunks,
+        kv: KvType::F16,
+        bos: vocab.bos.filter(|_| vocab.add_bos),
+    };
+    let bar = progress_bar();
+    let collected = collect(&model, &tokens, options, |done, chunks| {
+        bar.set_length(chunks as u64);
+        bar.set_position(done as u64);
+        !interrupt::requested()
+    });
+    bar.finish_and_clear();
+    let mut collected = collected.with_context(|| args.file.display().to_string())?;
+    interrupt::check()?;
+    // The name alone: the same text gives the same bytes wherever it lies.
+    collected.imatrix.datasets.extend(file_name(&args.file));
+    let bytes = write(&collected.imatrix, target, &args.output)?;
+    let warnings = Warnings::of(&collected.imatrix);
+    let mut out = io::stdout();
+    if args.json {
+        writeln!(out, "{}", json(&args, &collected, &warnings, bytes))?;
+    } else {
+        print(&mut out, &args, &collected, bytes)?;
+        warnings.print(&mut io::stderr(), &args.output)?;
+    }
+    Ok(())
+}
+
+fn file_name(path: &Path) -> Option<String> {
+    Some(path.file_name()?.to_string_lossy().into_owned())
+}
+
+/// Writes the file and gives it its name; the result is its size in bytes.
+fn write(imatrix: &Imatrix, target: Target, path: &Path) -> anyhow::Result<u64> {
+    let name = || path.display().to_string();
+    imatrix.write(BufWriter::new(target.file())).with_context(name)?;
+    target.sync()?;
+    let bytes = target.file().metadata().with_context(name)?.len();
+    interrupt::check()?;
+    target.commit()?;
+    Ok(bytes)
+}
+
+/// What a quantizer will have to make up, or do without.
+#[derive(Default)]
+struct Warnings {
+    /// Matrices with columns that were silent, or whose sums are not finite; how many columns, of
+    /// how many.
+    repaired: Vec<(String, usize, usize)>,
+    /// Matrices of which nothing is known, and why.
+    flaws: Vec<(String, String)>,
+}
+
+impl Warnings {
+    fn of(imatrix: &Imatrix) -> Self {
+        let mut warnings = Self::default();
+        for (name, entry) in &imatrix.entries {
+            let cols = entry.sums.len();
+            match imatrix.importance(name, cols) {
+                Ok(found) if found.repaired == 0 => {}
+                Ok(found) => warnings.repaired.push((name.clone(), found.repaired, cols)),
+                Err(flaw) => warnings.flaws.push((name.clone(), flaw.to_string())),
+            }
+        }
+        warnings
+    }
+
+    fn print(&self, out: &mut impl Write, path: &Path) -> io::Result<()> {
+        let path = path.display();
+        for (name, columns, cols) in &self.repaired {
+            writeln!(out, "{path}: {name}: {columns} of {cols} columns are zero or not finite")?;
+        }
+        for (name, flaw) in &self.flaws {
+            writeln!(out, "{path}: {name}: {flaw}")?;
+        }
+        Ok(())
+    }
+}
+
+fn print(out: &mut impl Write, args: &Args, collected: &Collected, bytes: u64) -> io::Result<()> {
+    let Collected { imatrix, tokens, seconds, .. } = collected;
+    writeln!(
+        out,
+        "{}: {} matrices, {tokens} tokens in {} chunks of {}, {}, {seconds:.1} s",
+        args.output.display(),
+        imatrix.entries.len(),
+        imatrix.chunk_count,
+        imatrix.chunk_size,
+        size(bytes)
+    )
+}
+
+fn json(args: &Args, collected: &Collected, warnings: &Warnings, bytes: u64) -> serde_json::Value {
+    let repaired = warnings.repaired.iter().map(|(name, columns, cols)| {
+        serde_json::json!({ "matrix": name, "repaired": columns, "columns": cols })
+    });
+    let flaws = warnings
+        .flaws
+        .iter()
+        .map(|(name, flaw)| serde_json::json!({ "matrix": name, "flaw": flaw }));
+    serde_json::json!({
+        "output": args.output.display().to_string(),
+        "file_bytes": bytes,
+        "matrices": collected.imatrix.entries.len(),
+        "tokens": collected.tokens,
+        "chunks": collected.imatrix.chunk_count,
+        "chunk_size": collected.imatrix.chunk_size,
+        "repaired": repaired.collect::<Vec<_>>(),
+        "flaws": flaws.collect::<Vec<_>>(),
+        "seconds": collected.seconds,
+    })
+}
+
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} chunks, {eta} left");
+    ProgressBar::new(0).with_style(style.expect("the template is valid"))
+}
