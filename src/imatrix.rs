@@ -113,8 +113,8 @@ pub fn collect(
 }
 
 /// Running sums. They are in double precision, and a token is added after the one before it: so
-/// they neither lose small numbers in a long text nor depend on how the work is divided. (The work
-/// itself is about a hundredth of the pass's.)
+/// they neither lose small numbers in a long text nor depend on how the work is divided. One thread
+/// does it, in a fortieth of the time that the pass takes on one.
 struct Collector {
     /// Sums of squares by column.
     inputs: BTreeMap<Readers, Vec<f64>>,

@@ -289,3 +289,30 @@ fn a_text_shorter_than_a_chunk_leaves_nothing_behind() {
     assert_eq!(names(&dir), [""; 0]);
     command(&micro(), &out, &["--ctx=0"]).assert().code(2);
 }
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_ends_the_command_and_leaves_nothing_behind() {
+    use std::process::{Command, Stdio};
+    let dir = TempDir::new().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lapidary"))
+        .args(["imatrix".as_ref(), tiny().as_os_str(), "-f".as_ref(), held_out().as_os_str()])
+        .arg("-o")
+        .arg(dir.path().join("imatrix.gguf"))
+        // Hundreds of short chunks, so that it takes long and soon looks up.
+        .args(["--ctx=64", "--isa=scalar"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The temporary file is there before the work begins.
+    while names(&dir).is_empty() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended early");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &*output.stderr), (Some(130), b"".as_slice()));
+    assert_eq!(names(&dir), [""; 0]);
+}
