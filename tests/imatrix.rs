@@ -316,3 +316,47 @@ fn ctrl_c_ends_the_command_and_leaves_nothing_behind() {
     assert_eq!((output.status.code(), &*output.stderr), (Some(130), b"".as_slice()));
     assert_eq!(names(&dir), [""; 0]);
 }
+
+/// A model whose first layer does not use column 5: its norm multiplies it with zero.
+fn model_with_a_silent_column() -> TempDir {
+    const NORM: &str = "model.layers.0.input_layernorm.weight";
+    let dir = TempDir::new().unwrap();
+    for entry in fs::read_dir(micro()).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        if path.extension().is_some_and(|e| e == "safetensors") {
+            let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+            let tensors: Value = serde_json::from_slice(&bytes[8..header]).unwrap();
+            if let Some(at) = tensors[NORM]["data_offsets"][0].as_u64() {
+                // To which 1 is added.
+                assert_eq!(tensors[NORM]["dtype"], "F32");
+                bytes[header + at as usize..][5 * 4..][..4].copy_from_slice(&(-1f32).to_le_bytes());
+            }
+        }
+        fs::write(dir.path().join(path.file_name().unwrap()), bytes).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn columns_that_are_silent_are_reported() {
+    let (model, dir) = (model_with_a_silent_column(), TempDir::new().unwrap());
+    let out = dir.path().join("imatrix.gguf");
+    let args = ["--ctx=16", "--chunks=1", "--force"];
+    let (_, stderr) = succeeds(command(model.path(), &out, &args));
+    let lines: Vec<&str> = stderr.lines().collect();
+    assert_eq!(lines.len(), 3, "{stderr}");
+    for (line, name) in lines.iter().zip(["attn_k", "attn_q", "attn_v"]) {
+        assert!(line.starts_with(out.to_str().unwrap()), "{line}");
+        let warning = format!("blk.0.{name}.weight: 1 of 96 columns are zero or not finite");
+        assert!(line.ends_with(&warning), "{line}");
+    }
+    let (stdout, stderr) =
+        succeeds(command(model.path(), &out, &[&args[..], &["--json"]].concat()));
+    assert_eq!(stderr, "");
+    let found: Value = serde_json::from_str(&stdout).unwrap();
+    let one = |name: &str| serde_json::json!({ "matrix": block_name(0, name), "repaired": 1, "columns": 96 });
+    assert_eq!(found["repaired"], Value::from(["attn_k", "attn_q", "attn_v"].map(one).to_vec()));
+    let entry = &Imatrix::open(&out).unwrap().entries[&block_name(0, "attn_q")];
+    assert_eq!(entry.sums.iter().position(|x| *x == 0.0), Some(5));
+}
