@@ -1,7 +1,8 @@
 //! Lapidary cuts Google's Gemma 2 to size: it converts checkpoints to k-quant GGUF files, runs
 //! them on the CPU and measures what the cut cost.
 //!
-//! Imports point one way: commands (the binary) → [`convert`], [`imatrix`], [`perplexity`],
+//! Imports point one way: commands (the binary) → [`verify`] → [`convert`], [`imatrix`],
+//! [`perplexity`],
 //! [`chat`], [`tokenizer`], [`sampling`] → [`model`] → [`kernels`] → `lapidary_formats`.
 #![deny(unsafe_code)]
 
@@ -14,3 +15,4 @@ pub mod model;
 pub mod perplexity;
 pub mod sampling;
 pub mod tokenizer;
+pub mod verify;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::interrupt::Interrupted;
-use commands::{bench, convert, demo, imatrix, inspect, perplexity, run};
+use commands::{bench, convert, demo, imatrix, inspect, perplexity, run, verify};
 
 /// Cuts Gemma 2 to size: converts checkpoints to k-quant GGUF files, runs them on the CPU and
 /// measures what the cut cost
@@ -28,6 +28,7 @@ enum Command {
     Perplexity(perplexity::Args),
     Bench(bench::Args),
     Inspect(inspect::Args),
+    Verify(verify::Args),
     Demo(demo::Args),
 }
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Perplexity(args) => perplexity::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Demo(args) => demo::run(args),
     };
     match result {

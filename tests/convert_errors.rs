@@ -1,13 +1,13 @@
-//! Conversions that must fail: one clear reason, and nothing left behind.
+//! Conversions that must fail: one clear reason, and nothing left behind but the beginning of what
+//! can be gone on with.
 
 mod common;
 
-use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{micro, tiny};
-use lapidary::convert::{convert, ConvertError, Options, Plan, Progress, Recipe};
+use common::{micro, tiny, StopAt};
+use lapidary::convert::{convert, ConvertError, Options, Plan, Recipe};
 use lapidary::model::Source;
 use tempfile::TempDir;
 
@@ -111,52 +111,61 @@ fn the_file_gets_the_permissions_that_any_new_file_gets() {
     assert_eq!(mode("out.gguf"), mode("any"));
 }
 
-/// A disk that runs full, as far as a limit on the size of files can play it: the write fails
-/// halfway.
-#[test]
+/// Converts the random model to F32 where files may have `blocks` blocks of 512 bytes (POSIX's
+/// unit), and expects the write to fail; gives what is said.
 #[cfg(unix)]
-fn a_write_that_fails_leaves_nothing_behind() {
-    let dir = TempDir::new().unwrap();
-    let out = dir.path().join("out.gguf");
+fn convert_on_a_full_disk(out: &Path, blocks: u32) -> String {
     // Without the trap the system ends the process instead of failing the write.
-    let script = r#"trap '' XFSZ; ulimit -f 200; exec "$0" convert "$1" -o "$2" -q F32"#;
+    let script = r#"trap '' XFSZ; ulimit -f "$3"; exec "$0" convert "$1" -o "$2" -q F32"#;
     let output = std::process::Command::new("sh")
         .args(["-c", script, env!("CARGO_BIN_EXE_lapidary")])
-        .args([&micro(), &out])
+        .args([&micro(), out])
+        .arg(blocks.to_string())
         .output()
         .unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains(out.to_str().unwrap()) && stderr.contains("too large"), "{stderr}");
-    assert_eq!(names(dir.path()), [""; 0]);
+    assert_eq!(stderr.matches('\n').count(), 1, "{stderr}");
+    stderr
 }
 
-/// Stops at the `n`th question.
-struct StopAt {
-    n: usize,
-    asked: Cell<usize>,
-}
+/// A disk that runs full, as far as a limit on the size of files can play it: the write fails
+/// halfway.
+#[test]
+#[cfg(unix)]
+fn a_write_that_fails_leaves_the_tensors_that_are_finished() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let f32 = Options { recipe: Recipe::F32, ..OPTIONS };
+    to(&path("whole"), &micro(), f32).unwrap();
+    // 100 kB are less than the first tensor, 1.2 MB less than half of them all; shells that count
+    // in kilobytes still stop before the end.
+    let stderr = convert_on_a_full_disk(&path("out.gguf"), 200);
+    assert!(!stderr.contains("--resume"), "{stderr}");
+    assert_eq!(names(dir.path()), ["whole"]);
+    let stderr = convert_on_a_full_disk(&path("out.gguf"), 2400);
+    assert!(stderr.contains("out.gguf.part: --resume goes on from there"), "{stderr}");
+    assert_eq!(names(dir.path()), ["out.gguf.part", "whole"]);
 
-impl Progress for StopAt {
-    fn cancelled(&self) -> bool {
-        self.asked.set(self.asked.get() + 1);
-        self.asked.get() > self.n
-    }
+    let resume = Options { resume: true, ..f32 };
+    let source = Source::open(&micro()).unwrap();
+    let report = convert(&source, &path("out.gguf"), resume, &mut ()).unwrap();
+    assert!(report.resumed > 0);
+    assert!(fs::read(path("out.gguf")).unwrap() == fs::read(path("whole")).unwrap());
+    assert_eq!(names(dir.path()), ["out.gguf", "whole"]);
 }
 
 #[test]
-fn a_cancelled_conversion_leaves_nothing_behind() {
+fn a_conversion_that_is_cancelled_before_a_tensor_is_finished_leaves_nothing_behind() {
     let dir = TempDir::new().unwrap();
     let source = Source::open(&micro()).unwrap();
-    // Before the first slice, amid the tensors, and when all are written.
-    for n in [0, 10, source.tensors().len()] {
-        let mut stop = StopAt { n, asked: Cell::new(0) };
-        let (out, plan) = (dir.path().join("out.gguf"), Plan::of_recipe(&source, Recipe::Q8_0));
-        let result = convert(&source, &out, &plan, Options::default(), &mut stop);
-        assert!(matches!(result, Err(ConvertError::Cancelled)), "{result:?}");
-        assert_eq!(stop.asked.get(), n + 1);
-        assert_eq!(names(dir.path()), [""; 0]);
-    }
+    let mut stop = StopAt::new(0);
+    let (out, plan) = (dir.path().join("out.gguf"), Plan::of_recipe(&source, Recipe::Q8_0));
+    let result = convert(&source, &out, &plan, Options::default(), &mut stop);
+    assert!(matches!(result, Err(ConvertError::Cancelled)), "{result:?}");
+    assert_eq!(stop.asked.get(), 1);
+    assert_eq!(names(dir.path()), [""; 0]);
 }
 
 /// A copy of the trained checkpoint with `value`, as BF16, in one place of the tensor `name`.

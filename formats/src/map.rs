@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// A whole file, mapped for reading. Pages are read when they are first touched.
 ///
-/// The bytes must not change while they are mapped. Lapidary never writes a file in place (it
-/// writes under a temporary name and renames, which leaves an existing map on the old file); a
+/// The bytes must not change while they are mapped. Lapidary writes no file in place that anybody
+/// else reads (it writes `OUT.part` and renames, which leaves an existing map on the old file); a
 /// file that another program truncates while it is mapped raises SIGBUS at the next touch.
 #[derive(Debug)]
 pub struct MappedFile {

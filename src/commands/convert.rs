@@ -34,6 +34,9 @@ pub struct Args {
     /// Replace the output if it is there already
     #[arg(long)]
     force: bool,
+    /// Go on with FILE.part, where the same conversion was cut short
+    #[arg(long)]
+    resume: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -44,7 +47,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt::install()?;
     let source = Source::open(&args.source)?;
     let threads = args.threads.map(NonZeroUsize::get);
-    let options = Options { threads, isa: args.isa.unwrap_or_default(), force: args.force };
+    let isa = args.isa.unwrap_or_default();
+    let options = Options { threads, isa, force: args.force, resume: args.resume };
     let mut bar = Bar(bar());
     let chosen = args.types.choose(&source, None, options, &mut bar);
     let chosen = chosen.map_err(explained)?;
@@ -74,17 +78,27 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The error as a user of the command understands it.
+/// The error, and the option that helps.
 fn explained(error: ConvertError) -> anyhow::Error {
-    match error {
+    match &error {
         ConvertError::Cancelled => Interrupted.into(),
+        ConvertError::Unfinished { cause, .. } => {
+            let message = format!("{error}: --resume goes on from there");
+            if !matches!(**cause, ConvertError::Cancelled) {
+                return anyhow!(message);
+            }
+            // Nobody is left to hear of a closed stderr.
+            let _ = writeln!(io::stderr(), "lapidary: {message}");
+            Interrupted.into()
+        }
         ConvertError::Exists { .. } => anyhow!("{error}; --force replaces it"),
-        error => error.into(),
+        ConvertError::OtherConversion { .. } => anyhow!("{error}; without --resume it is replaced"),
+        _ => error.into(),
     }
 }
 
 /// A bar on stderr, which `indicatif` hides where that is no terminal.
-struct Bar(ProgressBar);
+pub(super) struct Bar(pub(super) ProgressBar);
 
 impl Progress for Bar {
     fn measuring(&mut self, values: u64) {
@@ -114,7 +128,8 @@ impl Progress for Bar {
     }
 }
 
-fn bar() -> ProgressBar {
+/// How many bytes of how many are done.
+pub(super) fn bar() -> ProgressBar {
     let style = "{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left, {msg}";
     let style = ProgressStyle::with_template(style).expect("the template is valid");
     ProgressBar::new(0).with_style(style)
@@ -130,6 +145,10 @@ fn print(out: &mut impl Write, report: &Report, name: &str, output: &Path) -> io
         report.seconds,
         report.megabytes_per_second()
     )?;
+    if report.resumed > 0 {
+        let (resumed, tensors) = (report.resumed, report.totals.tensors());
+        writeln!(out, "{resumed} of {tensors} tensors were finished already")?;
+    }
     if report.requantized > 0 {
         writeln!(
             out,
@@ -155,6 +174,7 @@ fn json(report: &Report, name: &str, output: &Path) -> serde_json::Value {
         "totals": totals_json(&report.totals),
         "file_bytes": report.file_bytes,
         "bytes_read": report.bytes_read,
+        "resumed_tensors": report.resumed,
         "requantized_tensors": report.requantized,
         "untied_head": report.untied,
         "seconds": report.seconds,

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context};
 use clap::Args as ClapArgs;
-use lapidary::convert::{
-    convert, ConvertError, Options as ConvertOptions, Plan, Progress, Recipe, Totals,
-};
+use lapidary::convert::{convert, Options as ConvertOptions, Plan, Progress, Recipe, Totals};
 use lapidary::kernels::KvType;
 use lapidary::model::{Model, Source};
 use lapidary::perplexity::{measure, Options, Perplexity};
@@ -99,7 +97,7 @@ fn quantize(checkpoint: &Path, file: &Path, recipe: Recipe) -> anyhow::Result<()
     let source = Source::open(checkpoint)?;
     let plan = Plan::of_recipe(&source, recipe);
     match convert(&source, file, &plan, ConvertOptions::default(), &mut UntilInterrupted) {
-        Err(ConvertError::Cancelled) => Err(Interrupted.into()),
+        Err(_) if interrupt::requested() => Err(Interrupted.into()),
         result => Ok(result.map(drop)?),
     }
 }

@@ -54,10 +54,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let tokenizer =
         Tokenizer::new(source.vocab()?).with_context(|| args.model.display().to_string())?;
     // Before the work, which may take hours. It is a few megabytes, so that space is not asked for.
-    let target = match Target::create(&args.output, args.force, &source, 0) {
+    let mut target = match Target::create(&args.output, args.force, &source, 0) {
         Err(error @ ConvertError::Exists { .. }) => bail!("{error}; --force replaces it"),
         target => target?,
     };
+    target.begin(0)?;
     let tokens = tokenizer.encode_with_bos(&text, Special::Plain);
     let model = Model::on(args.cpu.cpu()?, &source);
     let vocab = tokenizer.vocab();
@@ -95,7 +96,7 @@ fn file_name(path: &Path) -> Option<String> {
 }
 
 /// Writes the file and gives it its name; the result is its size in bytes.
-fn write(imatrix: &Imatrix, target: Target, path: &Path) -> anyhow::Result<u64> {
+fn write(imatrix: &Imatrix, mut target: Target, path: &Path) -> anyhow::Result<u64> {
     let name = || path.display().to_string();
     imatrix.write(BufWriter::new(target.file())).with_context(name)?;
     target.sync()?;

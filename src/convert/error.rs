@@ -9,7 +9,8 @@ use thiserror::Error;
 
 use crate::model::SourceError;
 
-/// Why a conversion failed. Every message names the file; no output file is left behind.
+/// Why a conversion failed. Every message names the file. No output file is left behind, and an
+/// unfinished one only by [`Unfinished`](Self::Unfinished).
 #[derive(Debug, Error)]
 pub enum ConvertError {
     /// The source's vocabulary or chat template cannot be read.
@@ -74,6 +75,36 @@ pub enum ConvertError {
         path: PathBuf,
         /// What the system said.
         error: io::Error,
+    },
+    /// Another process is writing the same output.
+    #[error("{}: is being written by another process", path.display())]
+    Busy {
+        /// The output.
+        path: PathBuf,
+    },
+    /// What is to be gone on with is the beginning of something else.
+    #[error("{}: was begun with the {what} {found}, this conversion has {expected}", path.display())]
+    OtherConversion {
+        /// The unfinished file.
+        path: PathBuf,
+        /// In what they differ.
+        what: String,
+        /// Its value in the unfinished file.
+        found: String,
+        /// Its value in this conversion.
+        expected: String,
+    },
+    /// Something ended the conversion that is no fault of the model; what is finished is kept.
+    #[error("{cause}; {finished} of {tensors} tensors are finished in {}", part.display())]
+    Unfinished {
+        /// The unfinished file.
+        part: PathBuf,
+        /// Tensors that are complete in it.
+        finished: usize,
+        /// Tensors of the whole file.
+        tensors: usize,
+        /// What ended the conversion.
+        cause: Box<ConvertError>,
     },
     /// The output cannot be written.
     #[error("{}: {error}", path.display())]

@@ -3,6 +3,7 @@
 use lapidary_formats::gguf::{Gguf, Header};
 use lapidary_formats::vocab::Vocab;
 
+use super::fingerprint::fingerprint;
 use super::Plan;
 use crate::chat::GEMMA2_TEMPLATE;
 use crate::model::{Config, Source, SourceError};
@@ -10,11 +11,19 @@ use crate::model::{Config, Source, SourceError};
 /// The version of the quantized block layouts (ggml's `GGML_QNT_VERSION`).
 const QUANTIZATION_VERSION: u32 = 2;
 
+/// Keys of our own, which say where a file comes from: the version that made it, ...
+pub(super) const VERSION: &str = "lapidary.version";
+/// ... the recipe, ...
+pub(super) const RECIPE: &str = "lapidary.recipe";
+/// ... and the [`fingerprint`] of the model that it was made from.
+pub(super) const FINGERPRINT: &str = "lapidary.source.fingerprint";
+
 /// The header of a new file: all metadata, and the tensors of `source` in its order with the types
-/// that `plan` gives them.
+/// that `plan` gives them. What the file is made from and how is part of it, and it has room for
+/// the tensors' checksums.
 ///
 /// # Errors
-/// If the source's vocabulary or chat template cannot be read.
+/// If the source's vocabulary, chat template or another of its files cannot be read.
 pub(super) fn header(source: &Source, plan: &Plan) -> Result<Header, SourceError> {
     // Read in either case: what is written must have a vocabulary that fits its embedding.
     let vocab = source.vocab()?;
@@ -28,6 +37,10 @@ pub(super) fn header(source: &Source, plan: &Plan) -> Result<Header, SourceError
     for (spec, ty) in source.tensors().iter().zip(&plan.types) {
         header.add_tensor(&spec.name, *ty, &spec.shape)?;
     }
+    header.set(VERSION, env!("CARGO_PKG_VERSION"));
+    header.set(RECIPE, plan.name.as_str());
+    header.set(FINGERPRINT, fingerprint(source)?);
+    header.reserve_checksums();
     Ok(header)
 }
 
@@ -40,9 +53,11 @@ fn copied(gguf: &Gguf, plan: &Plan) -> Header {
     header
 }
 
-/// Whether a key says how a file's tensors are quantized or split, rather than what the model is.
+/// Whether a key says how a file's tensors are made, quantized or split, rather than what the model
+/// is.
 fn describes_storage(key: &str) -> bool {
-    key == "general.alignment" || key.starts_with("split.") || key.starts_with("quantize.imatrix.")
+    let prefixes = ["split.", "quantize.imatrix.", "lapidary."];
+    key == "general.alignment" || prefixes.iter().any(|prefix| key.starts_with(prefix))
 }
 
 fn set_storage(header: &mut Header, plan: &Plan) {

@@ -5,18 +5,23 @@
 //! - [`Weighting`]: how much columns count.
 //! - `metadata`: the keys of the new file.
 //! - `pipeline`: the tensors, slice by slice.
-//! - [`Target`]: the new file, which is either complete or not there.
+//! - [`Target`], `part`: the new file, which is either complete or not there, and what is beside it
+//!   until then.
+//! - `resume`: going on with what was cut short; `fingerprint`: knowing that it is the same model.
 //! - [`Report`], [`Totals`]: what came of it.
 
 mod allocation;
 mod budget;
 mod damage;
 mod error;
+mod fingerprint;
 mod metadata;
+mod part;
 mod pipeline;
 mod plan;
 mod recipe;
 mod report;
+mod resume;
 mod target;
 mod weighting;
 

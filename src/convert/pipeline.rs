@@ -1,7 +1,7 @@
 //! The tensors' way from one file to the other: slices of rows are dequantized and quantized by all
 //! threads while the slice before is written.
 
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, Write};
 use std::path::Path;
 use std::time::Instant;
 
@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::metadata::header;
+use super::resume::{finished, unfinished, Finished};
 use super::target::Target;
 use super::{ConvertError, Plan, Report, Totals};
 use crate::kernels::{largest, Isa, Requantize};
@@ -31,6 +32,9 @@ pub struct Options {
     pub isa: Isa,
     /// Whether a file that is there already may be replaced.
     pub force: bool,
+    /// Whether to go on with what an earlier conversion of the same model to the same output and
+    /// recipe has left unfinished, if it has left anything.
+    pub resume: bool,
 }
 
 /// Who wants to know how far a conversion is. Every method does nothing unless it is overridden;
@@ -42,11 +46,12 @@ pub trait Progress {
     fn started(&mut self, _bytes: u64) {}
     /// The next tensor, by its GGUF name.
     fn tensor(&mut self, _name: &str) {}
-    /// That many bytes more have been read from the source and converted; or values measured.
+    /// That many bytes more have been read from the source and converted, or need not be because
+    /// they were found finished; or values measured.
     fn advanced(&mut self, _bytes_in: u64, _bytes_out: u64) {}
     /// All tensors are written; what remains is to wait for the disk.
     fn finished(&mut self) {}
-    /// Whether to stop and leave nothing behind; asked before every slice.
+    /// Whether to stop; asked before every slice.
     fn cancelled(&self) -> bool {
         false
     }
@@ -57,13 +62,15 @@ impl Progress for () {}
 /// Converts a model to a GGUF file at `out`, as `plan` has it.
 ///
 /// It is one pass: memory holds a slice of the mapped source and two of the result, a few megabytes
-/// each. A tensor
-/// that has its new type already is copied. The new file appears under its name when it is
-/// complete and on the disk, and not at all if anything goes wrong.
+/// each. A tensor that has its new type already is copied. The new file appears under its name when
+/// it is complete and on the disk, and not at all if anything goes wrong. Until then it is called
+/// `OUT.part`, which stays if the conversion is cut short, for [`Options::resume`]; the bytes of a
+/// file do not tell how often it was.
 ///
 /// # Errors
 /// Those of [`ConvertError`]: among them, if `out` exists and `force` is not given, if the disk is
-/// or runs full, and if a weight is not finite or beyond the range of its new type.
+/// or runs full, if another process converts to `out`, if the unfinished file to go on with is the
+/// beginning of something else, and if a weight is not finite or beyond the range of its new type.
 pub fn convert(
     source: &Source,
     out: &Path,
@@ -75,19 +82,15 @@ pub fn convert(
     let header = header(source, plan)?;
     let pool = pool(options.threads)?;
     let mut report = outlook(source, &header);
-    let target = Target::create(out, options.force, source, report.file_bytes)?;
+    let mut target = Target::create(out, options.force, source, report.file_bytes)?;
     progress.started(report.bytes_read);
-    let file = BufWriter::new(target.file());
-    let mut slices = Slices::new(&pool, out, file, &header)?;
     let work = Work { source, header: &header, plan, isa: options.isa };
-    work.write_tensors(&mut slices, SLICE, progress)?;
-    slices.finish()?;
-    progress.finished();
-    target.sync()?;
-    if progress.cancelled() {
-        return Err(ConvertError::Cancelled);
+    match work.write_file(&mut target, &pool, options.resume, progress) {
+        Ok(resumed) => report.resumed = resumed,
+        Err(error) => return Err(unfinished(target, &header, error)),
     }
-    target.commit()?;
+    let resumed = source.tensors()[..report.resumed].iter().map(|spec| source.tensor(spec));
+    report.bytes_read -= resumed.map(|view| view.data.len() as u64).sum::<u64>();
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
 }
@@ -114,6 +117,7 @@ fn outlook(source: &Source, header: &Header) -> Report {
             .zip(header.tensors().iter().map(|t| t.ty))
             .filter(is_requantized)
             .count(),
+        resumed: 0,
         untied: source.is_untied(),
         seconds: 0.0,
     }
@@ -129,15 +133,43 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Writes every tensor, in slices of about `values` values.
-    fn write_tensors<W: Write + Send>(
+    /// Writes the file and gives it its name; the result is the number of tensors that were finished
+    /// before.
+    fn write_file(
+        &self,
+        target: &mut Target,
+        pool: &ThreadPool,
+        resume: bool,
+        progress: &mut dyn Progress,
+    ) -> Result<usize, ConvertError> {
+        let finished = match resume {
+            true => finished(target.part(), self.source, self.header, progress)?,
+            false => Finished::default(),
+        };
+        let resumed = finished.checksums.len();
+        target.begin(finished.len)?;
+        let out = BufWriter::new(target.file());
+        let mut slices = Slices::new(pool, target.path(), out, self.header, finished.checksums)?;
+        self.write_tensors(&mut slices, SLICE, progress)?;
+        slices.finish()?;
+        progress.finished();
+        target.sync()?;
+        if progress.cancelled() {
+            return Err(ConvertError::Cancelled);
+        }
+        target.commit()?;
+        Ok(resumed)
+    }
+
+    /// Writes every tensor that is not finished, in slices of about `values` values.
+    fn write_tensors<W: Write + Seek + Send>(
         &self,
         slices: &mut Slices<W>,
         values: usize,
         progress: &mut dyn Progress,
     ) -> Result<(), ConvertError> {
         let tensors = self.source.tensors().iter().zip(self.header.tensors());
-        for (i, (spec, info)) in tensors.enumerate() {
+        for (i, (spec, info)) in tensors.enumerate().skip(slices.writer.checksums().len()) {
             progress.tensor(&spec.name);
             let view = self.source.tensor(spec);
             let importance = self.plan.weighting.as_ref().and_then(|w| w.of(i));
@@ -150,6 +182,7 @@ impl Work<'_> {
             };
             for data in view.data.chunks(rows * row_bytes) {
                 if progress.cancelled() {
+                    slices.flush()?;
                     return Err(ConvertError::Cancelled);
                 }
                 let view = TensorView { data, ..view };
@@ -178,15 +211,25 @@ struct Slices<'a, W: Write> {
     next: Vec<u8>,
 }
 
-impl<'a, W: Write + Send> Slices<'a, W> {
-    /// Writes `header` to `out`, for the tensors to follow.
+impl<'a, W: Write + Seek + Send> Slices<'a, W> {
+    /// Writes `header` to `out`, for the tensors to follow, or goes on after the first tensors,
+    /// which are `finished` and have these checksums.
     fn new(
         pool: &'a ThreadPool,
         path: &'a Path,
         out: W,
         header: &Header,
+        finished: Vec<u64>,
     ) -> Result<Self, ConvertError> {
-        let writer = Writer::new(out, header.clone());
+        let writer = match finished.is_empty() {
+            true => Writer::new(out, header.clone()),
+            false => Writer::resume(out, header.clone(), finished),
+        };
+        let writer = writer.and_then(|mut writer| {
+            // Those of tensors that are there and are not counted on go.
+            writer.write_checksums()?;
+            Ok(writer)
+        });
         let writer =
             writer.map_err(|error| ConvertError::Write { path: path.to_owned(), error })?;
         Ok(Self { pool, path, writer, ready: Vec::new(), next: Vec::new() })
@@ -198,16 +241,23 @@ impl<'a, W: Write + Send> Slices<'a, W> {
         F: FnOnce(&mut Vec<u8>) -> Result<(), ConvertError> + Send,
     {
         let Self { writer, ready, next, .. } = self;
-        let (written, filled) = self.pool.join(|| writer.write(ready), || fill(next));
+        let (written, filled) = self.pool.join(|| write(writer, ready), || fill(next));
         written.map_err(|error| self.error(error))?;
         filled?;
         std::mem::swap(&mut self.ready, &mut self.next);
         Ok(self.ready.len() as u64)
     }
 
+    /// Writes what is left.
+    fn flush(&mut self) -> Result<(), ConvertError> {
+        let written = write(&mut self.writer, &self.ready);
+        self.ready.clear();
+        written.map_err(|error| self.error(error))
+    }
+
     /// Writes what is left, and gives back what was written to.
     fn finish(mut self) -> Result<W, ConvertError> {
-        self.writer.write(&self.ready).map_err(|error| self.error(error))?;
+        self.flush()?;
         let path = self.path.to_owned();
         self.writer.finish().map_err(|error| ConvertError::Write { path, error })
     }
@@ -215,6 +265,16 @@ impl<'a, W: Write + Send> Slices<'a, W> {
     fn error(&self, error: GgufError) -> ConvertError {
         ConvertError::Write { path: self.path.to_owned(), error }
     }
+}
+
+/// Writes a slice, and the checksum of a tensor that is complete with it.
+fn write<W: Write + Seek>(writer: &mut Writer<W>, slice: &[u8]) -> Result<(), GgufError> {
+    let complete = writer.checksums().len();
+    writer.write(slice)?;
+    if writer.checksums().len() > complete {
+        writer.write_checksums()?;
+    }
+    Ok(())
 }
 
 /// Converts a norm to `out`; the result is its [`largest`] magnitude.
@@ -253,6 +313,8 @@ fn check(source: &Source, name: &str, ty: QuantType, largest: f32) -> Result<(),
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
     use crate::convert::Recipe;
 
@@ -262,12 +324,13 @@ mod tests {
     }
 
     /// Writes the whole model to `out`, in slices of `values` values.
-    fn write<W: Write + Send>(out: W, values: usize) -> Result<W, ConvertError> {
+    fn write<W: Write + Seek + Send>(out: W, values: usize) -> Result<W, ConvertError> {
         let source = micro();
         let plan = Plan::of_recipe(&source, Recipe::Q4_K_M);
         let header = header(&source, &plan)?;
         let pool = ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-        let mut slices = Slices::new(&pool, Path::new("out.gguf"), out, &header)?;
+        let path = Path::new("out.gguf");
+        let mut slices = Slices::new(&pool, path, out, &header, Vec::new())?;
         let work = Work { source: &source, header: &header, plan: &plan, isa: Isa::best() };
         work.write_tensors(&mut slices, values, &mut ())?;
         slices.finish()
@@ -275,9 +338,10 @@ mod tests {
 
     #[test]
     fn slices_of_any_size_give_the_same_bytes() {
-        let whole = write(Vec::new(), usize::MAX).unwrap();
+        let write = |values| write(Cursor::new(Vec::new()), values).unwrap().into_inner();
+        let whole = write(usize::MAX);
         for values in [1, 1000, 96 * 100] {
-            assert!(write(Vec::new(), values).unwrap() == whole, "slices of {values} values");
+            assert!(write(values) == whole, "slices of {values} values");
         }
     }
 

@@ -72,6 +72,8 @@ pub struct Report {
     pub file_bytes: u64,
     /// Bytes of tensors read.
     pub bytes_read: u64,
+    /// Tensors that an earlier conversion had finished.
+    pub resumed: usize,
     /// Tensors that were quantized in the source and are now quantized to another type: their
     /// errors add up, and converting the original checkpoint gives a better file.
     pub requantized: usize,

@@ -5,27 +5,30 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use tempfile::TempPath;
 
+use super::part::Part;
 use super::ConvertError;
 use crate::model::Source;
 
 /// A file that is being written beside the path it will have. Dropped before
-/// [`commit`](Self::commit), it disappears.
+/// [`commit`](Self::commit), it disappears, unless it is to be [kept](Self::keep).
 #[derive(Debug)]
 pub struct Target {
     path: PathBuf,
     force: bool,
-    file: NamedTempFile,
+    part: Part,
 }
 
 impl Target {
-    /// Creates a temporary file in the directory of `path`, once it is certain that a file of
-    /// `bytes` bytes may take that name and will fit.
+    /// Opens the unfinished file for `path`, once it is certain that a file of `bytes` bytes may
+    /// take that name and will fit. What an earlier conversion has left in it stays until
+    /// [`begin`](Self::begin).
     ///
     /// # Errors
     /// If `path` is there already and `force` is not given, is no file or is part of `source`; if
-    /// its directory is not there, cannot be written to or has too little space.
+    /// its directory is not there, cannot be written to or has too little space; if another process
+    /// is writing it.
     pub fn create(
         path: &Path,
         force: bool,
@@ -33,43 +36,48 @@ impl Target {
         bytes: u64,
     ) -> Result<Self, ConvertError> {
         check_replaceable(path, force, source)?;
+        let part = Part::path_for(path);
+        if is_part_of(&part, source) {
+            return Err(ConvertError::Unsuitable { path: part, cause: BEING_READ });
+        }
         let dir = directory(path);
         let no_directory = |error| ConvertError::Directory { path: path.to_owned(), error };
         std::fs::metadata(dir).map_err(no_directory)?;
-        // Where nobody can say what is free, writing will tell.
+        // Where nobody can say what is free, writing will tell. What is begun makes room, or is
+        // gone on with.
+        let begun = std::fs::symlink_metadata(&part).map_or(0, |metadata| metadata.len());
         if let Ok(available) = fs4::available_space(dir) {
-            check_space(path, bytes, available)?;
+            check_space(path, bytes, available.saturating_add(begun))?;
         }
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".lapidary-").suffix(".part");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // As any program creates a file: the umask takes away what the user wants it to.
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        // Errors have the temporary name in them, which would be news to the user.
-        let file = builder.tempfile_in(dir).map_err(|error| no_directory(error.kind().into()))?;
-        Ok(Self { path: path.to_owned(), force, file })
+        Ok(Self { path: path.to_owned(), force, part: Part::open(path)? })
+    }
+
+    /// The path that the file will have.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The file to write to.
     pub fn file(&self) -> &File {
-        self.file.as_file()
+        self.part.file()
     }
 
-    /// Waits until the bytes are on the disk, then gives the file its name.
+    /// The path of the unfinished file.
+    pub(super) fn part(&self) -> &Path {
+        self.part.path()
+    }
+
+    /// Begins to write after the first `len` bytes of what is there.
     ///
     /// # Errors
-    /// If the system refuses, or somebody took the name meanwhile and `force` was not given.
-    pub fn commit(self) -> Result<(), ConvertError> {
-        let Self { path, force, file } = self;
-        let persist = || match force {
-            true => file.persist(&path),
-            // Fails if somebody took the name meanwhile.
-            false => file.persist_noclobber(&path),
-        };
-        persist().map(drop).map_err(|e| ConvertError::Output { path, error: e.error })
+    /// If the system refuses.
+    pub fn begin(&mut self, len: u64) -> Result<(), ConvertError> {
+        self.part.claim(len).map_err(|error| self.error(error))
+    }
+
+    /// Leaves the unfinished file where it is.
+    pub(super) fn keep(mut self) {
+        self.part.keep();
     }
 
     /// Waits until the bytes are on the disk.
@@ -77,9 +85,41 @@ impl Target {
     /// # Errors
     /// If the system says that they are not.
     pub fn sync(&self) -> Result<(), ConvertError> {
-        let error = |error| ConvertError::Output { path: self.path.clone(), error };
-        self.file().sync_all().map_err(error)
+        self.file().sync_all().map_err(|error| self.error(error))
     }
+
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// If the system refuses, or somebody took the name meanwhile and `force` was not given.
+    pub fn commit(&mut self) -> Result<(), ConvertError> {
+        let (part, path) = (self.part.path(), &self.path);
+        let renamed = match self.force {
+            true => std::fs::rename(part, path),
+            // Fails if somebody took the name meanwhile.
+            false => TempPath::try_from_path(part).and_then(|mut part| {
+                part.disable_cleanup(true);
+                part.persist_noclobber(path).map_err(|e| e.error)
+            }),
+        };
+        renamed.map_err(|error| self.error(error))?;
+        self.part.keep();
+        sync_directory(directory(&self.path));
+        Ok(())
+    }
+
+    fn error(&self, error: io::Error) -> ConvertError {
+        ConvertError::Output { path: self.path.clone(), error }
+    }
+}
+
+/// Puts a new name on the disk. Where that cannot be asked for, the system does it soon: until then
+/// a power cut leaves the file under its unfinished name, whole.
+fn sync_directory(dir: &Path) {
+    #[cfg(unix)]
+    let _ = File::open(dir).and_then(|dir| dir.sync_all());
+    #[cfg(not(unix))]
+    let _ = dir;
 }
 
 /// The directory that `path` lies in.
@@ -89,6 +129,8 @@ fn directory(path: &Path) -> &Path {
         _ => Path::new("."),
     }
 }
+
+const BEING_READ: &str = "belongs to the model that is being read";
 
 fn check_replaceable(path: &Path, force: bool, source: &Source) -> Result<(), ConvertError> {
     let unsuitable = |cause| Err(ConvertError::Unsuitable { path: path.to_owned(), cause });
@@ -103,7 +145,7 @@ fn check_replaceable(path: &Path, force: bool, source: &Source) -> Result<(), Co
         Ok(_) => {}
     }
     if is_part_of(path, source) {
-        return unsuitable("belongs to the model that is being read");
+        return unsuitable(BEING_READ);
     }
     match force {
         true => Ok(()),

@@ -1,7 +1,12 @@
 //! What several tests need: where the fixtures are, and how to compare.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
+
+use lapidary::convert::Progress;
+use lapidary::model::Source;
+use lapidary_formats::gguf::{Header, Writer};
 
 /// A path below `tests/`.
 pub fn tests_dir(path: &str) -> PathBuf {
@@ -49,4 +54,69 @@ pub fn nmse(found: &[f32], expected: &[f32]) -> f64 {
     let error: f64 =
         found.iter().zip(expected).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
     error / expected.iter().map(|x| square(f64::from(*x))).sum::<f64>()
+}
+
+/// The bytes of a file that was converted, but for its source's fingerprint: what has to be equal
+/// when two files of the same values are converted.
+pub fn but_for_the_fingerprint(file: &Path) -> Vec<u8> {
+    let mut bytes = std::fs::read(file).unwrap();
+    let key = b"lapidary.source.fingerprint";
+    let at = bytes.windows(key.len()).position(|window| window == key).unwrap();
+    // After the key: the value's type, its length, and 16 digits.
+    let digits = at + key.len() + 4 + 8;
+    bytes[digits..digits + 16].fill(b'-');
+    bytes
+}
+
+/// Stops a conversion at the question after the `n`th: after `n` tensors of one slice each.
+pub struct StopAt {
+    /// Questions that are answered with no.
+    pub n: usize,
+    /// Questions asked so far.
+    pub asked: Cell<usize>,
+}
+
+impl StopAt {
+    /// Nothing asked yet.
+    pub fn new(n: usize) -> Self {
+        Self { n, asked: Cell::new(0) }
+    }
+}
+
+impl Progress for StopAt {
+    fn cancelled(&self) -> bool {
+        self.asked.set(self.asked.get() + 1);
+        self.asked.get() > self.n
+    }
+}
+
+/// Writes a GGUF model again as two splits, `split-00001-of-00002.gguf` and its fellow.
+pub fn split(model: &Path, dir: &Path) -> [PathBuf; 2] {
+    let source = Source::open(model).unwrap();
+    let gguf = source.gguf().unwrap();
+    let tensors: Vec<_> = gguf.tensors().collect();
+    let (first, second) = tensors.split_at(tensors.len() / 2);
+    [(0u16, first), (1, second)].map(|(number, tensors)| {
+        let mut header = Header::new();
+        if number == 0 {
+            gguf.metadata().for_each(|(key, value)| header.set(key, value));
+        }
+        // A header writes no split.* keys: these get their names when everything is written.
+        header.set("split-no", number);
+        header.set("split-count", 2u16);
+        for t in tensors {
+            header.add_tensor(t.name, t.ty, t.shape).unwrap();
+        }
+        let mut writer = Writer::new(Vec::new(), header).unwrap();
+        tensors.iter().for_each(|t| writer.write(t.data).unwrap());
+        let mut bytes = writer.finish().unwrap();
+        for at in 0..bytes.len() - 6 {
+            if bytes[at..].starts_with(b"split-") {
+                bytes[at + 5] = b'.';
+            }
+        }
+        let path = dir.join(format!("split-{:05}-of-00002.gguf", number + 1));
+        std::fs::write(&path, bytes).unwrap();
+        path
+    })
 }

@@ -4,9 +4,11 @@
 //! - [`Gguf`] reads a model: versions 2 and 3, little-endian, one file or all its splits, mapped
 //!   and checked as a whole when it is opened.
 //! - [`Header`] and [`Writer`] write one: version 3, alignment 32, the same bytes every time.
+//! - [`Checksum`] and [`Checksums`]: those of the tensors, which files written here carry.
 //! - [`Vocab`](crate::vocab::Vocab) is read from the metadata by
 //!   [`Vocab::from_gguf`](crate::vocab::Vocab::from_gguf) and written by [`Header::set_vocab`].
 
+mod checksum;
 mod cursor;
 mod error;
 mod owned;
@@ -16,11 +18,12 @@ mod value;
 mod vocab;
 mod write;
 
+pub use checksum::{Checksum, Checksums, CHECKSUMS_KEY};
 pub use error::{GgufError, Malformed};
 pub use owned::OwnedValue;
-pub use read::Gguf;
+pub use read::{read_metadata, Gguf};
 pub use value::{Array, Value, ValueType};
-pub use write::{Header, TensorInfo, Writer};
+pub use write::{Header, Slot, TensorInfo, Writer};
 
 const MAGIC: [u8; 4] = *b"GGUF";
 const VERSION: u32 = 3;

@@ -48,11 +48,27 @@ const MIN_DESCRIPTION: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 /// and never more memory than a small multiple of it, whatever counts it declares.
 pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, Malformed> {
     let mut cursor = Cursor::new(bytes);
-    let version = version(&mut cursor)?;
+    let Start { version, n_tensors, entries: metadata } = parse_metadata(&mut cursor)?;
+    let alignment = alignment(bytes, &metadata)?;
+    let descriptions = descriptions(&mut cursor, n_tensors)?;
+    let tensors = place_tensors(descriptions, cursor.at, bytes.len(), alignment)?;
+    Ok(Parsed { version, alignment, metadata, tensors })
+}
+
+/// What a header says before it describes tensors.
+pub(super) struct Start {
+    version: u32,
+    n_tensors: u64,
+    pub entries: Vec<Entry>,
+}
+
+/// The part of [`parse`] that needs no tensors to be there.
+pub(super) fn parse_metadata(cursor: &mut Cursor) -> Result<Start, Malformed> {
+    let version = version(cursor)?;
     cursor.place("the header".into());
     let n_tensors = cursor.u64()?;
     let n_entries = cursor.u64()?;
-    let len = bytes.len();
+    let len = cursor.bytes.len();
     for (what, count, least) in
         [("tensors", n_tensors, MIN_DESCRIPTION), ("metadata keys", n_entries, MIN_ENTRY)]
     {
@@ -60,11 +76,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, Malformed> {
             return Err(Malformed::Count { what, count, len });
         }
     }
-    let metadata = metadata(&mut cursor, n_entries)?;
-    let alignment = alignment(bytes, &metadata)?;
-    let descriptions = descriptions(&mut cursor, n_tensors)?;
-    let tensors = place_tensors(descriptions, cursor.at, len, alignment)?;
-    Ok(Parsed { version, alignment, metadata, tensors })
+    let entries = metadata(cursor, n_entries)?;
+    Ok(Start { version, n_tensors, entries })
 }
 
 /// Checks magic and version.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::cursor::Cursor;
 use super::error::{GgufError, Malformed};
-use super::parse::{parse, Entry, Parsed, Tensor};
-use super::value::{Array, Value};
+use super::parse::{parse, parse_metadata, Entry, Parsed, Tensor};
+use super::value::{Array, Value, ValueType};
 use crate::map::MappedFile;
 use crate::tensor::TensorView;
 
@@ -88,6 +88,16 @@ impl Gguf {
     pub fn metadata(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
         let file = &self.files[0];
         file.parsed.metadata.iter().filter_map(|e| Some((e.key.as_str(), file.value(e)?)))
+    }
+
+    /// All metadata as [`metadata`](Self::metadata), but with the values' bytes as they lie in the
+    /// file, which depend on nothing else in it.
+    pub fn raw_metadata(&self) -> impl Iterator<Item = (&str, ValueType, &[u8])> {
+        let file = &self.files[0];
+        file.parsed
+            .metadata
+            .iter()
+            .filter_map(|e| Some((e.key.as_str(), e.ty, file.map.bytes().get(e.range.clone())?)))
     }
 
     /// The value of a key that holds an integer of any type that fits; `None` if it is absent.
@@ -242,6 +252,19 @@ impl File {
     fn malformed(&self, cause: Malformed) -> GgufError {
         GgufError::Malformed { path: self.map.path().to_owned(), cause }
     }
+}
+
+/// The metadata of a file that begins with `bytes`, its tensors or part of them perhaps missing.
+///
+/// # Errors
+/// If that is no GGUF file, or ends amid the metadata.
+pub fn read_metadata(bytes: &[u8]) -> Result<Vec<(String, Value<'_>)>, Malformed> {
+    let entries = parse_metadata(&mut Cursor::new(bytes))?.entries.into_iter();
+    let value = |e: Entry| {
+        let value = Value::read(&mut Cursor::new(&bytes[e.range]), e.ty)?;
+        Ok((e.key, value))
+    };
+    entries.map(value).collect()
 }
 
 /// Opens the other splits of the model that `opened`, split `number` of `count`, belongs to.

@@ -1,7 +1,10 @@
-//! A GGUF file, written front to back: the header first, then the tensors in its order.
+//! A GGUF file, written front to back: the header first, then the tensors in its order. Values of
+//! the header that are known only later are put in their place then.
 
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
 
+use super::checksum::{Checksum, CHECKSUMS_KEY};
 use super::error::{GgufError, Malformed};
 use super::owned::{encode_str, OwnedValue};
 use super::parse::tensor_bytes;
@@ -75,6 +78,30 @@ impl Header {
         &self.tensors
     }
 
+    /// The metadata, in the order in which they are to be written.
+    pub fn metadata(&self) -> impl Iterator<Item = (&str, &OwnedValue)> {
+        self.metadata.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// Where the value of `key` is going to lie; `None` if there is no such key.
+    pub fn slot(&self, key: &str) -> Option<Slot> {
+        let mut out = self.encode_counts();
+        for (k, value) in &self.metadata {
+            encode_str(k, &mut out);
+            let start = out.len();
+            value.encode(&mut out);
+            if k == key {
+                return Some(Slot(start..out.len()));
+            }
+        }
+        None
+    }
+
+    /// Where the checksums lie that [`reserve_checksums`](Self::reserve_checksums) made room for.
+    pub fn checksum_slot(&self) -> Option<Slot> {
+        self.slot(CHECKSUMS_KEY)
+    }
+
     /// Exact size of the file to be written, in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.encode().len() as u64 + self.data_bytes()
@@ -112,12 +139,8 @@ impl Header {
     }
 
     /// The header's bytes, padded to where the data section begins.
-    fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        out.extend(MAGIC);
-        out.extend(VERSION.to_le_bytes());
-        out.extend((self.tensors.len() as u64).to_le_bytes());
-        out.extend((self.metadata.len() as u64).to_le_bytes());
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = self.encode_counts();
         for (key, value) in &self.metadata {
             encode_str(key, &mut out);
             value.encode(&mut out);
@@ -132,6 +155,28 @@ impl Header {
         out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
         out
     }
+
+    /// What comes before the metadata.
+    fn encode_counts(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend(MAGIC);
+        out.extend(VERSION.to_le_bytes());
+        out.extend((self.tensors.len() as u64).to_le_bytes());
+        out.extend((self.metadata.len() as u64).to_le_bytes());
+        out
+    }
+}
+
+/// Where a metadata value lies in a file, its type included. Values of the same length can take its
+/// place ([`Writer::replace`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot(Range<usize>);
+
+impl Slot {
+    /// The bytes of the file that it takes.
+    pub fn range(&self) -> Range<usize> {
+        self.0.clone()
+    }
 }
 
 /// Writes a file: the header on creation, then tensor after tensor, each padded with zeros.
@@ -139,9 +184,13 @@ impl Header {
 pub struct Writer<W: Write> {
     out: W,
     header: Header,
-    /// The tensor that is being written, and how many of its bytes are.
-    current: usize,
+    /// Of the tensors that are complete; the next one is being written.
+    checksums: Vec<u64>,
+    /// How many of its bytes are, and their checksum.
     written: u64,
+    checksum: Checksum,
+    /// Where the checksums go, if the header has room for them.
+    slot: Option<Slot>,
 }
 
 impl<W: Write> Writer<W> {
@@ -151,7 +200,13 @@ impl<W: Write> Writer<W> {
     /// If `out` cannot be written.
     pub fn new(mut out: W, header: Header) -> Result<Self, GgufError> {
         out.write_all(&header.encode())?;
-        Ok(Self { out, header, current: 0, written: 0 })
+        Ok(Self::after(Vec::new(), out, header))
+    }
+
+    /// Before the tensor that follows those with `checksums`.
+    fn after(checksums: Vec<u64>, out: W, header: Header) -> Self {
+        let slot = header.checksum_slot();
+        Self { out, header, checksums, written: 0, checksum: Checksum::new(), slot }
     }
 
     /// Appends to the current tensor's bytes; when it has them all, the next becomes current. A
@@ -168,14 +223,20 @@ impl<W: Write> Writer<W> {
             return Err(GgufError::TensorOverflow { name, extra: len - room });
         }
         self.out.write_all(data)?;
+        self.checksum.update(data);
         self.written += len;
         if len == room && len > 0 {
             let padding = self.written.next_multiple_of(ALIGNMENT as u64) - self.written;
             self.out.write_all(&[0; ALIGNMENT][..padding as usize])?;
-            self.current += 1;
+            self.checksums.push(std::mem::take(&mut self.checksum).value());
             self.written = 0;
         }
         Ok(())
+    }
+
+    /// The checksums of the tensors that are complete.
+    pub fn checksums(&self) -> &[u64] {
+        &self.checksums
     }
 
     /// Ends the file: flushes and gives back what it was written to.
@@ -195,6 +256,56 @@ impl<W: Write> Writer<W> {
     }
 
     fn current(&self) -> Option<&TensorInfo> {
-        self.header.tensors.get(self.current)
+        self.header.tensors.get(self.checksums.len())
+    }
+}
+
+impl<W: Write + Seek> Writer<W> {
+    /// Goes on with a file in which `header` and the tensors with `checksums`, the first ones, are
+    /// complete.
+    ///
+    /// # Errors
+    /// If `out` cannot be moved to where the next tensor begins.
+    ///
+    /// # Panics
+    /// If there are more checksums than tensors.
+    pub fn resume(mut out: W, header: Header, checksums: Vec<u64>) -> Result<Self, GgufError> {
+        let data = match header.tensors.get(checksums.len()) {
+            Some(next) => next.offset,
+            None if header.tensors.len() == checksums.len() => header.data_bytes(),
+            None => panic!("more tensors are finished than there are"),
+        };
+        out.seek(SeekFrom::Start(header.encode().len() as u64 + data))?;
+        Ok(Self::after(checksums, out, header))
+    }
+
+    /// Writes the checksums of the complete tensors into the header, zeros for the rest. Does
+    /// nothing if it has no room for them.
+    ///
+    /// # Errors
+    /// If `out` cannot be written.
+    pub fn write_checksums(&mut self) -> Result<(), GgufError> {
+        let Some(slot) = self.slot.clone() else { return Ok(()) };
+        let mut checksums = self.checksums.clone();
+        checksums.resize(self.header.tensors.len(), 0);
+        self.replace(&slot, checksums)
+    }
+
+    /// Writes `value` in the place of the one that the header has in `slot`.
+    ///
+    /// # Errors
+    /// If `out` cannot be written.
+    ///
+    /// # Panics
+    /// If the new value takes more or fewer bytes than the old one.
+    pub fn replace(&mut self, slot: &Slot, value: impl Into<OwnedValue>) -> Result<(), GgufError> {
+        let mut bytes = Vec::new();
+        value.into().encode(&mut bytes);
+        assert_eq!(bytes.len(), slot.0.len(), "a header keeps its length");
+        let end = self.out.stream_position()?;
+        self.out.seek(SeekFrom::Start(slot.0.start as u64))?;
+        self.out.write_all(&bytes)?;
+        self.out.seek(SeekFrom::Start(end))?;
+        Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! GGUF: what is written is read back, and what is malformed is refused for the right reason.
 
+mod checksums;
 mod malformed;
 mod round_trip;
 mod splits;

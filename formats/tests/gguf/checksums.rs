@@ -1,0 +1,158 @@
+//! Checksums in the header: put there while a file is written, and found again.
+
+use std::io::Cursor;
+
+use lapidary_formats::gguf::{read_metadata, Checksum, Checksums, CHECKSUMS_KEY};
+
+use super::*;
+
+/// Three tensors, two of which end between multiples of 32, and room for their checksums.
+fn header() -> Header {
+    let mut header = Header::new();
+    header.set("answer", 42u32);
+    header.add_tensor("x", QuantType::F32, &[5, 3]).unwrap();
+    header.add_tensor("y", QuantType::Q8_0, &[64]).unwrap();
+    header.add_tensor("z", QuantType::F16, &[16, 2]).unwrap();
+    header.reserve_checksums();
+    header
+}
+
+fn data(header: &Header, i: usize) -> Vec<u8> {
+    contents(i, header.tensors()[i].bytes as usize)
+}
+
+/// A writer with the tensors from `from` to `to` written.
+fn write_tensors(writer: &mut Writer<Cursor<Vec<u8>>>, header: &Header, from: usize, to: usize) {
+    for i in from..to {
+        data(header, i).chunks(7).for_each(|piece| writer.write(piece).unwrap());
+        writer.write_checksums().unwrap();
+    }
+}
+
+fn whole() -> Vec<u8> {
+    let header = header();
+    let mut writer = Writer::new(Cursor::new(Vec::new()), header.clone()).unwrap();
+    write_tensors(&mut writer, &header, 0, 3);
+    writer.finish().unwrap().into_inner()
+}
+
+#[test]
+fn the_algorithm_is_xxh3() {
+    // From the reference: xxhsum -H3 of an empty file, and of the three bytes.
+    assert_eq!(Checksum::of(b""), 0x2d06_8005_38d3_94c2);
+    assert_eq!(Checksum::of(b"abc"), 0x78af_5f94_892f_3950);
+    let long: Vec<u8> = (0..10_000u32).map(|i| ((i * i) >> 3) as u8).collect();
+    let mut pieces = Checksum::new();
+    long.chunks(77).for_each(|piece| pieces.update(piece));
+    assert_eq!(pieces.value(), Checksum::of(&long));
+}
+
+#[test]
+fn every_tensors_checksum_is_stored() {
+    let gguf = open(&whole()).unwrap();
+    let expected: Vec<u64> = gguf.tensors().map(|t| Checksum::of(t.data)).collect();
+    assert_eq!(gguf.checksums(), Checksums::Stored(expected));
+    assert_eq!(open(&small().bytes()).unwrap().checksums(), Checksums::Absent);
+}
+
+#[test]
+fn a_file_is_gone_on_with_after_any_tensor() {
+    let header = header();
+    for n in 0..=3 {
+        let mut writer = Writer::new(Cursor::new(Vec::new()), header.clone()).unwrap();
+        write_tensors(&mut writer, &header, 0, n);
+        let checksums = writer.checksums().to_vec();
+        // What follows is not there, or is to be overwritten.
+        let begun = whole();
+        let stored = header.stored_checksums(&begun).unwrap();
+        assert_eq!(stored[..n], checksums);
+        let mut writer = match n {
+            0 => Writer::new(Cursor::new(begun), header.clone()).unwrap(),
+            _ => Writer::resume(Cursor::new(begun), header.clone(), checksums.clone()).unwrap(),
+        };
+        writer.write_checksums().unwrap();
+        write_tensors(&mut writer, &header, n, 3);
+        assert!(writer.finish().unwrap().into_inner() == whole(), "{n}");
+    }
+}
+
+#[test]
+fn a_beginning_is_told_from_another_file() {
+    let (header, whole) = (header(), whole());
+    let len = header.encode().len();
+    // None can be trusted before the header is there.
+    for cut in [0, 3, 40, len - 1] {
+        assert_eq!(header.stored_checksums(&whole[..cut]), Some(vec![]), "{cut}");
+    }
+    assert_eq!(header.stored_checksums(&whole[..len]).unwrap().len(), 3);
+    let slot = header.checksum_slot().unwrap().range();
+    for at in 0..len {
+        let mut other = whole.clone();
+        other[at] ^= 1;
+        let is_checksum = slot.contains(&at) && at >= slot.end - 3 * 8;
+        assert_eq!(header.stored_checksums(&other).is_some(), is_checksum, "{at}");
+    }
+}
+
+#[test]
+fn values_of_the_same_length_are_replaced() {
+    let mut header = header();
+    header.set("error", 0.0f64);
+    let (error, answer) = (header.slot("error").unwrap(), header.slot("answer").unwrap());
+    assert_eq!(header.slot("question"), None);
+    let mut writer = Writer::new(Cursor::new(Vec::new()), header.clone()).unwrap();
+    write_tensors(&mut writer, &header, 0, 2);
+    writer.replace(&error, 0.125f64).unwrap();
+    write_tensors(&mut writer, &header, 2, 3);
+    writer.replace(&answer, 43u32).unwrap();
+    let bytes = writer.finish().unwrap().into_inner();
+    assert_eq!(bytes.len() as u64, header.file_bytes());
+    let gguf = open(&bytes).unwrap();
+    assert_eq!(gguf.f32("error").unwrap(), Some(0.125));
+    assert_eq!(gguf.u32("answer").unwrap(), Some(43));
+    assert_eq!(gguf.tensor("z").unwrap().data, data(&header, 2));
+}
+
+#[test]
+#[should_panic(expected = "a header keeps its length")]
+fn values_of_another_length_are_refused() {
+    let header = header();
+    let mut writer = Writer::new(Cursor::new(Vec::new()), header.clone()).unwrap();
+    let _ = writer.replace(&header.slot("answer").unwrap(), 43u64);
+}
+
+#[test]
+fn checksums_of_other_tensors_are_useless() {
+    let useless = |header: Header| {
+        let mut writer = Writer::new(Cursor::new(Vec::new()), header.clone()).unwrap();
+        write_tensors(&mut writer, &header, 0, header.tensors().len());
+        matches!(
+            open(&writer.finish().unwrap().into_inner()).unwrap().checksums(),
+            Checksums::Useless(_)
+        )
+    };
+    assert!(!useless(header()));
+    let mut more = header();
+    more.add_tensor("more", QuantType::F32, &[4]).unwrap();
+    assert!(useless(more));
+    let mut unknown = header();
+    unknown.set("lapidary.checksum.type", "crc32");
+    assert!(useless(unknown));
+    let mut strange = header();
+    strange.set(CHECKSUMS_KEY, vec![1.5f32; 3]);
+    assert!(useless(strange));
+}
+
+#[test]
+fn metadata_are_read_without_tensors() {
+    let (header, whole) = (header(), whole());
+    let end = header.checksum_slot().unwrap().range().end;
+    for len in [end, end + 10, whole.len()] {
+        let metadata = read_metadata(&whole[..len]).unwrap();
+        let keys: Vec<&str> = metadata.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, header.metadata().map(|(key, _)| key).collect::<Vec<_>>());
+        assert_eq!(metadata[0].1.as_int(), Some(42));
+    }
+    assert!(read_metadata(&whole[..end - 1]).is_err());
+    assert!(read_metadata(b"something else").is_err());
+}

@@ -1,0 +1,96 @@
+//! `lapidary verify`: whether a file is sound.
+
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::Args as ClapArgs;
+use lapidary::verify::{verify, Finding, Problem, Verified, VerifyError};
+use serde_json::json;
+
+use super::convert::{bar, Bar};
+use super::inspect::size;
+use super::interrupt::{self, Interrupted};
+
+/// Check a model's file: structure, checksums, every value
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// A GGUF file (whoever wrote it) or a checkpoint directory
+    model: PathBuf,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = super::threads)]
+    threads: Option<NonZeroUsize>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command, which fails if anything is wrong with the file.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    interrupt::install()?;
+    let mut bar = Bar(bar());
+    let result = verify(&args.model, args.threads.map(NonZeroUsize::get), &mut bar);
+    bar.0.finish_and_clear();
+    let verified = match result {
+        Err(VerifyError::Cancelled) => return Err(Interrupted.into()),
+        result => result?,
+    };
+    let mut out = io::stdout();
+    match args.json {
+        true => writeln!(out, "{}", report(&verified, &args))?,
+        false => print(&mut out, &verified, &args)?,
+    }
+    match verified.findings.len() {
+        0 => Ok(()),
+        1 => bail!("{}: one thing is wrong", args.model.display()),
+        n => bail!("{}: {n} things are wrong", args.model.display()),
+    }
+}
+
+fn print(out: &mut impl Write, verified: &Verified, args: &Args) -> io::Result<()> {
+    for finding in &verified.findings {
+        writeln!(out, "{finding}")?;
+    }
+    let (tensors, bytes) = (verified.tensors, size(verified.bytes));
+    writeln!(out, "{}: {tensors} tensors, {bytes}, looked at", args.model.display())?;
+    match verified.no_checksums {
+        Some(why) => writeln!(out, "checksums {why}: changed bytes would go unnoticed")?,
+        None => writeln!(out, "{} checksums compared", verified.checksums)?,
+    }
+    if verified.findings.is_empty() {
+        writeln!(out, "nothing is wrong")?;
+    }
+    Ok(())
+}
+
+fn report(verified: &Verified, args: &Args) -> serde_json::Value {
+    json!({
+        "path": args.model.display().to_string(),
+        "ok": verified.findings.is_empty(),
+        "tensors": verified.tensors,
+        "bytes": verified.bytes,
+        "checksums": verified.checksums,
+        "findings": verified.findings.iter().map(finding).collect::<Vec<_>>(),
+    })
+}
+
+fn finding(finding: &Finding) -> serde_json::Value {
+    let kind = match finding.problem {
+        Problem::Checksum { .. } => "checksum",
+        Problem::NotFinite { .. } => "not_finite",
+        Problem::Model(_) => "model",
+    };
+    let (rows, first) = match finding.problem {
+        Problem::NotFinite { rows, first, .. } => (Some(rows), Some(first)),
+        _ => (None, None),
+    };
+    json!({
+        "path": finding.path.display().to_string(),
+        "tensor": finding.tensor,
+        "kind": kind,
+        "rows": rows,
+        "first_row": first,
+        "message": finding.problem.to_string(),
+    })
+}

@@ -1,0 +1,132 @@
+//! Going on with a conversion that was cut short. The unfinished file is its own journal: its
+//! header says what is being made from what, and has the checksums of the finished tensors.
+
+use std::path::Path;
+
+use lapidary_formats::gguf::{read_metadata, Checksum, Header, Value, CHECKSUMS_KEY};
+use lapidary_formats::map::MappedFile;
+
+use super::metadata::{FINGERPRINT, RECIPE, VERSION};
+use super::target::Target;
+use super::{ConvertError, Progress};
+use crate::model::Source;
+
+/// Bytes that are checked before they are given back.
+const PIECE: usize = 4 << 20;
+
+/// How far an unfinished file is.
+#[derive(Debug, Default)]
+pub(super) struct Finished {
+    /// Checksums of the tensors that are complete, the first ones of the file.
+    pub checksums: Vec<u64>,
+    /// Where they end, in bytes from the beginning of the file; zero if there are none.
+    pub len: u64,
+}
+
+/// How far the file at `part` is on its way to `header`, whose tensors are those of `source`. Every
+/// tensor that counts as finished has been read and compared with its checksum.
+///
+/// # Errors
+/// If another conversion began the file, if it cannot be read, or if `progress` says to stop.
+pub(super) fn finished(
+    part: &Path,
+    source: &Source,
+    header: &Header,
+    progress: &mut dyn Progress,
+) -> Result<Finished, ConvertError> {
+    let (map, mut finished) = (open(part)?, Finished::default());
+    let expected = header.encode();
+    let checksums = header.stored_checksums(map.bytes());
+    let checksums = checksums.ok_or_else(|| other(part, map.bytes(), &expected))?;
+    let offsets = header.tensors().iter().map(|t| expected.len() as u64 + t.offset);
+    let ends = offsets.skip(1).chain([header.file_bytes()]);
+    let tensors = header.tensors().iter().zip(source.tensors()).zip(checksums).zip(ends);
+    for (((info, spec), checksum), end) in tensors {
+        let at = expected.len() + info.offset as usize;
+        let Some(bytes) = map.bytes().get(at..end as usize) else { break };
+        let (data, padding) = bytes.split_at(info.bytes as usize);
+        let is_padded = padding.iter().all(|byte| *byte == 0);
+        if !is_padded || checksum_of(&map, data, progress)? != checksum {
+            break;
+        }
+        finished.checksums.push(checksum);
+        finished.len = end;
+        progress.tensor(&info.name);
+        progress.advanced(source.tensor(spec).data.len() as u64, info.bytes);
+    }
+    Ok(finished)
+}
+
+/// The checksum of a part of a file, of which little is in memory at a time.
+fn checksum_of(
+    map: &MappedFile,
+    data: &[u8],
+    progress: &mut dyn Progress,
+) -> Result<u64, ConvertError> {
+    let mut checksum = Checksum::new();
+    for piece in data.chunks(PIECE) {
+        if progress.cancelled() {
+            return Err(ConvertError::Cancelled);
+        }
+        checksum.update(piece);
+        map.release(piece);
+    }
+    Ok(checksum.value())
+}
+
+/// What becomes of the unfinished file when `error` ended its conversion: if the weights are not at
+/// fault, and a tensor is finished at least, it stays, and the error says so.
+pub(super) fn unfinished(target: Target, header: &Header, error: ConvertError) -> ConvertError {
+    use ConvertError::{Cancelled, Output, Write};
+    if !matches!(error, Cancelled | Output { .. } | Write { .. }) {
+        return error;
+    }
+    let stored = open(target.part()).ok().and_then(|map| header.stored_checksums(map.bytes()));
+    let finished = stored.iter().flatten().take_while(|checksum| **checksum != 0).count();
+    if finished == 0 {
+        return error;
+    }
+    let (part, tensors) = (target.part().to_owned(), header.tensors().len());
+    target.keep();
+    ConvertError::Unfinished { part, finished, tensors, cause: Box::new(error) }
+}
+
+fn open(part: &Path) -> Result<MappedFile, ConvertError> {
+    let error = |error| ConvertError::Output { path: part.to_owned(), error };
+    MappedFile::open(part).map_err(error)
+}
+
+/// The error for a file that does not begin with the header `expected`: the first key of interest
+/// whose values differ.
+fn other(part: &Path, found: &[u8], expected: &[u8]) -> ConvertError {
+    let path = part.to_owned();
+    let metadata = read_metadata(found).and_then(|found| Ok((found, read_metadata(expected)?)));
+    match metadata.ok().and_then(|(found, expected)| difference(&found, &expected)) {
+        Some((what, found, expected)) => {
+            ConvertError::OtherConversion { path, what, found, expected }
+        }
+        None => {
+            let cause = "has no header that a conversion could go on from";
+            ConvertError::Unsuitable { path, cause }
+        }
+    }
+}
+
+/// In what the metadata of two headers differ: a key or what it stands for, and both its values.
+fn difference(
+    found: &[(String, Value)],
+    expected: &[(String, Value)],
+) -> Option<(String, String, String)> {
+    let named = [(RECIPE, "recipe"), (FINGERPRINT, "source of fingerprint"), (VERSION, "version")];
+    let keys = expected.iter().chain(found).map(|(key, _)| (key.as_str(), key.as_str()));
+    let mut keys = named.into_iter().chain(keys.filter(|(key, _)| *key != CHECKSUMS_KEY));
+    keys.find_map(|(key, what)| {
+        let (found, expected) = (value(found, key), value(expected, key));
+        let text = |value: Option<Value>| value.map_or("absent".into(), |v| v.to_string());
+        (found != expected).then(|| (what.to_owned(), text(found), text(expected)))
+    })
+}
+
+fn value<'a>(metadata: &[(String, Value<'a>)], key: &str) -> Option<Value<'a>> {
+    metadata.iter().find(|(k, _)| k == key).map(|(_, value)| *value)
+}
