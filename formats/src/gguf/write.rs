@@ -284,6 +284,9 @@ impl<W: Write + Seek> Writer<W> {
     ///
     /// # Errors
     /// If `out` cannot be written.
+    ///
+    /// # Panics
+    /// If tensors were added to the header after it made room.
     pub fn write_checksums(&mut self) -> Result<(), GgufError> {
         let Some(slot) = self.slot.clone() else { return Ok(()) };
         let mut checksums = self.checksums.clone();

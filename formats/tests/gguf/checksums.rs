@@ -123,14 +123,8 @@ fn values_of_another_length_are_refused() {
 
 #[test]
 fn checksums_of_other_tensors_are_useless() {
-    let useless = |header: Header| {
-        let mut writer = Writer::new(Cursor::new(Vec::new()), header.clone()).unwrap();
-        write_tensors(&mut writer, &header, 0, header.tensors().len());
-        matches!(
-            open(&writer.finish().unwrap().into_inner()).unwrap().checksums(),
-            Checksums::Useless(_)
-        )
-    };
+    let useless =
+        |header| matches!(open(&write(header, 100)).unwrap().checksums(), Checksums::Useless(_));
     assert!(!useless(header()));
     let mut more = header();
     more.add_tensor("more", QuantType::F32, &[4]).unwrap();
