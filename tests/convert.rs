@@ -254,6 +254,34 @@ fn what_another_file_says_of_the_model_is_kept_and_of_its_storage_is_not() {
     assert_eq!(gguf.u32("general.file_type").unwrap(), Some(Recipe::Q8_0.file_type()));
 }
 
+/// What a file says of the model that it was made from.
+fn fingerprint(model: &Path) -> String {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("out.gguf");
+    to(&out, model, Recipe::Q8_0);
+    let source = open(&out);
+    source.gguf().unwrap().str("lapidary.source.fingerprint").unwrap().unwrap().to_owned()
+}
+
+#[test]
+fn the_fingerprint_is_that_of_the_model_wherever_it_lies() {
+    let micro_fingerprint = fingerprint(&micro());
+    let same = edited("generation_config.json", |_| {});
+    // The helper writes the file anew, without line feeds.
+    let original = micro().join("generation_config.json");
+    std::fs::copy(original, same.path().join("generation_config.json")).unwrap();
+    assert_eq!(fingerprint(same.path()), micro_fingerprint);
+    let template = edited("tokenizer_config.json", |json| json["chat_template"] = "{{ 1 }}".into());
+    let stop = edited("generation_config.json", |json| json["eos_token_id"] = 107.into());
+    let softcap = edited("config.json", |json| json["final_logit_softcapping"] = 31.0.into());
+    let others = [tiny(), template.path().into(), stop.path().into(), softcap.path().into()];
+    let mut all: Vec<String> = others.iter().map(|model| fingerprint(model)).collect();
+    all.push(micro_fingerprint);
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 5);
+}
+
 /// Adds up what it is told.
 #[derive(Default)]
 struct Counter {
