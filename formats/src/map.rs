@@ -82,7 +82,10 @@ impl MappedFile {
     pub fn release(&self, part: &[u8]) {
         #[cfg(unix)]
         {
-            let Some(Range { start: at, end }) = self.place(part) else { return };
+            // A touch maps pages around it as well, before `part` too, which were given back once.
+            const AROUND: usize = 2 << 20;
+            let Some(Range { start, end }) = self.place(part) else { return };
+            let at = start.saturating_sub(AROUND);
             let len = end - at;
             // SAFETY: the advice is unchecked because it loses what was written to private pages.
             // This map is read-only: its pages are the file's, and a reader that still borrows
