@@ -287,7 +287,7 @@ fn a_wrong_command_line_is_explained_by_usage() {
     let dir = TempDir::new().unwrap();
     let target = dir.path().join("out.gguf");
     let output = convert(&target, &["--quant", "Q9_Z"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(String::from_utf8(output.stderr).unwrap().contains("Q9_Z"));
     assert_eq!(names(dir.path()), [""; 0]);
 }

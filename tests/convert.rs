@@ -125,7 +125,7 @@ fn bytes_do_not_depend_on_threads_or_instructions() {
             let plan = plan(&source, recipe);
             let bytes = |threads, isa| {
                 let out = dir.path().join("out.gguf");
-                let options = Options { threads: Some(threads), isa, force: true };
+                let options = Options { threads: Some(threads), isa, force: true, resume: false };
                 convert(&source, &out, &plan, options, &mut ()).unwrap();
                 std::fs::read(out).unwrap()
             };

@@ -137,8 +137,7 @@ fn convert_on_a_full_disk(out: &Path, blocks: u32) -> String {
 fn a_write_that_fails_leaves_the_tensors_that_are_finished() {
     let dir = TempDir::new().unwrap();
     let path = |name: &str| dir.path().join(name);
-    let f32 = Options { recipe: Recipe::F32, ..OPTIONS };
-    to(&path("whole"), &micro(), f32).unwrap();
+    with(&path("whole"), &micro(), Recipe::F32, KEEP).unwrap();
     // 100 kB are less than the first tensor, 1.2 MB less than half of them all; shells that count
     // in kilobytes still stop before the end.
     let stderr = convert_on_a_full_disk(&path("out.gguf"), 200);
@@ -148,9 +147,10 @@ fn a_write_that_fails_leaves_the_tensors_that_are_finished() {
     assert!(stderr.contains("out.gguf.part: --resume goes on from there"), "{stderr}");
     assert_eq!(names(dir.path()), ["out.gguf.part", "whole"]);
 
-    let resume = Options { resume: true, ..f32 };
+    let resume = Options { resume: true, ..Options::default() };
     let source = Source::open(&micro()).unwrap();
-    let report = convert(&source, &path("out.gguf"), resume, &mut ()).unwrap();
+    let plan = Plan::of_recipe(&source, Recipe::F32);
+    let report = convert(&source, &path("out.gguf"), &plan, resume, &mut ()).unwrap();
     assert!(report.resumed > 0);
     assert!(fs::read(path("out.gguf")).unwrap() == fs::read(path("whole")).unwrap());
     assert_eq!(names(dir.path()), ["out.gguf", "whole"]);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::{golden, held_out, ids, micro, tiny};
-use lapidary::convert::{convert, Options as ConvertOptions, Recipe};
+use lapidary::convert::{convert, Options as ConvertOptions, Plan, Recipe};
 use lapidary::kernels::{Cpu, Isa, KvType};
 use lapidary::model::{Model, Rows, Source, State};
 use lapidary::perplexity::{
@@ -31,8 +31,9 @@ fn held_out_tokens(source: &Source) -> Vec<u32> {
 
 fn quantize(source: &Path, dir: &TempDir, recipe: Recipe) -> PathBuf {
     let file = dir.path().join(recipe.name());
-    let options = ConvertOptions { recipe, threads: None, force: false };
-    convert(&Source::open(source).unwrap(), &file, options, &mut ()).unwrap();
+    let source = Source::open(source).unwrap();
+    let plan = Plan::of_recipe(&source, recipe);
+    convert(&source, &file, &plan, ConvertOptions::default(), &mut ()).unwrap();
     file
 }
 

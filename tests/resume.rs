@@ -9,24 +9,34 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::{micro, tiny, StopAt};
-use lapidary::convert::{convert, ConvertError, Options, Progress, Recipe, Report};
+use lapidary::convert::{convert, ConvertError, Options, Plan, Progress, Recipe, Report};
 use lapidary::model::Source;
 use lapidary_formats::gguf::Gguf;
 use tempfile::TempDir;
 
-const OPTIONS: Options =
-    Options { recipe: Recipe::Q4_K_M, threads: Some(2), force: false, resume: false };
-const RESUME: Options = Options { resume: true, ..OPTIONS };
+/// From the beginning.
+fn anew() -> Options {
+    Options { threads: Some(2), ..Options::default() }
+}
+
+fn going_on() -> Options {
+    Options { resume: true, ..anew() }
+}
 
 /// A directory to convert the random model in.
 struct Place {
     dir: TempDir,
     source: Source,
+    recipe: Recipe,
 }
 
 impl Place {
     fn new() -> Self {
-        Self { dir: TempDir::new().unwrap(), source: Source::open(&micro()).unwrap() }
+        Self {
+            dir: TempDir::new().unwrap(),
+            source: Source::open(&micro()).unwrap(),
+            recipe: Recipe::Q4_K_M,
+        }
     }
 
     fn out(&self) -> PathBuf {
@@ -46,12 +56,21 @@ impl Place {
     }
 
     fn convert(&self, options: Options) -> Result<Report, ConvertError> {
-        convert(&self.source, &self.out(), options, &mut ())
+        self.convert_with(options, &mut ())
+    }
+
+    fn convert_with(
+        &self,
+        options: Options,
+        progress: &mut dyn Progress,
+    ) -> Result<Report, ConvertError> {
+        let plan = Plan::of_recipe(&self.source, self.recipe);
+        convert(&self.source, &self.out(), &plan, options, progress)
     }
 
     /// What a conversion in one go writes.
     fn whole(&self) -> Vec<u8> {
-        self.convert(OPTIONS).unwrap();
+        self.convert(anew()).unwrap();
         let bytes = fs::read(self.out()).unwrap();
         fs::remove_file(self.out()).unwrap();
         bytes
@@ -60,7 +79,7 @@ impl Place {
     /// Stops a conversion when `n` tensors are finished. (All of the model's tensors are smaller
     /// than a slice.)
     fn cut_after(&self, n: usize, options: Options) {
-        let error = convert(&self.source, &self.out(), options, &mut StopAt::new(n)).unwrap_err();
+        let error = self.convert_with(options, &mut StopAt::new(n)).unwrap_err();
         let message = error.to_string();
         let ConvertError::Unfinished { part, finished, tensors, cause } = error else {
             panic!("{message}")
@@ -72,7 +91,7 @@ impl Place {
 
     /// Goes on, and compares; gives the number of tensors that were finished.
     fn resume(&self, whole: &[u8]) -> usize {
-        let report = self.convert(RESUME).unwrap();
+        let report = self.convert(going_on()).unwrap();
         assert!(fs::read(self.out()).unwrap() == whole);
         assert_eq!(self.names(), ["out.gguf"]);
         fs::remove_file(self.out()).unwrap();
@@ -96,7 +115,7 @@ fn every_tensor_is_a_place_to_go_on_from() {
     let whole = place.whole();
     for n in 1..=place.source.tensors().len() {
         // Other threads are no other conversion.
-        place.cut_after(n, Options { threads: Some([1, 2, 7][n % 3]), ..OPTIONS });
+        place.cut_after(n, Options { threads: Some([1, 2, 7][n % 3]), ..anew() });
         assert_eq!(place.resume(&whole), n);
     }
 }
@@ -115,7 +134,7 @@ fn a_conversion_can_be_cut_short_again_and_again() {
 impl Place {
     fn cut_after_questions(&self, questions: usize, expected: usize) {
         let mut stop = StopAt::new(questions);
-        match convert(&self.source, &self.out(), RESUME, &mut stop).unwrap_err() {
+        match self.convert_with(going_on(), &mut stop).unwrap_err() {
             ConvertError::Unfinished { finished, .. } => assert_eq!(finished, expected),
             other => panic!("{other}"),
         }
@@ -127,8 +146,8 @@ fn without_resume_or_without_a_beginning_everything_is_done() {
     let place = Place::new();
     let whole = place.whole();
     assert_eq!(place.resume(&whole), 0);
-    place.cut_after(10, OPTIONS);
-    let report = place.convert(OPTIONS).unwrap();
+    place.cut_after(10, anew());
+    let report = place.convert(anew()).unwrap();
     assert_eq!(report.resumed, 0);
     assert!(fs::read(place.out()).unwrap() == whole);
 }
@@ -177,14 +196,14 @@ fn a_finished_tensor_whose_bytes_have_changed_is_made_anew() {
     fs::remove_file(place.out()).unwrap();
     for (damaged, at) in [(0, ranges[0].start), (7, ranges[7].end - 1), (19, ranges[19].start + 5)]
     {
-        place.cut_after(20, OPTIONS);
+        place.cut_after(20, anew());
         let mut bytes = fs::read(place.part()).unwrap();
         bytes[at] ^= 0x10;
         fs::write(place.part(), bytes).unwrap();
         assert_eq!(place.resume(&whole), damaged);
     }
     // Bytes behind the last finished tensor are no part of anything.
-    place.cut_after(20, OPTIONS);
+    place.cut_after(20, anew());
     let mut bytes = fs::read(place.part()).unwrap();
     bytes.extend([0xa5; 10_000]);
     fs::write(place.part(), bytes).unwrap();
@@ -193,10 +212,10 @@ fn a_finished_tensor_whose_bytes_have_changed_is_made_anew() {
 
 #[test]
 fn another_conversion_is_not_gone_on_with() {
-    let place = Place::new();
-    place.cut_after(10, OPTIONS);
-    let q6 = Options { recipe: Recipe::Q6_K, ..RESUME };
-    place.refuses(q6, "was begun with the recipe Q4_K_M, this conversion has Q6_K");
+    let mut place = Place::new();
+    place.cut_after(10, anew());
+    place.recipe = Recipe::Q6_K;
+    place.refuses(going_on(), "was begun with the recipe Q4_K_M, this conversion has Q6_K");
 
     // The same model but for one weight.
     let other = TempDir::new().unwrap();
@@ -208,38 +227,39 @@ fn another_conversion_is_not_gone_on_with() {
     let mut bytes = fs::read(&shard).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&shard, bytes).unwrap();
-    let place = Place { source: Source::open(other.path()).unwrap(), ..place };
-    place.refuses(RESUME, "was begun with the source of fingerprint ");
+    let (source, recipe) = (Source::open(other.path()).unwrap(), Recipe::Q4_K_M);
+    let place = Place { source, recipe, ..place };
+    place.refuses(going_on(), "was begun with the source of fingerprint ");
     // Without --resume it is replaced.
-    place.convert(OPTIONS).unwrap();
+    place.convert(anew()).unwrap();
     assert_eq!(place.names(), ["out.gguf"]);
 }
 
 #[test]
 fn a_part_of_another_version_is_not_gone_on_with() {
     let place = Place::new();
-    place.cut_after(10, OPTIONS);
+    place.cut_after(10, anew());
     let mut bytes = fs::read(place.part()).unwrap();
     let key = b"lapidary.version";
     let at = bytes.windows(key.len()).position(|window| window == key).unwrap() + key.len() + 12;
     assert_eq!(bytes[at..][..5], *env!("CARGO_PKG_VERSION").as_bytes());
     bytes[at] = b'9';
     fs::write(place.part(), bytes).unwrap();
-    place.refuses(RESUME, "was begun with the version 9.");
+    place.refuses(going_on(), "was begun with the version 9.");
 }
 
 #[test]
 fn what_no_conversion_began_is_left_alone() {
     let place = Place::new();
-    for options in [OPTIONS, RESUME] {
+    for options in [anew(), going_on()] {
         fs::write(place.part(), "somebody's notes").unwrap();
         place.refuses(options, "was not begun by a conversion");
     }
     fs::write(place.part(), b"GGUF and nothing else that makes sense, but much of it").unwrap();
-    place.refuses(RESUME, "has no header that a conversion could go on from");
+    place.refuses(going_on(), "has no header that a conversion could go on from");
     fs::remove_file(place.part()).unwrap();
     fs::create_dir(place.part()).unwrap();
-    let error = place.convert(OPTIONS).unwrap_err().to_string();
+    let error = place.convert(anew()).unwrap_err().to_string();
     assert!(error.contains("out.gguf.part: is in the way and is no regular file"), "{error}");
 }
 
@@ -250,7 +270,7 @@ fn links_are_not_followed() {
     let victim = place.dir.path().join("victim");
     fs::write(&victim, "GGUF").unwrap();
     std::os::unix::fs::symlink(&victim, place.part()).unwrap();
-    place.refuses(OPTIONS, "is no regular file");
+    place.refuses(anew(), "is no regular file");
     assert_eq!(fs::read(&victim).unwrap(), b"GGUF");
 }
 
@@ -258,10 +278,10 @@ fn links_are_not_followed() {
 fn an_unfinished_file_is_not_converted_onto_itself() {
     let place = Place::new();
     // Everything is written, and the file is whole but for its name.
-    place.cut_after(36, OPTIONS);
+    place.cut_after(36, anew());
     let source = Source::open(&place.part()).unwrap();
     let place = Place { source, ..place };
-    place.refuses(OPTIONS, "belongs to the model that is being read");
+    place.refuses(anew(), "belongs to the model that is being read");
 }
 
 /// Converts once more to the same output, from within.
@@ -272,7 +292,7 @@ struct Intruder<'a> {
 
 impl Progress for Intruder<'_> {
     fn tensor(&mut self, _name: &str) {
-        for options in [OPTIONS, RESUME] {
+        for options in [anew(), going_on()] {
             let error = self.place.convert(options).unwrap_err();
             assert!(matches!(error, ConvertError::Busy { .. }), "{error}");
             self.refused += 1;
@@ -291,7 +311,7 @@ fn one_output_has_one_writer() {
     let place = Place::new();
     let whole = place.whole();
     let mut intruder = Intruder { place: &place, refused: 0 };
-    convert(&place.source, &place.out(), OPTIONS, &mut intruder).unwrap();
+    place.convert_with(anew(), &mut intruder).unwrap();
     assert_eq!(intruder.refused, 2 * 36);
     assert!(fs::read(place.out()).unwrap() == whole);
 }
@@ -317,9 +337,9 @@ impl Progress for Counter {
 #[test]
 fn progress_counts_what_is_finished_and_the_report_does_not() {
     let place = Place::new();
-    place.cut_after(20, OPTIONS);
+    place.cut_after(20, anew());
     let mut counter = Counter::default();
-    let report = convert(&place.source, &place.out(), RESUME, &mut counter).unwrap();
+    let report = place.convert_with(going_on(), &mut counter).unwrap();
     assert_eq!(counter.bytes, [counter.total, report.totals.bytes()]);
     let read = |specs: &[lapidary::model::TensorSpec]| -> u64 {
         specs.iter().map(|spec| place.source.tensor(spec).data.len() as u64).sum()

@@ -9,7 +9,7 @@ use std::process::Output;
 
 use assert_cmd::Command;
 use common::{micro, split, tiny};
-use lapidary::convert::{convert, Options, Recipe};
+use lapidary::convert::{convert, Options, Plan, Recipe};
 use lapidary::model::Source;
 use lapidary::verify::{verify, Finding, Problem, Verified};
 use lapidary_formats::gguf::{Gguf, Header, Writer};
@@ -19,8 +19,9 @@ use tempfile::TempDir;
 fn converted(recipe: Recipe) -> (TempDir, PathBuf) {
     let dir = TempDir::new().unwrap();
     let out = dir.path().join("micro.gguf");
-    let options = Options { recipe, threads: Some(2), force: false, resume: false };
-    convert(&Source::open(&micro()).unwrap(), &out, options, &mut ()).unwrap();
+    let source = Source::open(&micro()).unwrap();
+    let plan = Plan::of_recipe(&source, recipe);
+    convert(&source, &out, &plan, Options::default(), &mut ()).unwrap();
     (dir, out)
 }
 

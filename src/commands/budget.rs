@@ -198,7 +198,7 @@ fn bytes(text: &str) -> Result<u64, String> {
     };
     let bytes = number * unit;
     // Exact in an f64, and no model is larger.
-    (bytes >= 1.0 && bytes < 9e15).then_some(bytes as u64).ok_or_else(expected)
+    (1.0..9e15).contains(&bytes).then_some(bytes as u64).ok_or_else(expected)
 }
 
 /// Parses bits per weight.

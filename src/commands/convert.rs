@@ -7,13 +7,17 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
-use lapidary::convert::{convert, ConvertError, Options, Progress, Report};
-use lapidary::kernels::Isa;
+use lapidary::convert::{convert_and_check, Check, ConvertError, Options, Progress, Report};
+use lapidary::kernels::{Cpu, Isa};
 use lapidary::model::Source;
+use lapidary_formats::quant::Effort;
 
 use super::budget::TypeArgs;
+use super::check::Checker;
+use super::importance::ImportanceArgs;
 use super::inspect::{print_totals, size, totals_json};
 use super::interrupt::{self, Interrupted};
+use super::perplexity::{print as print_divergence, two_json};
 
 /// Convert a checkpoint to a quantized GGUF file
 #[derive(ClapArgs, Debug)]
@@ -25,6 +29,14 @@ pub struct Args {
     output: Option<PathBuf>,
     #[command(flatten)]
     types: TypeArgs,
+    #[command(flatten)]
+    importance: ImportanceArgs,
+    /// How long to search for scales: default or best
+    #[arg(long, value_name = "EFFORT", default_value = "default", value_parser = effort)]
+    effort: Effort,
+    /// At the end, measure on this text how far the file is from its source, and keep that in it
+    #[arg(long, value_name = "TEXT")]
+    check: Option<PathBuf>,
     /// Threads [default: all cores]; the file does not depend on it
     #[arg(long, value_name = "N", value_parser = super::threads)]
     threads: Option<NonZeroUsize>,
@@ -49,9 +61,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let threads = args.threads.map(NonZeroUsize::get);
     let isa = args.isa.unwrap_or_default();
     let options = Options { threads, isa, force: args.force, resume: args.resume };
+    let cpu = Cpu::new(args.threads, isa)?;
     let mut bar = Bar(bar());
-    let chosen = args.types.choose(&source, None, options, &mut bar);
-    let chosen = chosen.map_err(explained)?;
+    let weighting = args.importance.weighting(&source, cpu.clone())?;
+    let chosen = args.types.choose(&source, weighting, options, &mut bar);
+    let mut chosen = chosen.map_err(explained)?;
+    chosen.plan.effort = args.effort;
     let mut out = io::stdout();
     let Some(output) = args.output.as_deref().filter(|_| !args.types.only_plan()) else {
         bar.0.finish_and_clear();
@@ -64,16 +79,26 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         bar.0.suspend(|| chosen.print(&mut out, &source))?;
         writeln!(out)?;
     }
-    let result = convert(&source, output, &chosen.plan, options, &mut bar);
+    let checker = args.check.as_deref().map(|text| Checker::new(&source, text, cpu));
+    let mut checker = checker.transpose()?;
+    let mut check = checker.as_mut().map(|checker| |part: &Path| checker.measure(part));
+    let check = check.as_mut().map(|check| check as Check);
+    let result = convert_and_check(&source, output, &chosen.plan, options, check, &mut bar);
     bar.0.finish_and_clear();
     let report = result.map_err(explained)?;
+    let found = checker.and_then(|checker| checker.found);
     let name = &chosen.plan.name;
     if args.json {
         let mut json = json(&report, name, output);
         json["plan"] = chosen.json(&source);
+        json["check"] = found.as_ref().map(two_json).into();
         writeln!(out, "{json}")?;
     } else {
         print(&mut out, &report, name, output)?;
+        if let Some(found) = &found {
+            writeln!(out)?;
+            print_divergence(&mut out, found)?;
+        }
     }
     Ok(())
 }
@@ -82,6 +107,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 fn explained(error: ConvertError) -> anyhow::Error {
     match &error {
         ConvertError::Cancelled => Interrupted.into(),
+        // What is measured ends early by Ctrl-C only with a message of its own.
         ConvertError::Unfinished { cause, .. } => {
             let message = format!("{error}: --resume goes on from there");
             if !matches!(**cause, ConvertError::Cancelled) {
@@ -94,6 +120,15 @@ fn explained(error: ConvertError) -> anyhow::Error {
         ConvertError::Exists { .. } => anyhow!("{error}; --force replaces it"),
         ConvertError::OtherConversion { .. } => anyhow!("{error}; without --resume it is replaced"),
         _ => error.into(),
+    }
+}
+
+/// Parses `--effort`.
+fn effort(name: &str) -> Result<Effort, String> {
+    match name {
+        "default" => Ok(Effort::Default),
+        "best" => Ok(Effort::Best),
+        _ => Err("it is default or best".to_owned()),
     }
 }
 

@@ -11,8 +11,10 @@ pub mod verify;
 
 mod budget;
 mod bundled;
+mod check;
 mod conversation;
 mod generate;
+mod importance;
 pub mod interrupt;
 mod prompt;
 mod stats;

@@ -137,7 +137,8 @@ fn run_two(
     Ok(())
 }
 
-fn print(out: &mut impl Write, d: &Divergence) -> io::Result<()> {
+/// Prints how far a model is from its original.
+pub fn print(out: &mut impl Write, d: &Divergence) -> io::Result<()> {
     let percent = |Estimate { value, standard_error }| Estimate {
         value: 100.0 * value,
         standard_error: 100.0 * standard_error,
@@ -170,7 +171,8 @@ fn one_json(p: &Perplexity) -> Value {
 }
 
 /// The same keys, and those of the comparison.
-fn two_json(d: &Divergence) -> Value {
+/// The same for programs.
+pub fn two_json(d: &Divergence) -> Value {
     let estimate = |e: Estimate| json!({ "value": e.value, "standard_error": e.standard_error });
     let Estimate { value: reference, standard_error } = d.reference;
     json!({

@@ -114,6 +114,14 @@ pub enum ConvertError {
         /// What is wrong.
         error: GgufError,
     },
+    /// The new file cannot be measured.
+    #[error("{}: cannot be checked: {error}", path.display())]
+    Check {
+        /// The output.
+        path: PathBuf,
+        /// What is wrong.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Even the smallest types exceed what was asked for.
     #[error("{}: a file of {limit} bytes was asked for, but the smallest has {smallest}", path.display())]
     Budget {

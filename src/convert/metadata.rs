@@ -1,6 +1,7 @@
 //! The metadata of a new file: the keys that llama.cpp's converter writes for `gemma2`.
 
 use lapidary_formats::gguf::{Gguf, Header};
+use lapidary_formats::quant::Effort;
 use lapidary_formats::vocab::Vocab;
 
 use super::fingerprint::fingerprint;
@@ -17,6 +18,11 @@ pub(super) const VERSION: &str = "lapidary.version";
 pub(super) const RECIPE: &str = "lapidary.recipe";
 /// ... and the [`fingerprint`] of the model that it was made from.
 pub(super) const FINGERPRINT: &str = "lapidary.source.fingerprint";
+
+/// A checksum of the importance that scales were chosen by.
+const IMATRIX: &str = "lapidary.imatrix";
+/// How long scales were searched for, unless it is the usual.
+const EFFORT: &str = "lapidary.effort";
 
 /// The header of a new file: all metadata, and the tensors of `source` in its order with the types
 /// that `plan` gives them. What the file is made from and how is part of it, and it has room for
@@ -40,6 +46,12 @@ pub(super) fn header(source: &Source, plan: &Plan) -> Result<Header, SourceError
     header.set(VERSION, env!("CARGO_PKG_VERSION"));
     header.set(RECIPE, plan.name.as_str());
     header.set(FINGERPRINT, fingerprint(source)?);
+    if plan.effort == Effort::Best {
+        header.set(EFFORT, "best");
+    }
+    if let Some(weighting) = &plan.weighting {
+        header.set(IMATRIX, format!("{:016x}", weighting.checksum()));
+    }
     header.reserve_checksums();
     Ok(header)
 }

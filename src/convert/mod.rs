@@ -8,10 +8,12 @@
 //! - [`Target`], `part`: the new file, which is either complete or not there, and what is beside it
 //!   until then.
 //! - `resume`: going on with what was cut short; `fingerprint`: knowing that it is the same model.
+//! - [`Check`]: measuring the new file before it gets its name.
 //! - [`Report`], [`Totals`]: what came of it.
 
 mod allocation;
 mod budget;
+mod check;
 mod damage;
 mod error;
 mod fingerprint;
@@ -26,8 +28,9 @@ mod target;
 mod weighting;
 
 pub use budget::{fit, Budget, Fitted};
+pub use check::Check;
 pub use error::ConvertError;
-pub use pipeline::{convert, Options, Progress};
+pub use pipeline::{convert, convert_and_check, Options, Progress};
 pub use plan::Plan;
 pub use recipe::{Recipe, UnknownRecipe};
 pub use report::{Report, Totals, TypeTotal};

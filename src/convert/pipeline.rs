@@ -11,6 +11,7 @@ use lapidary_formats::tensor::TensorView;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use super::check::{self, Check};
 use super::metadata::header;
 use super::resume::{finished, unfinished, Finished};
 use super::target::Target;
@@ -78,14 +79,33 @@ pub fn convert(
     options: Options,
     progress: &mut dyn Progress,
 ) -> Result<Report, ConvertError> {
+    convert_and_check(source, out, plan, options, None, progress)
+}
+
+/// The same, but before the file gets its name `check` measures it, and what it finds is stored in
+/// the file's metadata.
+///
+/// # Errors
+/// Those of [`convert`], and [`ConvertError::Check`].
+pub fn convert_and_check(
+    source: &Source,
+    out: &Path,
+    plan: &Plan,
+    options: Options,
+    check: Option<Check>,
+    progress: &mut dyn Progress,
+) -> Result<Report, ConvertError> {
     let start = Instant::now();
-    let header = header(source, plan)?;
+    let mut header = header(source, plan)?;
+    if check.is_some() {
+        check::reserve(&mut header);
+    }
     let pool = pool(options.threads)?;
     let mut report = outlook(source, &header);
     let mut target = Target::create(out, options.force, source, report.file_bytes)?;
     progress.started(report.bytes_read);
     let work = Work { source, header: &header, plan, isa: options.isa };
-    match work.write_file(&mut target, &pool, options.resume, progress) {
+    match work.write_file(&mut target, &pool, options.resume, check, progress) {
         Ok(resumed) => report.resumed = resumed,
         Err(error) => return Err(unfinished(target, &header, error)),
     }
@@ -140,6 +160,7 @@ impl Work<'_> {
         target: &mut Target,
         pool: &ThreadPool,
         resume: bool,
+        check: Option<Check>,
         progress: &mut dyn Progress,
     ) -> Result<usize, ConvertError> {
         let finished = match resume {
@@ -151,7 +172,12 @@ impl Work<'_> {
         let out = BufWriter::new(target.file());
         let mut slices = Slices::new(pool, target.path(), out, self.header, finished.checksums)?;
         self.write_tensors(&mut slices, SLICE, progress)?;
-        slices.finish()?;
+        let (_, checksums) = slices.finish()?;
+        if let Some(check) = check {
+            let found = check(target.part())
+                .map_err(|error| ConvertError::Check { path: target.path().to_owned(), error })?;
+            check::store(target, self.header, checksums, &found)?;
+        }
         progress.finished();
         target.sync()?;
         if progress.cancelled() {
@@ -191,7 +217,7 @@ impl Work<'_> {
                         Role::Norm => convert_norm(self.source, spec, out),
                         Role::Matrix => convert_rows(&view, requantize, self.isa, out),
                     };
-                    check(self.source, view.name, info.ty, largest)
+                    refuse(self.source, view.name, info.ty, largest)
                 })?;
                 self.source.release(data);
                 progress.advanced(data.len() as u64, bytes_out);
@@ -255,11 +281,14 @@ impl<'a, W: Write + Seek + Send> Slices<'a, W> {
         written.map_err(|error| self.error(error))
     }
 
-    /// Writes what is left, and gives back what was written to.
-    fn finish(mut self) -> Result<W, ConvertError> {
+    /// Writes what is left, and gives back what was written to,
+    /// together with the checksums of the tensors.
+    fn finish(mut self) -> Result<(W, Vec<u64>), ConvertError> {
         self.flush()?;
         let path = self.path.to_owned();
-        self.writer.finish().map_err(|error| ConvertError::Write { path, error })
+        let checksums = self.writer.checksums().to_vec();
+        let out = self.writer.finish().map_err(|error| ConvertError::Write { path, error })?;
+        Ok((out, checksums))
     }
 
     fn error(&self, error: GgufError) -> ConvertError {
@@ -300,7 +329,7 @@ fn convert_rows(view: &TensorView, requantize: Requantize, isa: Isa, out: &mut V
 }
 
 /// Refuses weights that the new file cannot hold. `name` is the tensor's in the source.
-fn check(source: &Source, name: &str, ty: QuantType, largest: f32) -> Result<(), ConvertError> {
+fn refuse(source: &Source, name: &str, ty: QuantType, largest: f32) -> Result<(), ConvertError> {
     let (path, name) = (|| source.path().to_owned(), || name.to_owned());
     if !largest.is_finite() {
         return Err(ConvertError::NotFinite { path: path(), name: name() });
@@ -333,7 +362,7 @@ mod tests {
         let mut slices = Slices::new(&pool, path, out, &header, Vec::new())?;
         let work = Work { source: &source, header: &header, plan: &plan, isa: Isa::best() };
         work.write_tensors(&mut slices, values, &mut ())?;
-        slices.finish()
+        Ok(slices.finish()?.0)
     }
 
     #[test]

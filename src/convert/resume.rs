@@ -77,8 +77,8 @@ fn checksum_of(
 /// What becomes of the unfinished file when `error` ended its conversion: if the weights are not at
 /// fault, and a tensor is finished at least, it stays, and the error says so.
 pub(super) fn unfinished(target: Target, header: &Header, error: ConvertError) -> ConvertError {
-    use ConvertError::{Cancelled, Output, Write};
-    if !matches!(error, Cancelled | Output { .. } | Write { .. }) {
+    use ConvertError::{Cancelled, Check, Output, Write};
+    if !matches!(error, Cancelled | Check { .. } | Output { .. } | Write { .. }) {
         return error;
     }
     let stored = open(target.part()).ok().and_then(|map| header.stored_checksums(map.bytes()));

@@ -1,15 +1,69 @@
-//! How much each column of each matrix counts.
+//! How much each column of each matrix counts, from an importance matrix.
+
+use lapidary_formats::gguf::Checksum;
+use lapidary_formats::imatrix::{Flaw, Imatrix};
+
+use crate::model::{Role, Source};
 
 /// The importance of every matrix's columns, as far as it is known.
 #[derive(Clone, Debug, Default)]
 pub struct Weighting {
-    /// By tensor, in the order of the source's.
+    /// By tensor, in the order of [`Source::tensors`].
     by_tensor: Vec<Option<Vec<f32>>>,
+    /// What was wrong with some of them, by tensor name; conversion goes on.
+    pub flaws: Vec<(String, Flaw)>,
+    /// Columns that had no usable value and got a small one, by tensor name.
+    pub repaired: Vec<(String, usize)>,
 }
 
 impl Weighting {
+    /// What `imatrix` says of the matrices of `source`.
+    pub fn new(source: &Source, imatrix: &Imatrix) -> Self {
+        let mut all = Self::default();
+        for spec in source.tensors() {
+            let known = match spec.role {
+                Role::Norm => None,
+                Role::Matrix => match imatrix.importance(&spec.name, spec.shape[0]) {
+                    Ok(importance) => {
+                        if importance.repaired > 0 {
+                            all.repaired.push((spec.name.clone(), importance.repaired));
+                        }
+                        Some(importance.weights)
+                    }
+                    Err(flaw) => {
+                        all.flaws.push((spec.name.clone(), flaw));
+                        None
+                    }
+                },
+            };
+            all.by_tensor.push(known);
+        }
+        all
+    }
+
     /// The importance of tensor `i`'s columns, `[cols]`.
     pub(super) fn of(&self, i: usize) -> Option<&[f32]> {
         self.by_tensor.get(i)?.as_deref()
+    }
+
+    /// A checksum of all of it.
+    pub(super) fn checksum(&self) -> u64 {
+        let mut checksum = Checksum::new();
+        for weights in &self.by_tensor {
+            let weights = weights.as_deref().unwrap_or_default();
+            checksum.update(&(weights.len() as u64).to_le_bytes());
+            weights.iter().for_each(|w| checksum.update(&w.to_le_bytes()));
+        }
+        checksum.value()
+    }
+
+    /// Matrices whose importance is known.
+    pub fn len(&self) -> usize {
+        self.by_tensor.iter().flatten().count()
+    }
+
+    /// Whether no matrix's importance is known.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }

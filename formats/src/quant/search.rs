@@ -90,7 +90,7 @@ impl Effort {
     pub(super) fn stretches(self) -> &'static [f32] {
         match self {
             Self::Default => &[1.0, 16.0 / 15.0],
-            Self::Best => &[0.95, 1.0, 1.033, 1.067, 1.1, 1.15],
+            Self::Best => &[0.95, 1.0, 1.033, 1.067, 1.1, 1.15, 1.2],
         }
     }
 
@@ -400,7 +400,9 @@ impl Trials<'_> {
         let mean_code = l.div(q1, l.splat(total));
         let mean_rest = l.splat(mean - self.min);
         let covariance = l.sub(xq, l.mul(mean_rest, q1));
-        let free = l.div(covariance, l.max(l.sub(qq, l.mul(q1, mean_code)), tiny));
+        // Where all codes are one, the variance is rounding, which must not be divided by.
+        let least = l.max(l.mul(qq, l.splat(1e-6)), tiny);
+        let free = l.div(covariance, l.max(l.sub(qq, l.mul(q1, mean_code)), least));
         let m = l.add(min, l.sub(mean_rest, l.mul(free, mean_code)));
         // Where the offset would be too large: the best with the largest. What no offset at all is
         // worse than the best constant by is taken off.
