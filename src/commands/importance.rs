@@ -12,7 +12,7 @@ use lapidary::imatrix::{collect, Options};
 use lapidary::kernels::{Cpu, KvType};
 use lapidary::model::{Model, Source};
 use lapidary::tokenizer::{Special, Tokenizer};
-use lapidary_formats::imatrix::Imatrix;
+use lapidary_formats::imatrix::{Flaw, Imatrix};
 
 use super::interrupt;
 
@@ -75,8 +75,14 @@ fn calibrate(source: &Source, text: &Path, cpu: Cpu) -> anyhow::Result<Imatrix> 
 /// Says what is wrong with some matrices' importance, a line for each kind of trouble.
 fn warn(weighting: &Weighting, of: &Path) -> io::Result<()> {
     let (mut err, of) = (io::stderr(), of.display());
-    if let Some((name, flaw)) = weighting.flaws.first() {
-        let n = weighting.flaws.len();
+    let kind = |flaw: &Flaw| std::mem::discriminant(flaw);
+    let mut said = Vec::new();
+    for (name, flaw) in &weighting.flaws {
+        if said.contains(&kind(flaw)) {
+            continue;
+        }
+        said.push(kind(flaw));
+        let n = weighting.flaws.iter().filter(|(_, other)| kind(other) == kind(flaw)).count();
         writeln!(err, "{of}: {n} matrices are cut without importance, such as {name}: {flaw}")?;
     }
     if let Some((name, _)) = weighting.repaired.first() {

@@ -198,6 +198,8 @@ mod tests {
     fn what_counts_more_errs_less() {
         const COLS: usize = 2048;
         let (x, w) = data(COLS);
+        // Without those that stick out: where one value rules a block, its scale is no choice.
+        let x: Vec<f32> = x.into_iter().map(|x| x.clamp(-0.05, 0.05)).collect();
         let error = |ty: QuantType, importance| {
             let (mut bytes, mut y) = (vec![0; ty.row_bytes(COLS).unwrap()], vec![0.0; COLS]);
             ty.quantize_by(Plain, &x, importance, Effort::Default, &mut bytes);
@@ -208,8 +210,8 @@ mod tests {
         let choosing = QuantType::all()
             .filter(|ty| ty.block_len() > 1 && !matches!(ty, QuantType::Q8_0 | QuantType::Q8_K));
         for ty in choosing {
-            // It has to be clearly less. Q4_0 has one scale for 32 weights and little to choose.
-            let limit = if ty == QuantType::Q4_0 { 1.0 } else { 0.9 };
+            // A tenth less at least, importances being spread over three magnitudes.
+            let limit = 0.9;
             let ratio = error(ty, Some(&w)) / error(ty, None);
             assert!(ratio < limit, "{ty}: {ratio}");
         }
