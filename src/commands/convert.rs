@@ -31,7 +31,7 @@ pub struct Args {
     types: TypeArgs,
     #[command(flatten)]
     importance: ImportanceArgs,
-    /// How long to search for scales: default or best
+    /// How long to search for scales: fast, default or best
     #[arg(long, value_name = "EFFORT", default_value = "default", value_parser = effort)]
     effort: Effort,
     /// At the end, measure on this text how far the file is from its source, and keep that in it
@@ -126,9 +126,10 @@ fn explained(error: ConvertError) -> anyhow::Error {
 /// Parses `--effort`.
 fn effort(name: &str) -> Result<Effort, String> {
     match name {
+        "fast" => Ok(Effort::Fast),
         "default" => Ok(Effort::Default),
         "best" => Ok(Effort::Best),
-        _ => Err("it is default or best".to_owned()),
+        _ => Err("it is fast, default or best".to_owned()),
     }
 }
 

@@ -46,8 +46,10 @@ pub(super) fn header(source: &Source, plan: &Plan) -> Result<Header, SourceError
     header.set(VERSION, env!("CARGO_PKG_VERSION"));
     header.set(RECIPE, plan.name.as_str());
     header.set(FINGERPRINT, fingerprint(source)?);
-    if plan.effort == Effort::Best {
-        header.set(EFFORT, "best");
+    match plan.effort {
+        Effort::Fast => header.set(EFFORT, "fast"),
+        Effort::Default => {}
+        Effort::Best => header.set(EFFORT, "best"),
     }
     if let Some(weighting) = &plan.weighting {
         header.set(IMATRIX, format!("{:016x}", weighting.checksum()));

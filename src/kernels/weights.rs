@@ -178,7 +178,9 @@ mod tests {
         let (x, w) = data(COLS);
         let bytes: Vec<u8> = x.iter().flat_map(|x| x.to_le_bytes()).collect();
         for to in QuantType::all() {
-            for (importance, effort) in [(None, Effort::Default), (Some(&w[..]), Effort::Best)] {
+            let efforts = [Effort::Fast, Effort::Default, Effort::Best];
+            for (importance, effort) in [None, Some(&w[..]), Some(&w[..])].into_iter().zip(efforts)
+            {
                 let requantize = Requantize { from: QuantType::F32, to, importance, effort };
                 let run = |isa| {
                     let (mut x, mut out) = (vec![0.0; COLS], vec![0; to.row_bytes(COLS).unwrap()]);

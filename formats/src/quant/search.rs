@@ -75,6 +75,8 @@ impl Range {
 /// How long to search.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effort {
+    /// Half as long as it pays.
+    Fast,
     /// As long as it pays: twice as many trials of one kind lower the error by less than 0.5 %.
     #[default]
     Default,
@@ -89,6 +91,7 @@ impl Effort {
     #[inline(always)]
     pub(super) fn stretches(self) -> &'static [f32] {
         match self {
+            Self::Fast => &[1.0],
             Self::Default => &[1.0, 16.0 / 15.0],
             Self::Best => &[0.95, 1.0, 1.033, 1.067, 1.1, 1.15, 1.2],
         }
@@ -98,6 +101,7 @@ impl Effort {
     #[inline(always)]
     pub(super) fn refits(self) -> usize {
         match self {
+            Self::Fast => 1,
             Self::Default => 2,
             Self::Best => 6,
         }
@@ -107,7 +111,7 @@ impl Effort {
     #[inline(always)]
     pub(super) fn shifts(self) -> &'static [f32] {
         match self {
-            Self::Default => &[],
+            Self::Fast | Self::Default => &[],
             Self::Best => &[-0.4, -0.2, 0.0, 0.2, 0.4],
         }
     }
