@@ -9,6 +9,7 @@
 //!   [`Vocab::from_gguf`](crate::vocab::Vocab::from_gguf) and written by [`Header::set_vocab`].
 
 mod checksum;
+mod checksums;
 mod cursor;
 mod error;
 mod owned;
@@ -18,7 +19,8 @@ mod value;
 mod vocab;
 mod write;
 
-pub use checksum::{Checksum, Checksums, CHECKSUMS_KEY};
+pub use checksum::{Checksum, CHECKSUMS_KEY};
+pub use checksums::Checksums;
 pub use error::{GgufError, Malformed};
 pub use owned::OwnedValue;
 pub use read::{read_metadata, Gguf};

@@ -1,8 +1,10 @@
 //! The k-quants that have minimums (Q2_K, Q4_K, Q5_K), unpacked.
 
+use super::effort::Effort;
 use super::lanes::{Lanes, LANES};
 use super::q8_k::BlockQ8K;
-use super::search::{self, Effort, Moments, Offset, Range};
+use super::range::Range;
+use super::search::{self, Moments, Offset};
 
 /// 256 weights in `SUBS` sub-blocks, each with an integer scale and minimum:
 /// `x = d * scales[j] * q[i] - dmin * mins[j]`.

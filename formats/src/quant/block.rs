@@ -2,8 +2,8 @@
 
 use bytemuck::Pod;
 
+use super::effort::Effort;
 use super::lanes::Lanes;
-use super::search::Effort;
 
 /// One block of a quantized row: `LEN` weights in `size_of::<Self>()` bytes.
 ///

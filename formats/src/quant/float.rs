@@ -9,8 +9,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::block::Block;
+use super::effort::Effort;
 use super::lanes::Lanes;
-use super::search::Effort;
 
 /// IEEE binary32.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]

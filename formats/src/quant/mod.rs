@@ -14,7 +14,9 @@
 
 mod affine;
 mod block;
+mod effort;
 mod lanes;
+mod range;
 mod registry;
 mod search;
 mod symmetric;
@@ -33,9 +35,9 @@ mod q8_0;
 mod q8_k;
 
 pub use block::Block;
+pub use effort::Effort;
 pub use lanes::{Lanes, Plain, LANES};
 pub use registry::{QuantType, Traits};
-pub use search::Effort;
 
 /// The typed blocks, for kernels that read them directly.
 pub mod blocks {

@@ -6,11 +6,12 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::Block;
+use super::effort::Effort;
 use super::float::F16;
 use super::lanes::Lanes;
 use super::q2_k;
 use super::q8_k::BlockQ8K;
-use super::search::{Effort, Range};
+use super::range::Range;
 use super::symmetric::Symmetric;
 
 /// 256 weights in 110 bytes.

@@ -5,10 +5,12 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::Block;
+use super::effort::Effort;
 use super::float::F16;
 use super::lanes::Lanes;
 use super::q8_0::BlockQ8_0;
-use super::search::{self, Effort, Range};
+use super::range::Range;
+use super::search;
 
 const CODES: Range = Range::signed(4);
 

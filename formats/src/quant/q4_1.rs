@@ -6,10 +6,12 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::Block;
+use super::effort::Effort;
 use super::float::F16;
 use super::lanes::Lanes;
 use super::q8_0::BlockQ8_0;
-use super::search::{self, Effort, Moments, Offset, Range};
+use super::range::Range;
+use super::search::{self, Moments, Offset};
 
 const CODES: Range = Range::unsigned(4);
 

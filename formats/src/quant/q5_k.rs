@@ -7,11 +7,12 @@ use bytemuck::{Pod, Zeroable};
 
 use super::affine::Affine;
 use super::block::Block;
+use super::effort::Effort;
 use super::float::F16;
 use super::lanes::Lanes;
 use super::q4_k::Scales;
 use super::q8_k::BlockQ8K;
-use super::search::{Effort, Range};
+use super::range::Range;
 
 /// 256 weights in 176 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]

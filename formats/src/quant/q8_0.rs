@@ -6,9 +6,10 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::Block;
+use super::effort::Effort;
 use super::float::F16;
 use super::lanes::Lanes;
-use super::search::{self, Effort};
+use super::search;
 
 /// 32 weights in 34 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]

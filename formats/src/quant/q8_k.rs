@@ -6,9 +6,11 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::Block;
+use super::effort::Effort;
 use super::float::F32;
 use super::lanes::Lanes;
-use super::search::{self, Effort, Range};
+use super::range::Range;
+use super::search;
 
 /// Not -128: see [`BlockQ8K::qs`].
 const CODES: Range = Range { low: -127.0, high: 127.0 };

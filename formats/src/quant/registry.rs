@@ -1,8 +1,8 @@
 //! The registry: one row per type, the only list of types in the program.
 
 use super::block::{self, Block};
+use super::effort::Effort;
 use super::lanes::{Lanes, Plain};
-use super::search::Effort;
 use super::{float, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, q8_k};
 
 /// A tensor type, with ggml's number.

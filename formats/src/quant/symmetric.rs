@@ -1,8 +1,10 @@
 //! The k-quants without minimums (Q3_K, Q6_K), unpacked.
 
+use super::effort::Effort;
 use super::lanes::Lanes;
 use super::q8_k::BlockQ8K;
-use super::search::{self, Effort, Range};
+use super::range::Range;
+use super::search;
 
 /// Weights per sub-block.
 const SUB_LEN: usize = 16;
