@@ -39,7 +39,8 @@ fn a_file_is_as_large_as_it_may_be_and_no_larger() {
         for limit in [size(Recipe::Q2_K), size(Recipe::Q4_K_M), size(Recipe::Q8_0)] {
             let fitted = fitted(&source, Budget::File(limit));
             let bytes = written(&source, &fitted.plan);
-            assert_eq!(bytes, fitted.file_bytes);
+            // A kilobyte is for metadata that may come.
+            assert!((0..=1024).contains(&(fitted.file_bytes - bytes)), "{bytes}, {fitted:?}");
             // What is left is less than the largest step, one matrix to its next type: of the
             // embedding, a bit or two for a third of all weights.
             assert!(bytes <= limit && bytes as f64 > 0.85 * limit as f64, "{bytes} of {limit}");
@@ -127,6 +128,22 @@ fn the_command_prints_a_plan_and_writes_nothing() {
 }
 
 #[test]
+fn what_is_said_of_importance_and_of_a_check_is_within_the_size() {
+    let dir = TempDir::new().unwrap();
+    let (tiny, out) = (tiny(), dir.path().join("out.gguf"));
+    // Little text is enough for the keys.
+    let text = dir.path().join("text.txt");
+    std::fs::write(&text, &std::fs::read(common::held_out()).unwrap()[..10_000]).unwrap();
+    let (tiny, text) = (tiny.to_str().unwrap(), text.to_str().unwrap());
+    for size in ["1700000", "1700001", "2000000"] {
+        let convert = ["convert", tiny, "-o", out.to_str().unwrap(), "--force", "--size", size];
+        let more = ["--calibrate", text, "--check", text, "--effort", "fast"];
+        lapidary(&[&convert[..], &more].concat()).success();
+        assert!(std::fs::metadata(&out).unwrap().len() <= size.parse().unwrap());
+    }
+}
+
+#[test]
 fn the_command_keeps_to_the_memory_it_is_given() {
     let dir = TempDir::new().unwrap();
     let (tiny, out) = (tiny(), dir.path().join("out.gguf"));
@@ -135,7 +152,7 @@ fn the_command_keeps_to_the_memory_it_is_given() {
     let json = lapidary(&[&fit[..], &["--json"]].concat()).success();
     let json: serde_json::Value = serde_json::from_slice(&json.get_output().stdout).unwrap();
     let file = std::fs::metadata(out).unwrap().len();
-    assert_eq!(json["plan"]["file_bytes"].as_u64(), Some(file));
+    assert!((0..=1024).contains(&(json["plan"]["file_bytes"].as_u64().unwrap() - file)));
     let memory = Memory::new(open(&tiny).config(), file, 256, KvType::F16);
     assert!(memory.total() <= 6_000_000);
     for wrong in [&["--bpw", "4"][..], &["-q", "Q4_K_M"], &["--size", "much"], &["--fit", "0"]] {

@@ -107,10 +107,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 fn explained(error: ConvertError) -> anyhow::Error {
     match &error {
         ConvertError::Cancelled => Interrupted.into(),
-        // What is measured ends early by Ctrl-C only with a message of its own.
         ConvertError::Unfinished { cause, .. } => {
             let message = format!("{error}: --resume goes on from there");
-            if !matches!(**cause, ConvertError::Cancelled) {
+            if !matches!(**cause, ConvertError::Cancelled) && !interrupt::requested() {
                 return anyhow!(message);
             }
             // Nobody is left to hear of a closed stderr.

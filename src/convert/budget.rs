@@ -35,7 +35,8 @@ pub struct Fitted {
     pub plan: Plan,
     /// By tensor: the share of a matrix's square that is lost, weighted by importance; 0 for norms.
     pub errors: Vec<f64>,
-    /// Exact size of the file, in bytes.
+    /// Size of the file in bytes, with room for what is yet to be said in its metadata of importance
+    /// and of a check: it will be up to a kilobyte less.
     pub file_bytes: u64,
     /// The most that the file could have been, in bytes.
     pub limit: u64,
@@ -145,11 +146,15 @@ fn padded(bytes: u64) -> u64 {
     bytes.next_multiple_of(lapidary_formats::gguf::ALIGNMENT as u64)
 }
 
-/// Bytes of a file besides its tensors.
+/// More than the keys take that a plan for a budget does not know of: `lapidary.imatrix`,
+/// `lapidary.effort` and `lapidary.check.*`.
+const ROOM: u64 = 1 << 10;
+
+/// Bytes of a file besides its tensors, at most.
 fn overhead(source: &Source) -> Result<u64, ConvertError> {
     let plan = Plan::mixed(source, source.tensors().iter().map(|_| QuantType::F32).collect());
     let tensors: u64 = source.tensors().iter().map(|spec| padded(spec.bytes(QuantType::F32))).sum();
-    Ok(header(source, &plan)?.file_bytes() - tensors)
+    Ok(header(source, &plan)?.file_bytes() - tensors + ROOM)
 }
 
 /// The most bytes that the file may have.
