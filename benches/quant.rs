@@ -1,9 +1,10 @@
-//! Speed of the scalar reference, one row of 4,096 values, for every type of the registry:
-//! `cargo bench --bench quant`. Items are weights.
+//! Speed of the scalar reference, one row of 4,096 values, for every type of the registry, and of the
+//! quantizers of each instruction set: `cargo bench --bench quant`. Items are weights.
 
 use divan::counter::ItemsCount;
 use divan::Bencher;
-use lapidary_formats::quant::QuantType;
+use lapidary::kernels::{Isa, Requantize};
+use lapidary_formats::quant::{Effort, QuantType};
 
 const COLS: usize = 4096;
 
@@ -47,4 +48,41 @@ fn dot(bencher: Bencher, ty: QuantType) {
     let (w, a) = (row(ty), row(ty.traits().activation));
     let run = || (ty.traits().dot)(divan::black_box(&w), divan::black_box(&a));
     bencher.counter(ItemsCount::new(COLS)).bench_local(run);
+}
+
+#[divan::bench(args = sets())]
+fn requantize(bencher: Bencher, Set { ty, isa, effort }: &Set) {
+    let row: Vec<u8> =
+        values().iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
+    let (mut x, mut y) = (vec![0.0; COLS], vec![0; ty.row_bytes(COLS).unwrap()]);
+    let requantize =
+        Requantize { from: QuantType::BF16, to: *ty, importance: None, effort: *effort };
+    let run = || requantize.row(*isa, divan::black_box(&row), &mut x, &mut y);
+    bencher.counter(ItemsCount::new(COLS)).bench_local(run);
+}
+
+struct Set {
+    ty: QuantType,
+    isa: Isa,
+    effort: Effort,
+}
+
+impl std::fmt::Display for Set {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} {:?}", self.ty, self.isa.name(), self.effort)
+    }
+}
+
+/// Types with a search, from BF16, on every instruction set with every effort.
+fn sets() -> Vec<Set> {
+    let searched = QuantType::all().filter(|ty| ty.block_len() > 1 && ty.traits().stored);
+    let mut all = Vec::new();
+    for ty in searched {
+        for isa in Isa::available() {
+            for effort in [Effort::Fast, Effort::Default, Effort::Best] {
+                all.push(Set { ty, isa, effort });
+            }
+        }
+    }
+    all
 }

@@ -156,8 +156,8 @@ impl Measured {
 /// How far the squared error has to be below that of llama.cpp's quantizer, as a ratio to it.
 ///
 /// The coarse types, where errors are felt, by 5 %. That is missed where llama.cpp is told the
-/// importance: for Q3_K an exhaustive search (eight scales of scales, all integers, each refitted
-/// four times) comes to 0.98 to 0.99 of its error on the tiny model, so that there is nothing left to
+/// importance: for Q3_K even [`Effort::Best`] (seven scales of scales, all integers near, refitted
+/// three times) comes to 0.98 of its error on the tiny model, so that there is nothing left to
 /// find; for Q4_K it comes to 0.95, and so does [`Effort::Best`]. Q5_1, whose two scales are found
 /// from a grid, is a thousandth above. Q8_0 follows the same rule to the byte, and so differs by the
 /// rounding of the sums here and there.
@@ -194,8 +194,9 @@ fn quantize_errs_less_than_llama_cpp() {
                 // Q8_0 gives back what was Q8_0 before, without an error on either side.
                 let theirs = theirs.as_f64().unwrap().max(1e-12);
                 // The long search is for the types that gain by it, on not too many weights.
-                let best =
-                    (ty == QuantType::Q4_K && data.x.len() < 1 << 18).then_some(Effort::Best);
+                let best = (matches!(ty, QuantType::Q3_K | QuantType::Q4_K)
+                    && data.x.len() < 1 << 18)
+                    .then_some(Effort::Best);
                 for effort in [Some(Effort::Default), best].into_iter().flatten() {
                     let ratio = (data.error(ty, weighted, effort) / theirs).powi(2);
                     println!("{name:22} {key:13} {ty:5} {effort:?} {ratio:.4}");

@@ -4,13 +4,14 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{bail, Context};
 use lapidary::kernels::{Cpu, KvType};
 use lapidary::model::{Model, Source};
 use lapidary::perplexity::{compare, Divergence, Options};
-use lapidary::tokenizer::{Special, Tokenizer};
+use lapidary::tokenizer::Tokenizer;
 
 use super::interrupt;
+use super::text::Text;
 
 /// Tokens of a chunk, as `lapidary perplexity` has it.
 const N_CTX: usize = 512;
@@ -28,16 +29,13 @@ pub struct Checker<'a> {
 impl<'a> Checker<'a> {
     /// Reads the text, before the long work begins.
     pub fn new(source: &'a Source, text: &Path, cpu: Cpu) -> anyhow::Result<Self> {
-        let name = || text.display().to_string();
-        let content = std::fs::read_to_string(text).with_context(name)?;
+        let vocab = source.vocab()?;
         let tokenizer =
-            Tokenizer::new(source.vocab()?).with_context(|| source.path().display().to_string())?;
-        let tokens = tokenizer.encode_with_bos(&content, Special::Plain);
+            Tokenizer::new(vocab).with_context(|| source.path().display().to_string())?;
+        let Text { tokens, bos } = Text::read(text, &tokenizer)?;
         if tokens.len() < N_CTX {
-            anyhow::bail!("{}: {} tokens, a check takes {N_CTX}", name(), tokens.len());
+            bail!("{}: {} tokens, a check takes {N_CTX}", text.display(), tokens.len());
         }
-        let vocab = tokenizer.vocab();
-        let bos = vocab.bos.filter(|_| vocab.add_bos);
         Ok(Self { source, tokens, bos, cpu, found: None })
     }
 

@@ -11,11 +11,12 @@ use lapidary::convert::{ConvertError, Target};
 use lapidary::imatrix::{collect, Collected, Options};
 use lapidary::kernels::KvType;
 use lapidary::model::{Model, Source};
-use lapidary::tokenizer::{Special, Tokenizer};
+use lapidary::tokenizer::Tokenizer;
 use lapidary_formats::imatrix::Imatrix;
 
 use super::inspect::size;
 use super::interrupt;
+use super::text::Text;
 use super::CpuArgs;
 
 /// Compute an importance matrix, for conversions that know which columns matter
@@ -48,35 +49,18 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt::install()?;
-    let text =
-        std::fs::read_to_string(&args.file).with_context(|| args.file.display().to_string())?;
     let source = Source::open(&args.model)?;
     let tokenizer =
         Tokenizer::new(source.vocab()?).with_context(|| args.model.display().to_string())?;
+    let text = Text::read(&args.file, &tokenizer)?;
     // Before the work, which may take hours. It is a few megabytes, so that space is not asked for.
     let mut target = match Target::create(&args.output, args.force, &source, 0) {
         Err(error @ ConvertError::Exists { .. }) => bail!("{error}; --force replaces it"),
         target => target?,
     };
     target.begin(0)?;
-    let tokens = tokenizer.encode_with_bos(&text, Special::Plain);
     let model = Model::on(args.cpu.cpu()?, &source);
-    let vocab = tokenizer.vocab();
-    let options = Options {
-        n_ctx: args.ctx,
-        chunks: args.chunks,
-        kv: KvType::F16,
-        bos: vocab.bos.filter(|_| vocab.add_bos),
-    };
-    let bar = progress_bar();
-    let collected = collect(&model, &tokens, options, |done, chunks| {
-        bar.set_length(chunks as u64);
-        bar.set_position(done as u64);
-        !interrupt::requested()
-    });
-    bar.finish_and_clear();
-    let mut collected = collected.with_context(|| args.file.display().to_string())?;
-    interrupt::check()?;
+    let mut collected = collected(&model, text, (args.ctx, args.chunks), &args.file)?;
     // The name alone: the same text gives the same bytes wherever it lies.
     collected.imatrix.datasets.extend(file_name(&args.file));
     let bytes = write(&collected.imatrix, target, &args.output)?;
@@ -89,6 +73,27 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         warnings.print(&mut io::stderr(), &args.output)?;
     }
     Ok(())
+}
+
+/// Runs `model` over a text, which was read from `file`, in so many chunks of so many tokens, and shows
+/// how far it is.
+pub fn collected(
+    model: &Model<'_>,
+    text: Text,
+    (n_ctx, chunks): (NonZeroUsize, Option<NonZeroUsize>),
+    file: &Path,
+) -> anyhow::Result<Collected> {
+    let options = Options { n_ctx, chunks, kv: KvType::F16, bos: text.bos };
+    let bar = progress_bar();
+    let collected = collect(model, &text.tokens, options, |done, chunks| {
+        bar.set_length(chunks as u64);
+        bar.set_position(done as u64);
+        !interrupt::requested()
+    });
+    bar.finish_and_clear();
+    let collected = collected.with_context(|| file.display().to_string())?;
+    interrupt::check()?;
+    Ok(collected)
 }
 
 fn file_name(path: &Path) -> Option<String> {
@@ -177,6 +182,6 @@ fn json(args: &Args, collected: &Collected, warnings: &Warnings, bytes: u64) -> 
 }
 
 fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} chunks, {eta} left");
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} chunks read, {eta} left");
     ProgressBar::new(0).with_style(style.expect("the template is valid"))
 }

@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use lapidary::convert::Weighting;
-use lapidary::imatrix::{collect, Options};
-use lapidary::kernels::{Cpu, KvType};
+use lapidary::kernels::Cpu;
 use lapidary::model::{Model, Source};
-use lapidary::tokenizer::{Special, Tokenizer};
+use lapidary::tokenizer::Tokenizer;
 use lapidary_formats::imatrix::{Flaw, Imatrix};
 
-use super::interrupt;
+use super::imatrix::collected;
+use super::text::Text;
 
 /// Tokens of a chunk of the text for `--calibrate`, as llama.cpp's tool has it.
 const N_CTX: NonZeroUsize = NonZeroUsize::new(512).expect("it is not zero");
@@ -47,29 +46,10 @@ impl ImportanceArgs {
 
 /// Runs the model over a text.
 fn calibrate(source: &Source, text: &Path, cpu: Cpu) -> anyhow::Result<Imatrix> {
-    let name = || text.display().to_string();
-    let content = std::fs::read_to_string(text).with_context(name)?;
     let vocab = source.vocab()?;
     let tokenizer = Tokenizer::new(vocab).with_context(|| source.path().display().to_string())?;
-    let tokens = tokenizer.encode_with_bos(&content, Special::Plain);
-    let vocab = tokenizer.vocab();
-    let options = Options {
-        n_ctx: N_CTX,
-        chunks: None,
-        kv: KvType::F16,
-        bos: vocab.bos.filter(|_| vocab.add_bos),
-    };
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} chunks read, {eta} left");
-    let bar = ProgressBar::new(0).with_style(style.expect("the template is valid"));
-    let model = Model::on(cpu, source);
-    let collected = collect(&model, &tokens, options, |done, of| {
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
-        !interrupt::requested()
-    });
-    bar.finish_and_clear();
-    interrupt::check()?;
-    Ok(collected.with_context(name)?.imatrix)
+    let read = Text::read(text, &tokenizer)?;
+    Ok(collected(&Model::on(cpu, source), read, (N_CTX, None), text)?.imatrix)
 }
 
 /// Says what is wrong with some matrices' importance, a line for each kind of trouble.
@@ -90,8 +70,8 @@ fn warn(weighting: &Weighting, of: &Path) -> io::Result<()> {
         let n = weighting.repaired.len();
         writeln!(
             err,
-            "{of}: {columns} columns of {n} matrices, such as {name}, are zero or no numbers, and \
-             count little"
+            "{of}: {columns} columns of {n} matrices, such as {name}, are zero or no numbers: they count \
+             as the least or as the mean"
         )?;
     }
     Ok(())

@@ -18,6 +18,7 @@ mod importance;
 pub mod interrupt;
 mod prompt;
 mod stats;
+mod text;
 
 use std::num::NonZeroUsize;
 

@@ -12,9 +12,10 @@ use lapidary::model::{Model, Source};
 use lapidary::perplexity::{
     check_vocabularies, compare, measure, Divergence, Estimate, Options, Perplexity,
 };
-use lapidary::tokenizer::{Special, Tokenizer};
+use lapidary::tokenizer::Tokenizer;
 use serde_json::{json, Value};
 
+use super::text::Text;
 use super::{interrupt, CpuArgs};
 
 /// Measure the perplexity of a text, and how far a model is from its original (--reference)
@@ -47,22 +48,21 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let text =
-        std::fs::read_to_string(&args.file).with_context(|| args.file.display().to_string())?;
     let source = Source::open(&args.model)?;
     let tokenizer =
         Tokenizer::new(source.vocab()?).with_context(|| args.model.display().to_string())?;
     let reference = args.reference.as_deref().map(|path| open_reference(path, &args, &tokenizer));
     let reference = reference.transpose()?;
-    let tokens = tokenizer.encode_with_bos(&text, Special::Plain);
+    let Text { tokens, bos } = Text::read(&args.file, &tokenizer)?;
+    let options = args.options(bos);
     interrupt::install()?;
     let cpu = args.cpu.cpu()?;
     let model = Model::on(cpu.clone(), &source);
     match &reference {
-        None => run_one(&args, &model, &tokens, args.options(&tokenizer)),
+        None => run_one(&args, &model, &tokens, options),
         Some(reference) => {
             let reference = Model::on(cpu, reference);
-            run_two(&args, [&model, &reference], &tokens, args.options(&tokenizer))
+            run_two(&args, [&model, &reference], &tokens, options)
         }
     }
 }
@@ -76,14 +76,8 @@ fn open_reference(path: &Path, args: &Args, tokenizer: &Tokenizer) -> anyhow::Re
 }
 
 impl Args {
-    fn options(&self, tokenizer: &Tokenizer) -> Options {
-        let vocab = tokenizer.vocab();
-        Options {
-            n_ctx: self.ctx,
-            chunks: self.chunks.map(NonZeroUsize::get),
-            kv: self.kv,
-            bos: vocab.bos.filter(|_| vocab.add_bos),
-        }
+    fn options(&self, bos: Option<u32>) -> Options {
+        Options { n_ctx: self.ctx, chunks: self.chunks.map(NonZeroUsize::get), kv: self.kv, bos }
     }
 
     fn scored(&self, tokens: usize, chunks: usize, seconds: f64) -> String {
@@ -170,8 +164,7 @@ fn one_json(p: &Perplexity) -> Value {
     })
 }
 
-/// The same keys, and those of the comparison.
-/// The same for programs.
+/// The same for programs: the keys of a model by itself, and those of the comparison.
 pub fn two_json(d: &Divergence) -> Value {
     let estimate = |e: Estimate| json!({ "value": e.value, "standard_error": e.standard_error });
     let Estimate { value: reference, standard_error } = d.reference;

@@ -148,14 +148,13 @@ pub(super) fn encode(x: &[f32], d: f32, m: f32, codes: Range, q: &mut [u8]) {
     }
 }
 
-/// The squared error of `x = d * q + m` with the nearest codes, for each trial `(d, m)`, where `d` is
-/// not 0.
+/// The squared error of `x = d * q` with the nearest codes, for each trial `d`, which is not 0.
 #[inline(always)]
-pub(super) fn errors<L: Lanes>(l: L, x: &[f32], w: &[f32], d: L::V, m: L::V, codes: Range) -> L::V {
+pub(super) fn errors<L: Lanes>(l: L, x: &[f32], w: &[f32], d: L::V, codes: Range) -> L::V {
     let inverse = l.div(l.splat(1.0), d);
     let mut errors = l.splat(0.0);
     for (x, w) in x.iter().zip(w) {
-        let code = l.mul(l.sub(l.splat(*x), m), inverse);
+        let code = l.mul(l.splat(*x), inverse);
         let rest = l.sub(code, codes.nearest_lanes(l, code));
         errors = l.add(errors, l.mul(l.splat(*w), l.mul(rest, rest)));
     }

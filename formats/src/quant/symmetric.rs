@@ -106,7 +106,7 @@ impl Symmetric {
             let size = l.max(scales, l.sub(zero, scales));
             let scales = l.select_less(zero, size, scales, l.splat(1.0));
             let d = l.mul(l.splat(y.d), scales);
-            let errors = search::errors(l, x, w, d, l.splat(0.0), codes);
+            let errors = search::errors(l, x, w, d, codes);
             let (error, [scale]) = search::least(l, errors, [scales]);
             y.scales[j] = scale as i8;
             total += error;
