@@ -195,7 +195,7 @@ fn quantize_errs_less_than_llama_cpp() {
                 let theirs = theirs.as_f64().unwrap().max(1e-12);
                 // The long search is for the types that gain by it, on not too many weights.
                 let best = (matches!(ty, QuantType::Q3_K | QuantType::Q4_K)
-                    && data.x.len() < 1 << 18)
+                    && data.x.len() < 1 << 20)
                     .then_some(Effort::Best);
                 for effort in [Some(Effort::Default), best].into_iter().flatten() {
                     let ratio = (data.error(ty, weighted, effort) / theirs).powi(2);
