@@ -13,7 +13,7 @@ use lapidary_formats::imatrix::{Entry, Imatrix};
 use thiserror::Error;
 
 use crate::kernels::{Activations, KvType};
-use crate::model::{Model, ModelError, Observer, Readers, State};
+use crate::model::{Model, ModelError, Observer, Readers, State, StateOptions};
 use crate::perplexity::chunk;
 
 /// What to compute it from.
@@ -89,7 +89,7 @@ pub fn collect(
     let count = options.chunks.map_or(available, |n| n.get().min(available));
     let start = Instant::now();
     let mut collector = Collector::new(model.config().n_layer);
-    let mut state = State::new(model.config(), n_ctx, options.kv);
+    let mut state = State::new(model.config(), StateOptions::new(n_ctx, options.kv));
     let mut done = 0;
     for i in 0..count {
         let chunk = chunk(tokens, n_ctx, i, options.bos);

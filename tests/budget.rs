@@ -8,7 +8,7 @@ use assert_cmd::Command;
 use common::{micro, tiny};
 use lapidary::convert::{convert, fit, Budget, ConvertError, Fitted, Options, Plan, Recipe};
 use lapidary::kernels::{Isa, KvType};
-use lapidary::model::{Memory, Source};
+use lapidary::model::{Memory, Source, StateOptions};
 use lapidary_formats::quant::QuantType;
 use tempfile::TempDir;
 
@@ -67,7 +67,7 @@ fn memory_counts_the_cache_and_the_buffers() {
     let source = open(&tiny());
     let (bytes, n_ctx, kv) = (6_000_000, 256, KvType::F16);
     let fitted = fitted(&source, Budget::Memory { bytes, n_ctx, kv });
-    let memory = Memory::new(source.config(), fitted.file_bytes, n_ctx, kv);
+    let memory = Memory::new(source.config(), fitted.file_bytes, StateOptions::new(n_ctx, kv));
     assert!(memory.total() <= bytes && memory.total() > bytes * 9 / 10, "{memory:?}");
     assert_eq!(fitted.limit, bytes - memory.kv_cache - memory.buffers);
 }
@@ -153,7 +153,7 @@ fn the_command_keeps_to_the_memory_it_is_given() {
     let json: serde_json::Value = serde_json::from_slice(&json.get_output().stdout).unwrap();
     let file = std::fs::metadata(out).unwrap().len();
     assert!((0..=1024).contains(&(json["plan"]["file_bytes"].as_u64().unwrap() - file)));
-    let memory = Memory::new(open(&tiny).config(), file, 256, KvType::F16);
+    let memory = Memory::new(open(&tiny).config(), file, StateOptions::new(256, KvType::F16));
     assert!(memory.total() <= 6_000_000);
     for wrong in [&["--bpw", "4"][..], &["-q", "Q4_K_M"], &["--size", "much"], &["--fit", "0"]] {
         lapidary(&[&fit[..], wrong].concat()).failure();

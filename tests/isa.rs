@@ -4,7 +4,7 @@ mod common;
 
 use lapidary::convert::{convert, Options, Plan, Recipe};
 use lapidary::kernels::{Cpu, Isa, KvType};
-use lapidary::model::{Model, Rows, Source, State};
+use lapidary::model::{Model, Rows, Source, State, StateOptions};
 use lapidary::perplexity;
 
 use common::{golden, ids, micro, tiny};
@@ -39,7 +39,8 @@ fn for_each_recipe(checkpoint: &std::path::Path, check: impl Fn(&Source, Recipe)
 
 fn logits(source: &Source, isa: Isa, ids: &[u32], kv: KvType) -> Vec<f32> {
     let model = Model::on(Cpu::new(None, isa).unwrap(), source);
-    let (mut state, mut all) = (State::new(model.config(), ids.len(), kv), Vec::new());
+    let (mut state, mut all) =
+        (State::new(model.config(), StateOptions::new(ids.len(), kv)), Vec::new());
     model.forward(&mut state, ids, Rows::All, |_, logits| all.extend_from_slice(logits)).unwrap();
     all
 }

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use common::{golden, held_out, ids, micro, tiny};
 use lapidary::convert::{convert, Options as ConvertOptions, Plan, Recipe};
 use lapidary::kernels::{Cpu, Isa, KvType};
-use lapidary::model::{Model, Rows, Source, State};
+use lapidary::model::{Model, Rows, Source, State, StateOptions};
 use lapidary::perplexity::{
     check_vocabularies, compare, measure, Divergence, Options, PerplexityError, VocabularyMismatch,
 };
@@ -55,7 +55,7 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
 
 /// ln P of every token after those of a chunk's second half, by one plain forward pass.
 fn predictions(model: &Model<'_>, chunk: &[u32]) -> Vec<Vec<f64>> {
-    let mut state = State::new(model.config(), chunk.len(), KvType::F16);
+    let mut state = State::new(model.config(), StateOptions::new(chunk.len(), KvType::F16));
     let (inputs, mut rows) = (&chunk[..chunk.len() - 1], Vec::new());
     let sink = |_, logits: &mut [f32]| rows.push(log_softmax(logits));
     model.forward(&mut state, inputs, Rows::From(chunk.len() / 2), sink).unwrap();

@@ -5,7 +5,7 @@ mod common;
 
 use common::{golden, golden_f32, ids, nmse};
 use lapidary::kernels::KvType;
-use lapidary::model::{Model, Rows, Source, State};
+use lapidary::model::{Model, Rows, Source, State, StateOptions};
 use lapidary::perplexity::{self, Options};
 use lapidary::tokenizer::{Special, Tokenizer};
 
@@ -15,7 +15,7 @@ const F32_NMSE: f64 = 1e-10;
 
 /// Logits of all `ids`, evaluated in pieces of `piece` tokens.
 fn logits(model: &Model<'_>, ids: &[u32], piece: usize, kv: KvType) -> Vec<f32> {
-    let mut state = State::new(model.config(), ids.len(), kv);
+    let mut state = State::new(model.config(), StateOptions::new(ids.len(), kv));
     let mut all = Vec::new();
     for piece in ids.chunks(piece) {
         let sink = |_: usize, logits: &mut [f32]| all.extend_from_slice(logits);
@@ -66,7 +66,7 @@ fn greedy_tokens_are_those_of_transformers() {
     let golden = golden("tiny.json");
     let (mut tokens, expected) = (ids(&golden["prompt_ids"]), ids(&golden["greedy_ids"]));
     assert_eq!(expected.len(), 64);
-    let mut state = State::new(model.config(), 1024, KvType::F32);
+    let mut state = State::new(model.config(), StateOptions::new(1024, KvType::F32));
     let mut found = Vec::new();
     while found.len() < expected.len() {
         let logits = model.forward_last(&mut state, &tokens).unwrap();
@@ -132,12 +132,12 @@ fn truncated_positions_are_forgotten() {
     let source = Source::open(&common::tiny()).unwrap();
     let model = Model::load(&source, None).unwrap();
     let ids = &ids(&golden("tiny.json")["ids"])[..40];
-    let mut state = State::new(model.config(), 64, KvType::F16);
+    let mut state = State::new(model.config(), StateOptions::new(64, KvType::F16));
     model.forward_last(&mut state, &ids[..20]).unwrap();
     model.forward_last(&mut state, &[5, 6, 7]).unwrap();
     state.truncate(20);
     let found = model.forward_last(&mut state, &ids[20..]).unwrap().to_vec();
-    let mut fresh = State::new(model.config(), 64, KvType::F16);
+    let mut fresh = State::new(model.config(), StateOptions::new(64, KvType::F16));
     assert!(found == model.forward_last(&mut fresh, ids).unwrap());
 }
 
@@ -145,7 +145,7 @@ fn truncated_positions_are_forgotten() {
 fn what_cannot_be_evaluated_is_refused() {
     let source = Source::open(&common::tiny()).unwrap();
     let model = Model::load(&source, Some(1)).unwrap();
-    let mut state = State::new(model.config(), 4, KvType::F16);
+    let mut state = State::new(model.config(), StateOptions::new(4, KvType::F16));
     let error =
         |state: &mut State, ids: &[u32]| model.forward_last(state, ids).unwrap_err().to_string();
     assert_eq!(error(&mut state, &[2; 5]), "5 tokens do not fit the context of 4");

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use lapidary::kernels::KvType;
-use lapidary::model::{Model, Rows, Source, State};
+use lapidary::model::{Model, Rows, Source, State, StateOptions};
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args_os().skip(1).map(PathBuf::from);
@@ -24,7 +24,7 @@ fn main() -> anyhow::Result<()> {
 fn write_logits(file: &Path, ids: &[u32], out: &Path) -> anyhow::Result<()> {
     let source = Source::open(file)?;
     let model = Model::load(&source, None)?;
-    let mut state = State::new(model.config(), ids.len(), KvType::F32);
+    let mut state = State::new(model.config(), StateOptions::new(ids.len(), KvType::F32));
     let mut bytes = Vec::new();
     model.forward(&mut state, ids, Rows::All, |_, logits| {
         bytes.extend(logits.iter().flat_map(|x| x.to_le_bytes()));

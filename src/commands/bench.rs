@@ -13,7 +13,7 @@ use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use lapidary::bandwidth::read_gb_per_s;
 use lapidary::kernels::KvType;
-use lapidary::model::{Model, Role, Source, State, TOKEN_EMBD};
+use lapidary::model::{Model, Role, Source, State, StateOptions, TOKEN_EMBD};
 use serde_json::json;
 
 use super::inspect::size;
@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(short, value_name = "N", default_value_t = 3)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     r: u32,
-    /// What the key/value cache holds: f16 or f32
+    /// What the key/value cache holds: f16, q8_0 or f32
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::kv_type)]
     kv: KvType,
     /// Print one JSON object
@@ -83,7 +83,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let mut bench = Bench {
         model: &model,
-        state: State::new(model.config(), n_ctx, args.kv),
+        state: State::new(model.config(), StateOptions::new(n_ctx, args.kv)),
         ids: ids(n_ctx, model.config().n_vocab),
     };
     let mut out = io::stdout();
@@ -279,10 +279,7 @@ impl Report {
             "model": self.model,
             "threads": self.threads,
             "isa": self.isa,
-            "kv": match self.kv {
-                KvType::F16 => "f16",
-                KvType::F32 => "f32",
-            },
+            "kv": self.kv.name(),
             "weight_bytes": self.weight_bytes,
             "stream_gb_per_s": self.stream_gb_per_s,
             "results": results,

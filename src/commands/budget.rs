@@ -9,7 +9,7 @@ use lapidary::convert::{
     fit, Budget, ConvertError, Fitted, Options, Plan, Progress, Recipe, Weighting,
 };
 use lapidary::kernels::KvType;
-use lapidary::model::{Memory, Role, Source};
+use lapidary::model::{Memory, Role, Source, StateOptions};
 use lapidary_formats::quant::QuantType;
 use serde_json::json;
 
@@ -110,7 +110,7 @@ impl Chosen {
     ) -> io::Result<()> {
         writeln!(out, "\nfile         {:>11} of {}", size(fitted.file_bytes), size(fitted.limit))?;
         if let Budget::Memory { bytes, n_ctx, kv } = budget {
-            let m = Memory::new(source.config(), fitted.file_bytes, n_ctx, kv);
+            let m = Memory::new(source.config(), fitted.file_bytes, StateOptions::new(n_ctx, kv));
             writeln!(out, "cache        {:>11}, {n_ctx} tokens", size(m.kv_cache))?;
             writeln!(out, "buffers      {:>11}", size(m.buffers))?;
             writeln!(out, "in memory    {:>11} of {}", size(m.total()), size(bytes))?;

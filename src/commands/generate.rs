@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use lapidary::kernels::KvType;
-use lapidary::model::{Model, ModelError, State};
+use lapidary::model::{Model, ModelError, State, StateOptions};
 use lapidary::sampling::Sampler;
 use lapidary::tokenizer::{ControlPieces, Tokenizer};
 use thiserror::Error;
@@ -79,13 +79,13 @@ impl<'a> Session<'a> {
         sampler: Sampler,
         (n_ctx, kv): (usize, KvType),
     ) -> Self {
-        let state = State::new(model.config(), n_ctx, kv);
+        let state = State::new(model.config(), StateOptions::new(n_ctx, kv));
         Self { model, tokenizer, stop_ids, sampler, state, ids: Vec::new(), logits: Vec::new() }
     }
 
     /// The most tokens that it takes.
     pub fn n_ctx(&self) -> usize {
-        self.state.n_ctx()
+        self.state.options().n_ctx
     }
 
     /// Whether a prompt can be answered.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use lapidary::convert::Totals;
 use lapidary::kernels::KvType;
-use lapidary::model::{Config, Memory, Source};
+use lapidary::model::{Config, Memory, Source, StateOptions};
 use lapidary_formats::gguf::Value;
 use lapidary_formats::tensor::TensorView;
 use serde_json::json;
@@ -48,8 +48,8 @@ struct Inspected<'a> {
     tensors: Vec<TensorView<'a>>,
     totals: Totals,
     n_ctx: usize,
-    /// With the cache in F16 and in F32.
-    memory: [(&'static str, Memory); 2],
+    /// With each type of the cache.
+    memory: [(&'static str, Memory); 3],
 }
 
 impl<'a> Inspected<'a> {
@@ -62,8 +62,8 @@ impl<'a> Inspected<'a> {
         let sizes = tensors.iter().map(|t| (t.ty, t.len() as u64, t.data.len() as u64));
         let totals = Totals::new(sizes);
         let file = source.gguf().map_or(totals.bytes(), |gguf| gguf.file_bytes());
-        let memory = |kv| Memory::new(source.config(), file, n_ctx, kv);
-        let memory = [("f16", memory(KvType::F16)), ("f32", memory(KvType::F32))];
+        let memory = |kv| Memory::new(source.config(), file, StateOptions::new(n_ctx, kv));
+        let memory = KvType::ALL.map(|kv| (kv.name(), memory(kv)));
         Self { source, tensors, totals, n_ctx, memory }
     }
 
@@ -104,12 +104,12 @@ impl<'a> Inspected<'a> {
     }
 
     fn print_memory(&self, out: &mut impl Write) -> io::Result<()> {
-        writeln!(out, "\nMemory for a context of {} tokens, every layer whole", self.n_ctx)?;
+        writeln!(out, "\nMemory for a context of {} tokens", self.n_ctx)?;
         writeln!(out, "  cache        file       cache     buffers       total")?;
         for (kv, m) in &self.memory {
             let [file, cache, buffers, total] =
                 [m.file, m.kv_cache, m.buffers, m.total()].map(size);
-            writeln!(out, "  {kv}   {file:>11} {cache:>11} {buffers:>11} {total:>11}")?;
+            writeln!(out, "  {kv:<5} {file:>11} {cache:>11} {buffers:>11} {total:>11}")?;
         }
         Ok(())
     }

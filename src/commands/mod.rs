@@ -27,11 +27,10 @@ use lapidary::kernels::{Cpu, Isa, KvType, TeamError};
 
 /// Parses `--kv`.
 fn kv_type(name: &str) -> Result<KvType, String> {
-    match name {
-        "f16" => Ok(KvType::F16),
-        "f32" => Ok(KvType::F32),
-        _ => Err("it is f16 or f32".into()),
-    }
+    KvType::ALL.into_iter().find(|kv| kv.name() == name).ok_or_else(|| {
+        let names = KvType::ALL.map(KvType::name);
+        format!("it is one of {}", names.join(", "))
+    })
 }
 
 /// More threads than any machine has cores for would take minutes to start, and all of its memory.

@@ -57,7 +57,7 @@ pub struct Args {
     ctx: Option<u32>,
     #[command(flatten)]
     cpu: CpuArgs,
-    /// What the key/value cache holds: f16 or f32
+    /// What the key/value cache holds: f16, q8_0 or f32
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::kv_type)]
     kv: KvType,
     /// Print one JSON object at the end in place of the text

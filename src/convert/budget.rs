@@ -8,7 +8,7 @@ use super::metadata::header;
 use super::pipeline::pool;
 use super::{ConvertError, Options, Plan, Progress, Weighting};
 use crate::kernels::{Isa, KvType};
-use crate::model::{Memory, Role, Source, TensorSpec, OUTPUT, TOKEN_EMBD};
+use crate::model::{Memory, Role, Source, StateOptions, TensorSpec, OUTPUT, TOKEN_EMBD};
 
 /// What a model must not exceed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -162,8 +162,7 @@ fn file_limit(source: &Source, budget: Budget, weights: u64, overhead: u64) -> u
     match budget {
         Budget::File(bytes) => bytes,
         Budget::BitsPerWeight(bits) => overhead + (bits * weights as f64 / 8.0) as u64,
-        Budget::Memory { bytes, n_ctx, kv } => {
-            bytes.saturating_sub(Memory::new(source.config(), 0, n_ctx, kv).total())
-        }
+        Budget::Memory { bytes, n_ctx, kv } => bytes
+            .saturating_sub(Memory::new(source.config(), 0, StateOptions::new(n_ctx, kv)).total()),
     }
 }

@@ -90,7 +90,7 @@ fn k<S: Simd>(s: S, x: &[f32; 256]) -> Quantized<256> {
 /// As `BlockQ8_0::quantize`: codes are rounded half away from zero, with the scale as it was before
 /// it was rounded to a half.
 #[inline(always)]
-fn block_32<S: Simd>(s: S, x: &[f32; 32]) -> Quantized<32> {
+pub(super) fn block_32<S: Simd>(s: S, x: &[f32; 32]) -> Quantized<32> {
     let y = quantize::<S, 32, true>(s, x);
     Quantized { d: F16::from_f32(y.d).to_f32(), ..y }
 }

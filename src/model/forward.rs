@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::observer::{Observer, Readers};
 use super::read_ahead::ReadAhead;
-use super::state::{Buffers, Cache, LOGIT_ROWS, SLICE};
+use super::state::{Buffers, Cache, LOGIT_ROWS};
 use super::weights::{Layer, Weights};
 use super::{Config, Source, State};
 use crate::kernels::{
@@ -116,9 +116,10 @@ impl<'a> Model<'a> {
             Rows::From(row) => row,
             Rows::Last => tokens.len().saturating_sub(1),
         };
-        for (i, tokens) in tokens.chunks(SLICE).enumerate() {
+        let slice = state.options.slice;
+        for (i, tokens) in tokens.chunks(slice).enumerate() {
             self.layers(state, tokens, &mut ());
-            let at = i * SLICE;
+            let at = i * slice;
             let wanted = first.saturating_sub(at).min(tokens.len());
             for rows in logit_blocks(wanted..tokens.len()) {
                 let logits = self.logits(state, rows.clone());
@@ -130,14 +131,14 @@ impl<'a> Model<'a> {
         Ok(())
     }
 
-    /// Evaluates `tokens`, at most [`SLICE`], after those that `state` holds, so that
+    /// Evaluates `tokens`, at most a slice of the state's, after those that `state` holds, so that
     /// [`logits`](Self::logits) gives what is wanted of them. On an error nothing has been
     /// evaluated.
     ///
     /// # Panics
     /// If there are more tokens.
     pub fn evaluate(&self, state: &mut State, tokens: &[u32]) -> Result<(), ModelError> {
-        assert!(tokens.len() <= SLICE, "more tokens than are evaluated together");
+        assert!(tokens.len() <= state.options.slice, "more tokens than are evaluated together");
         self.check(state, tokens)?;
         self.layers(state, tokens, &mut ());
         Ok(())
@@ -181,7 +182,7 @@ impl<'a> Model<'a> {
         observer: &mut dyn Observer,
     ) -> Result<(), ModelError> {
         self.check(state, tokens)?;
-        for tokens in tokens.chunks(SLICE) {
+        for tokens in tokens.chunks(state.options.slice) {
             self.layers(state, tokens, observer);
             let b = &mut state.buffers;
             self.norm_input(&b.x, &self.weights.output_norm, &mut b.input);
@@ -194,7 +195,7 @@ impl<'a> Model<'a> {
         if tokens.is_empty() {
             return Err(ModelError::NoTokens);
         }
-        let (wanted, n_ctx) = (state.len + tokens.len(), state.n_ctx);
+        let (wanted, n_ctx) = (state.len + tokens.len(), state.options.n_ctx);
         if wanted > n_ctx {
             return Err(ModelError::ContextFull { wanted, n_ctx });
         }
@@ -253,8 +254,8 @@ impl<'a> Model<'a> {
             rope.apply(row, q);
             rope.apply(row, k);
         });
-        cache.k.push(&b.k);
-        cache.v.push(&b.v);
+        cache.k.push(&self.cpu, &b.k);
+        cache.v.push(&self.cpu, &b.v);
         let attention = Attention {
             n_head: c.n_head,
             n_head_kv: c.n_head_kv,

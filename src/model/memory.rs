@@ -1,8 +1,7 @@
 //! What a model will hold in memory, computed from its blueprint before anything is allocated.
 
-use super::state::{LOGIT_ROWS, SLICE};
-use super::Config;
-use crate::kernels::KvType;
+use super::state::LOGIT_ROWS;
+use super::{Config, StateOptions};
 
 /// Bytes that a run needs, by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,12 +15,11 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// For a file of `file` bytes and `n_ctx` positions. Every layer keeps every position.
-    pub fn new(config: &Config, file: u64, n_ctx: usize, kv: KvType) -> Self {
-        // A head's row in the cache fills whole registers.
-        let kv_row = config.n_head_kv * config.head_dim.next_multiple_of(16);
-        let kv_values = 2 * config.n_layer * n_ctx * kv_row;
-        let rows = n_ctx.min(SLICE);
+    /// For a file of `file` bytes and a sequence that fills what it may take.
+    pub fn new(config: &Config, file: u64, options: StateOptions) -> Self {
+        let positions: usize = (0..config.n_layer).map(|l| options.capacity(config, l)).sum();
+        let kv_position = 2 * config.n_head_kv * options.kv.head_bytes(config.head_dim);
+        let rows = options.n_ctx.min(options.slice);
         let widest = config.n_ff.max(config.n_embd_q());
         // As in `Buffers`: x and delta; q, k, v; the two inputs of matrices, each with a quantized
         // form of at most a byte and a quarter for each f32 (Q8_0 in panels).
@@ -34,7 +32,7 @@ impl Memory {
         let logits = LOGIT_ROWS.min(rows) * config.n_vocab;
         Self {
             file,
-            kv_cache: (kv_values * kv.bytes()) as u64,
+            kv_cache: (positions * kv_position) as u64,
             buffers: ((rows * per_row + logits) * size_of::<f32>()) as u64,
         }
     }

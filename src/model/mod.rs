@@ -16,6 +16,6 @@ pub use forward::{logit_blocks, Model, ModelError, Rows};
 pub use memory::Memory;
 pub use observer::{Observer, Readers};
 pub use source::{Source, SourceError};
-pub use state::{State, SLICE};
+pub use state::{State, StateOptions, SLICE};
 pub use tensors::{block_name, tensors, Role, TensorSpec, OUTPUT, OUTPUT_NORM, TOKEN_EMBD};
 pub use weights::{Layer, Weights};

@@ -10,10 +10,41 @@ pub const SLICE: usize = 512;
 /// Rows of logits that are computed together (256,000 pieces: 64 rows are 66 MB).
 pub(super) const LOGIT_ROWS: usize = 64;
 
+/// What a sequence may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateOptions {
+    /// The most positions.
+    pub n_ctx: usize,
+    /// What keys and values are stored as.
+    pub kv: KvType,
+    /// The most positions that are evaluated together, at least 1.
+    pub slice: usize,
+    /// Whether local layers keep only what their window needs.
+    pub rings: bool,
+}
+
+impl StateOptions {
+    /// With slices of [`SLICE`], and rings.
+    pub fn new(n_ctx: usize, kv: KvType) -> Self {
+        Self { n_ctx, kv, slice: SLICE, rings: true }
+    }
+
+    /// Positions that a layer has room for.
+    pub(super) fn capacity(&self, config: &Config, layer: usize) -> usize {
+        if !(self.rings && config.is_local(layer)) {
+            return self.n_ctx;
+        }
+        let (window, slice) = (config.sliding_window.min(self.n_ctx), self.slice.min(self.n_ctx));
+        self.n_ctx.min(KvRows::ring_capacity(window, slice))
+    }
+}
+
 /// One sequence on its way through a model.
 #[derive(Debug)]
 pub struct State {
-    pub(super) n_ctx: usize,
+    pub(super) options: StateOptions,
+    /// Positions that a local layer sees, its own included.
+    window: usize,
     /// Positions in the cache.
     pub(super) len: usize,
     /// By layer.
@@ -54,14 +85,18 @@ pub(super) struct Buffers {
 }
 
 impl State {
-    /// An empty sequence of at most `n_ctx` positions. The cache grows as positions come.
-    pub fn new(config: &Config, n_ctx: usize, kv: KvType) -> Self {
-        let rows = || KvRows::new(kv, config.n_head_kv, config.head_dim);
-        let cache = || Cache { k: rows(), v: rows() };
+    /// An empty sequence. The cache grows as positions come.
+    pub fn new(config: &Config, options: StateOptions) -> Self {
+        let rows = |capacity| KvRows::new(options.kv, config.n_head_kv, config.head_dim, capacity);
+        let cache = |layer| {
+            let capacity = options.capacity(config, layer);
+            Cache { k: rows(capacity), v: rows(capacity) }
+        };
         Self {
-            n_ctx,
+            options,
+            window: config.sliding_window,
             len: 0,
-            cache: (0..config.n_layer).map(|_| cache()).collect(),
+            cache: (0..config.n_layer).map(cache).collect(),
             buffers: Buffers::default(),
             rope: Rope::new(config.head_dim, config.rope_freq_base),
         }
@@ -77,17 +112,28 @@ impl State {
         self.len == 0
     }
 
-    /// The most positions it takes.
-    pub fn n_ctx(&self) -> usize {
-        self.n_ctx
+    /// What it may take.
+    pub fn options(&self) -> &StateOptions {
+        &self.options
     }
 
-    /// Forgets all positions from `len` on.
-    pub fn truncate(&mut self, len: usize) {
+    /// Forgets all positions.
+    pub fn clear(&mut self) {
+        self.truncate(0);
+    }
+
+    /// Forgets all positions from `len` on, and those before as well if a ring has written over what
+    /// position `len` would see: rings go back by a slice, at least. Gives the positions kept.
+    pub fn truncate(&mut self, len: usize) -> usize {
         self.len = self.len.min(len);
+        let seen = (self.len + 1).saturating_sub(self.window);
+        if self.cache.iter().any(|cache| cache.k.first() > seen) {
+            self.len = 0;
+        }
         for cache in &mut self.cache {
             cache.k.truncate(self.len);
             cache.v.truncate(self.len);
         }
+        self.len
     }
 }

@@ -1,7 +1,7 @@
 //! The way of models through a text.
 
 use super::{Options, PerplexityError};
-use crate::model::{logit_blocks, Model, State, SLICE};
+use crate::model::{logit_blocks, Model, State, StateOptions, SLICE};
 
 /// One or more models that read the same chunks, side by side: where one predicts a token, all do.
 pub(super) struct Walk<'a, 'm, const N: usize> {
@@ -30,7 +30,8 @@ impl<'a, 'm, const N: usize> Walk<'a, 'm, N> {
         }
         let available = tokens.len() / n_ctx;
         let chunks = options.chunks.map_or(available, |n| n.clamp(1, available));
-        let models = models.map(|m| (m, State::new(m.config(), n_ctx, options.kv)));
+        let models =
+            models.map(|m| (m, State::new(m.config(), StateOptions::new(n_ctx, options.kv))));
         Ok(Self { models, tokens, options, chunks, done: 0 })
     }
 
@@ -43,7 +44,7 @@ impl<'a, 'm, const N: usize> Walk<'a, 'm, N> {
     ) -> Result<bool, PerplexityError> {
         let n_ctx = self.options.n_ctx;
         let chunk = chunk(self.tokens, n_ctx, self.done, self.options.bos);
-        self.models.iter_mut().for_each(|(_, state)| state.truncate(0));
+        self.models.iter_mut().for_each(|(_, state)| state.clear());
         // The last token is predicted and never evaluated: nothing after it is scored.
         let (inputs, first) = (&chunk[..n_ctx - 1], n_ctx / 2);
         for (i, slice) in inputs.chunks(SLICE).enumerate() {

@@ -1,128 +1,232 @@
 //! The cache of keys or of values of one layer.
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
+use std::ops::Range;
 
-use crate::kernels::isa::Simd;
+use lapidary_formats::quant::blocks::BlockQ8_0;
+
+use super::unit::{Unit, UNIT};
+use super::{FEW, SPAN};
+use crate::kernels::isa::{Op, Simd};
+use crate::kernels::Cpu;
 
 /// What keys and values are stored as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvType {
     /// Half precision, what every peer does by default.
     F16,
+    /// Eight bits, with a scale for 32 values: the blocks of the quant type of that name.
+    Q8_0,
     /// Single precision, for exact comparisons.
     F32,
 }
 
 impl KvType {
-    /// Bytes of one value.
-    pub fn bytes(self) -> usize {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F16, Self::Q8_0, Self::F32];
+
+    /// What `--kv` calls it.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::F16 => size_of::<f16>(),
-            Self::F32 => size_of::<f32>(),
+            Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
+            Self::F32 => "f32",
         }
+    }
+
+    /// Bytes that a head's keys, or its values, take at one position: whole units of 32.
+    pub fn head_bytes(self, head_dim: usize) -> usize {
+        let unit = match self {
+            Self::F16 => size_of::<[u16; UNIT]>(),
+            Self::Q8_0 => size_of::<BlockQ8_0>(),
+            Self::F32 => size_of::<[f32; UNIT]>(),
+        };
+        head_dim.div_ceil(UNIT) * unit
     }
 }
 
-/// The keys (or the values) of one layer, by head, so that attention reads each head's in a row;
-/// grows as they come.
+/// The keys (or the values) of one layer, by position. Memory is taken a span of positions at a time,
+/// as they come; a ring, when it is full, writes over what is oldest.
 #[derive(Debug)]
 pub struct KvRows {
+    shape: Shape,
+    /// Positions that were written, since it was empty, and not cut off.
+    len: usize,
+    /// The most there were: everything before `reached - capacity` is written over.
+    reached: usize,
+    slots: Slots,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    n_head_kv: usize,
     head_dim: usize,
-    heads: Heads,
+    /// Positions that it has room for. If a ring, a multiple of [`SPAN`].
+    capacity: usize,
 }
 
-/// `[n_head_kv][positions, padded head_dim]`
+/// Spans, each in the slot that its number leaves as a remainder.
 #[derive(Debug)]
-pub(super) enum Heads {
-    F16(Vec<Vec<f16>>),
-    F32(Vec<Vec<f32>>),
+pub(super) enum Slots {
+    F16(Spans<[u16; UNIT]>),
+    Q8_0(Spans<BlockQ8_0>),
+    F32(Spans<[f32; UNIT]>),
 }
 
-/// Width of a row of a head in the cache, which is whole registers: zeros follow.
-pub(super) fn padded(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(16)
+/// By slot, `[n_head_kv, positions of the span, units of a head]`, so that attention reads each
+/// head's in a row. Pages that are never written take no memory.
+#[derive(Debug)]
+pub(super) struct Spans<U> {
+    shape: Shape,
+    slots: Vec<Vec<U>>,
+}
+
+/// Calls `$then` with whatever the spans are of.
+macro_rules! each_type {
+    ($slots:expr, $spans:ident => $then:expr) => {
+        match $slots {
+            Slots::F16($spans) => $then,
+            Slots::Q8_0($spans) => $then,
+            Slots::F32($spans) => $then,
+        }
+    };
 }
 
 impl KvRows {
-    /// No rows yet.
-    pub fn new(ty: KvType, n_head_kv: usize, head_dim: usize) -> Self {
-        let heads = match ty {
-            KvType::F16 => Heads::F16(vec![Vec::new(); n_head_kv]),
-            KvType::F32 => Heads::F32(vec![Vec::new(); n_head_kv]),
+    /// Room for `capacity` positions, and then for no more.
+    pub fn new(ty: KvType, n_head_kv: usize, head_dim: usize, capacity: usize) -> Self {
+        let shape = Shape { n_head_kv, head_dim, capacity };
+        let slots = match ty {
+            KvType::F16 => Slots::F16(Spans::new(shape)),
+            KvType::Q8_0 => Slots::Q8_0(Spans::new(shape)),
+            KvType::F32 => Slots::F32(Spans::new(shape)),
         };
-        Self { head_dim, heads }
+        Self { shape, len: 0, reached: 0, slots }
+    }
+
+    /// Keeps the last positions, and enough of them for queries that see `window` positions, their
+    /// own included, when up to `slice` rows are appended before they ask.
+    pub fn ring_capacity(window: usize, slice: usize) -> usize {
+        (window - 1 + slice).next_multiple_of(SPAN)
     }
 
     /// Appends rows, `[n, n_head_kv * head_dim]`.
-    pub fn push(&mut self, x: &[f32]) {
-        let (d, width) = (self.head_dim, padded(self.head_dim));
-        match &mut self.heads {
-            Heads::F16(heads) => append(heads, x, d, width, |to, x| {
-                to.convert_from_f32_slice(x);
-                // Not infinite: what a query does not see is multiplied by 0, which must give 0.
-                to.iter_mut().for_each(|x| *x = finite(*x));
-            }),
-            Heads::F32(heads) => append(heads, x, d, width, |to, x| to.copy_from_slice(x)),
-        }
+    ///
+    /// # Panics
+    /// If they are more than there is room for at all.
+    pub fn push(&mut self, cpu: &Cpu, x: &[f32]) {
+        let Shape { n_head_kv, head_dim, capacity } = self.shape;
+        let n = x.len() / (n_head_kv * head_dim);
+        assert!(n <= capacity, "more rows than the cache has room for");
+        let rows = self.len..self.len + n;
+        each_type!(&mut self.slots, spans => spans.write(cpu, rows.clone(), x));
+        self.len = rows.end;
+        self.reached = self.reached.max(self.len);
     }
 
-    /// Keeps the first `len` positions.
+    /// The first position that is still there.
+    pub fn first(&self) -> usize {
+        self.reached.saturating_sub(self.shape.capacity)
+    }
+
+    /// Forgets all positions from `len` on.
     pub fn truncate(&mut self, len: usize) {
-        let values = len * padded(self.head_dim);
-        match &mut self.heads {
-            Heads::F16(heads) => heads.iter_mut().for_each(|head| head.truncate(values)),
-            Heads::F32(heads) => heads.iter_mut().for_each(|head| head.truncate(values)),
+        self.len = self.len.min(len);
+        if self.len == 0 {
+            self.reached = 0;
         }
     }
 
-    pub(super) fn heads(&self) -> &Heads {
-        &self.heads
+    pub(super) fn slots(&self) -> &Slots {
+        &self.slots
     }
 }
 
-/// The largest half in place of an infinite one.
-fn finite(x: f16) -> f16 {
-    if x.is_infinite() {
-        f16::MAX.copysign(x)
-    } else {
-        x
+impl<U: Unit> Spans<U> {
+    fn new(shape: Shape) -> Self {
+        Self { shape, slots: Vec::new() }
+    }
+
+    /// Positions of every slot but perhaps the last, and units of a head at one of them.
+    fn rows(&self, slot: usize) -> (usize, usize) {
+        let Shape { head_dim, capacity, .. } = self.shape;
+        (SPAN.min(capacity - slot * SPAN), head_dim.div_ceil(UNIT))
+    }
+
+    fn slot(&self, pos: usize) -> usize {
+        pos / SPAN % self.shape.capacity.div_ceil(SPAN)
+    }
+
+    /// What a head has from position `at` on, the first of a span: `[positions, units]`.
+    pub fn span(&self, at: usize, head_kv: usize) -> &[U] {
+        let slot = self.slot(at);
+        let (positions, units) = self.rows(slot);
+        &self.slots[slot][head_kv * positions * units..][..positions * units]
+    }
+
+    /// Writes `rows`, `x` being `[rows, n_head_kv * head_dim]`.
+    fn write(&mut self, cpu: &Cpu, rows: Range<usize>, x: &[f32]) {
+        let row = self.shape.n_head_kv * self.shape.head_dim;
+        let (few, mut at) = (rows.len() <= FEW, rows.start);
+        while at < rows.end {
+            let end = rows.end.min((at / SPAN + 1) * SPAN);
+            let x = &x[(at - rows.start) * row..(end - rows.start) * row];
+            let jobs = self.jobs(at, x);
+            // A few rows are written sooner than the threads are called.
+            match few {
+                true => jobs.for_each(|job| cpu.isa.run(job)),
+                false => cpu.team.for_each(jobs, |job| cpu.isa.run(job)),
+            }
+            at = end;
+        }
+    }
+
+    /// Rows of one span, by head.
+    fn jobs<'a>(&'a mut self, at: usize, x: &'a [f32]) -> impl Iterator<Item = Write<'a, U>> {
+        let Shape { n_head_kv, head_dim, .. } = self.shape;
+        let slot = self.slot(at);
+        let (positions, units) = self.rows(slot);
+        if self.slots.len() == slot {
+            self.slots.push(bytemuck::zeroed_vec(n_head_kv * positions * units));
+        }
+        let heads = self.slots[slot].chunks_exact_mut(positions * units).enumerate();
+        heads.map(move |(head_kv, to)| Write {
+            x,
+            n_head_kv,
+            head_kv,
+            head_dim,
+            to: &mut to[at % SPAN * units..],
+        })
     }
 }
 
-fn append<T: Copy + Default>(
-    heads: &mut [Vec<T>],
-    x: &[f32],
+/// One head's part of rows, on its way to the cache.
+struct Write<'a, U> {
+    /// `[n, n_head_kv * head_dim]`
+    x: &'a [f32],
+    n_head_kv: usize,
+    head_kv: usize,
     head_dim: usize,
-    width: usize,
-    convert: impl Fn(&mut [T], &[f32]),
-) {
-    let n_head = heads.len();
-    for (h, head) in heads.iter_mut().enumerate() {
-        for x in x.chunks_exact(head_dim).skip(h).step_by(n_head) {
-            let at = head.len();
-            head.resize(at + width, T::default());
-            convert(&mut head[at..at + head_dim], x);
+    /// `[n, units]`, and more
+    to: &'a mut [U],
+}
+
+impl<U: Unit> Op for Write<'_, U> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let heads = self.x.chunks_exact(self.head_dim).skip(self.head_kv).step_by(self.n_head_kv);
+        let rows = self.to.chunks_exact_mut(self.head_dim.div_ceil(UNIT));
+        for (x, to) in heads.zip(rows) {
+            let (whole, rest) = x.as_chunks::<UNIT>();
+            for (x, to) in whole.iter().zip(to.iter_mut()) {
+                *to = U::store(s, x);
+            }
+            if let (false, Some(to)) = (rest.is_empty(), to.last_mut()) {
+                let mut x = [0.0; UNIT];
+                x[..rest.len()].copy_from_slice(rest);
+                *to = U::store(s, &x);
+            }
         }
-    }
-}
-
-/// A value in the cache.
-pub(super) trait Element: Copy + Sync {
-    /// Sixteen of them, widened.
-    fn load<S: Simd>(s: S, x: &[Self; 16]) -> S::F;
-}
-
-impl Element for f16 {
-    #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[Self; 16]) -> S::F {
-        s.load_f16(x.reinterpret_cast().first_chunk().expect("sixteen"))
-    }
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[Self; 16]) -> S::F {
-        s.load(x)
     }
 }

@@ -6,14 +6,16 @@
 
 mod cache;
 mod span;
+mod unit;
 
 use std::ops::Range;
 
 pub use cache::{KvRows, KvType};
 
 use super::Cpu;
-use cache::{Element, Heads};
+use cache::{Slots, Spans};
 use span::{Partial, Span};
+use unit::Unit;
 
 /// Positions whose scores are held at a time.
 const SPAN: usize = 256;
@@ -58,7 +60,8 @@ struct Job<'a> {
 
 impl Attention {
     /// `out[t] = softmax(softcap(q[t]·k * scale)) · v` over what position `pos + t` sees.
-    /// `q` and `out` are `[n, n_head * head_dim]`; `k` and `v` hold rows up to `pos + n`.
+    /// `q` and `out` are `[n, n_head * head_dim]`; `k` and `v` hold what they see, up to position
+    /// `pos + n`.
     #[allow(clippy::too_many_arguments)]
     pub fn run(
         &self,
@@ -70,28 +73,29 @@ impl Attention {
         partials: &mut Partials,
         out: &mut [f32],
     ) {
-        match (k.heads(), v.heads()) {
-            (Heads::F16(k), Heads::F16(v)) => self.heads(cpu, pos, q, k, v, partials, out),
-            (Heads::F32(k), Heads::F32(v)) => self.heads(cpu, pos, q, k, v, partials, out),
+        match (k.slots(), v.slots()) {
+            (Slots::F16(k), Slots::F16(v)) => self.heads(cpu, pos, q, k, v, partials, out),
+            (Slots::Q8_0(k), Slots::Q8_0(v)) => self.heads(cpu, pos, q, k, v, partials, out),
+            (Slots::F32(k), Slots::F32(v)) => self.heads(cpu, pos, q, k, v, partials, out),
             _ => unreachable!("keys and values of a layer have one type"),
         }
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn heads<E: Element>(
+    fn heads<U: Unit>(
         &self,
         cpu: &Cpu,
         pos: usize,
         q: &[f32],
-        k: &[Vec<E>],
-        v: &[Vec<E>],
+        k: &Spans<U>,
+        v: &Spans<U>,
         partials: &mut Partials,
         out: &mut [f32],
     ) {
         let n = out.len() / (self.n_head * self.head_dim);
         let jobs = self.jobs(pos, q, out);
         let span = |job: &Job, at: usize, partial: &mut Partial| {
-            let (k, v) = (&k[job.head_kv], &v[job.head_kv]);
+            let (k, v) = (k.span(at, job.head_kv), v.span(at, job.head_kv));
             let span = Span { shape: self, pos: job.pos, q: &job.q, k, v, at };
             cpu.isa.run(span.into_op(partial));
         };

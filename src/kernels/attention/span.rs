@@ -2,22 +2,22 @@
 
 use std::ops::Range;
 
-use super::cache::{padded, Element};
+use super::unit::{Unit, UNIT};
 use super::{Attention, SPAN};
 use crate::kernels::isa::{Op, Simd};
 use crate::kernels::math;
 
 /// Queries and the span that they meet.
-pub struct Span<'a, E> {
+pub struct Span<'a, U> {
     pub shape: &'a Attention,
     /// The position of the first queries.
     pub pos: usize,
     /// By position, the queries of one group, `[group * head_dim]`.
     pub q: &'a [&'a [f32]],
-    /// `[positions, padded head_dim]`
-    pub k: &'a [E],
-    /// `[positions, padded head_dim]`
-    pub v: &'a [E],
+    /// From `at` on, `[positions, units of a head]`.
+    pub k: &'a [U],
+    /// From `at` on, `[positions, units of a head]`.
+    pub v: &'a [U],
     /// The first position of the span.
     pub at: usize,
 }
@@ -41,19 +41,19 @@ pub struct Partial {
 /// them are finite, and the smallest still normal.
 const BOUNDED: f32 = 64.0;
 
-impl<'a, E: Element> Span<'a, E> {
+impl<'a, U: Unit> Span<'a, U> {
     /// The computation, which overwrites `partial`.
     pub fn into_op(self, partial: &'a mut Partial) -> impl Op<Out = ()> + 'a {
         SpanOp { span: self, to: partial }
     }
 }
 
-struct SpanOp<'a, E> {
-    span: Span<'a, E>,
+struct SpanOp<'a, U> {
+    span: Span<'a, U>,
     to: &'a mut Partial,
 }
 
-impl<E: Element> Op for SpanOp<'_, E> {
+impl<U: Unit> Op for SpanOp<'_, U> {
     type Out = ();
 
     #[inline(always)]
@@ -61,11 +61,12 @@ impl<E: Element> Op for SpanOp<'_, E> {
         let Self { span, to } = self;
         let (d, width) = (span.shape.head_dim, padded(span.shape.head_dim));
         let queries = span.q.len() * (span.q[0].len() / d);
-        // What some query sees of the span.
-        let last = span.pos + span.q.len() - 1;
-        let end = (last + 1).min(span.at + SPAN);
-        let begin = span.shape.seen(span.pos).start.max(span.at);
-        let keys = begin..end;
+        // What a query sees of the span, from the span's beginning; and what some query sees.
+        let seen = |query| {
+            let seen = span.shape.seen(span.pos + query);
+            seen.start.saturating_sub(span.at)..seen.end.saturating_sub(span.at).min(SPAN)
+        };
+        let keys = seen(0).start..seen(span.q.len() - 1).end;
         let Partial { denominators, max, sums, q, p } = to;
         q.clear();
         for row in span.q {
@@ -75,21 +76,20 @@ impl<E: Element> Op for SpanOp<'_, E> {
             }
         }
         p.resize(queries * SPAN, 0.0);
-        scores(s, q, &span.k[..end * width], width, keys.clone(), span.at, p);
+        scores(s, q, span.k, width / UNIT, keys.clone(), p);
         denominators.clear();
         max.clear();
         let group = queries / span.q.len();
         for (i, p) in p.chunks_exact_mut(SPAN).enumerate() {
-            let seen = span.shape.seen(span.pos + i / group);
-            let first = seen.start.clamp(keys.start, keys.end) - span.at;
-            let end = seen.end.clamp(keys.start, keys.end) - span.at;
-            let (largest, sum) = exponentials(s, span.shape, p, first..end.max(first));
+            let Range { start, end } = seen(i / group);
+            let start = start.min(keys.end);
+            let (largest, sum) = exponentials(s, span.shape, p, start..end.max(start));
             max.push(largest);
             denominators.push(sum);
         }
         sums.clear();
         sums.resize(queries * width, 0.0);
-        weighted(s, p, &span.v[..end * width], width, keys, span.at, sums);
+        weighted(s, p, span.v, width / UNIT, keys, sums);
     }
 }
 
@@ -126,79 +126,78 @@ macro_rules! in_tiles {
 /// what is waited for.
 const AHEAD: usize = 4096;
 
-/// Asks for `count` elements from [`AHEAD`] behind the beginning of `x` on.
+/// Asks for `x`'s like from [`AHEAD`] behind its beginning on.
 #[inline(always)]
-fn prefetch<S: Simd, T>(s: S, x: &[T], count: usize) {
+fn prefetch<S: Simd, T>(s: S, x: &[T]) {
     let at = x.as_ptr().cast::<u8>().wrapping_add(AHEAD);
-    for line in (0..count * size_of::<T>()).step_by(64) {
+    for line in (0..size_of_val(x)).step_by(64) {
         s.prefetch(at.wrapping_add(line));
     }
 }
 
-/// `p[i][j - at] = q[i] · k[j]`
+/// `p[i][j] = q[i] · k[j]`
 #[inline(always)]
-fn scores<S: Simd, E: Element>(
+fn scores<S: Simd, U: Unit>(
     s: S,
     q: &[f32],
-    k: &[E],
-    width: usize,
+    k: &[U],
+    units: usize,
     keys: Range<usize>,
-    at: usize,
     p: &mut [f32],
 ) {
     macro_rules! tile {
         ($n:literal, $with:literal, $first:expr) => {{
-            let (q, p) = (&q[$first * width..], &mut p[$first * SPAN..]);
-            score_row::<S, E, $n, $with>(s, q, k, width, &keys, at, p);
+            let (q, p) = (&q[$first * units * UNIT..], &mut p[$first * SPAN..]);
+            score_row::<S, U, $n, $with>(s, q, k, units, &keys, p);
         }};
     }
-    in_tiles!(S, q.len() / width, tile);
+    in_tiles!(S, q.len() / (units * UNIT), tile);
 }
 
 /// `Q` queries × all keys, `K` at a time.
 #[inline(always)]
-fn score_row<S: Simd, E: Element, const Q: usize, const K: usize>(
+fn score_row<S: Simd, U: Unit, const Q: usize, const K: usize>(
     s: S,
     q: &[f32],
-    k: &[E],
-    width: usize,
+    k: &[U],
+    units: usize,
     keys: &Range<usize>,
-    at: usize,
     p: &mut [f32],
 ) {
     let whole = keys.start + keys.len() / K * K;
     for j in (keys.start..whole).step_by(K) {
+        let k = &k[j * units..][..K * units];
         if Q <= 2 {
-            prefetch(s, &k[j * width..], K * width);
+            prefetch(s, k);
         }
-        score_tile::<S, E, Q, K>(s, q, &k[j * width..], width, &mut p[j - at..]);
+        score_tile::<S, U, Q, K>(s, q, k, units, &mut p[j..]);
     }
     for j in whole..keys.end {
-        score_tile::<S, E, Q, 1>(s, q, &k[j * width..], width, &mut p[j - at..]);
+        score_tile::<S, U, Q, 1>(s, q, &k[j * units..][..units], units, &mut p[j..]);
     }
 }
 
 #[inline(always)]
-fn score_tile<S: Simd, E: Element, const Q: usize, const K: usize>(
+fn score_tile<S: Simd, U: Unit, const Q: usize, const K: usize>(
     s: S,
     q: &[f32],
-    k: &[E],
-    width: usize,
+    k: &[U],
+    units: usize,
     p: &mut [f32],
 ) {
-    let (q, k) = (q.as_chunks::<16>().0, k.as_chunks::<16>().0);
-    let steps = width / 16;
-    let (q, k) = (&q[..Q * steps], &k[..K * steps]);
+    let (q, k) = (&q.as_chunks::<16>().0[..Q * 2 * units], &k[..K * units]);
     let mut sums = [[s.splat(0.0); K]; Q];
-    for step in 0..steps {
-        let mut keys = [s.splat(0.0); K];
-        for j in 0..K {
-            keys[j] = E::load(s, &k[j * steps + step]);
-        }
-        for i in 0..Q {
-            let q = s.load(&q[i * steps + step]);
+    for unit in 0..units {
+        for half in 0..2 {
+            let mut keys = [s.splat(0.0); K];
             for j in 0..K {
-                sums[i][j] = s.add(sums[i][j], s.mul(q, keys[j]));
+                keys[j] = k[j * units + unit].load(s, half);
+            }
+            for i in 0..Q {
+                let q = s.load(&q[(i * units + unit) * 2 + half]);
+                for j in 0..K {
+                    sums[i][j] = s.add(sums[i][j], s.mul(q, keys[j]));
+                }
             }
         }
     }
@@ -262,84 +261,88 @@ fn exponentials<S: Simd>(s: S, shape: &Attention, p: &mut [f32], seen: Range<usi
     (max, s.sum(sum))
 }
 
-/// `sums[i] = Σ p[i][j - at] · v[j]`, from the first key to the last.
+/// `sums[i] = Σ p[i][j] · v[j]`, from the first key to the last.
 #[inline(always)]
-fn weighted<S: Simd, E: Element>(
+fn weighted<S: Simd, U: Unit>(
     s: S,
     p: &[f32],
-    v: &[E],
-    width: usize,
+    v: &[U],
+    units: usize,
     keys: Range<usize>,
-    at: usize,
     sums: &mut [f32],
 ) {
     macro_rules! tile {
         ($n:literal, $with:literal, $first:expr) => {{
-            let (p, sums) = (&p[$first * SPAN..], &mut sums[$first * width..]);
-            weighted_row::<S, E, $n, $with>(s, p, v, width, &keys, at, sums);
+            let (p, sums) = (&p[$first * SPAN..], &mut sums[$first * units * UNIT..]);
+            weighted_row::<S, U, $n, { $with / 2 }>(s, p, v, units, &keys, sums);
         }};
     }
-    in_tiles!(S, sums.len() / width, tile);
+    in_tiles!(S, sums.len() / (units * UNIT), tile);
 }
 
-/// `Q` queries × all registers of a head's width, `D` at a time.
+/// `Q` queries × all units of a head, `D` at a time.
 #[inline(always)]
-fn weighted_row<S: Simd, E: Element, const Q: usize, const D: usize>(
+fn weighted_row<S: Simd, U: Unit, const Q: usize, const D: usize>(
     s: S,
     p: &[f32],
-    v: &[E],
-    width: usize,
+    v: &[U],
+    units: usize,
     keys: &Range<usize>,
-    at: usize,
     sums: &mut [f32],
 ) {
-    let registers = width / 16;
-    let whole = registers / D * D;
+    let whole = units / D * D;
     for first in (0..whole).step_by(D) {
-        weighted_tile::<S, E, Q, D>(s, p, v, registers, keys, at, first, sums);
+        weighted_tile::<S, U, Q, D>(s, p, v, units, keys, first, sums);
     }
-    for first in whole..registers {
-        weighted_tile::<S, E, Q, 1>(s, p, v, registers, keys, at, first, sums);
+    for first in whole..units {
+        weighted_tile::<S, U, Q, 1>(s, p, v, units, keys, first, sums);
     }
 }
 
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn weighted_tile<S: Simd, E: Element, const Q: usize, const D: usize>(
+fn weighted_tile<S: Simd, U: Unit, const Q: usize, const D: usize>(
     s: S,
     p: &[f32],
-    v: &[E],
-    registers: usize,
+    v: &[U],
+    units: usize,
     keys: &Range<usize>,
-    at: usize,
     first: usize,
     sums: &mut [f32],
 ) {
-    let rows = v.as_chunks::<16>().0[keys.start * registers..].chunks_exact(registers);
+    let rows = v[keys.start * units..].chunks_exact(units);
     let p = &p[..Q * SPAN];
-    let mut tile = [[s.splat(0.0); D]; Q];
-    for (j, row) in (keys.start - at..keys.end - at).zip(rows) {
+    let mut tile = [[[s.splat(0.0); 2]; D]; Q];
+    for (j, row) in keys.clone().zip(rows) {
         if Q <= 2 && first == 0 {
-            prefetch(s, row, registers);
+            prefetch(s, row);
         }
         let row = &row[first..first + D];
-        let mut v = [s.splat(0.0); D];
+        let mut v = [[s.splat(0.0); 2]; D];
         for d in 0..D {
-            v[d] = E::load(s, &row[d]);
+            v[d] = [row[d].load(s, 0), row[d].load(s, 1)];
         }
         for i in 0..Q {
             let p = s.splat(p[i * SPAN + j]);
             for d in 0..D {
-                tile[i][d] = s.add(tile[i][d], s.mul(p, v[d]));
+                for half in 0..2 {
+                    tile[i][d][half] = s.add(tile[i][d][half], s.mul(p, v[d][half]));
+                }
             }
         }
     }
     let sums = sums.as_chunks_mut::<16>().0;
     for i in 0..Q {
         for d in 0..D {
-            s.store(tile[i][d], &mut sums[i * registers + first + d]);
+            for half in 0..2 {
+                s.store(tile[i][d][half], &mut sums[(i * units + first + d) * 2 + half]);
+            }
         }
     }
+}
+
+/// Width of a head in whole units.
+fn padded(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(UNIT)
 }
 
 impl Partial {

@@ -86,6 +86,11 @@ impl Simd for Avx2 {
             let (low, high) = (_mm256_slli_epi32::<16>(low), _mm256_slli_epi32::<16>(high));
             [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
         }
+        fn load_i8(x: &[i8; 16]) -> Floats {
+            let x = _mm_loadu_si128(x.as_ptr().cast());
+            let high = _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(x, x));
+            [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)), _mm256_cvtepi32_ps(high)]
+        }
         fn add(a: Floats, b: Floats) -> Floats {
             [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])]
         }

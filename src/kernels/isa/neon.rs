@@ -87,6 +87,16 @@ impl Simd for Neon {
         fn load_bf16(x: &[u16; 16]) -> Floats {
             four!(I => vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(x[4 * I..].as_ptr()))))
         }
+        fn load_i8(x: &[i8; 16]) -> Floats {
+            let x = vld1q_s8(x.as_ptr());
+            let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+            [
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+                vcvtq_f32_s32(vmovl_high_s16(low)),
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+                vcvtq_f32_s32(vmovl_high_s16(high)),
+            ]
+        }
         fn add(a: Floats, b: Floats) -> Floats { four!(I => vaddq_f32(a[I], b[I])) }
         fn sub(a: Floats, b: Floats) -> Floats { four!(I => vsubq_f32(a[I], b[I])) }
         fn mul(a: Floats, b: Floats) -> Floats { four!(I => vmulq_f32(a[I], b[I])) }

@@ -38,6 +38,10 @@ impl Simd for Scalar {
         x.map(|x| bf16::from_bits(x).to_f32())
     }
     #[inline(always)]
+    fn load_i8(self, x: &[i8; 16]) -> [f32; 16] {
+        x.map(f32::from)
+    }
+    #[inline(always)]
     fn add(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         zip(a, b, |a, b| a + b)
     }

@@ -26,6 +26,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn load_f16(self, x: &[u16; 16]) -> Self::F;
     /// Widened bfloat16.
     fn load_bf16(self, x: &[u16; 16]) -> Self::F;
+    /// Widened integers.
+    fn load_i8(self, x: &[i8; 16]) -> Self::F;
     /// `a + b`
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a - b`

@@ -1,0 +1,61 @@
+//! What keys and values are stored as: 32 values at a time.
+
+use bytemuck::Pod;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use lapidary_formats::quant::blocks::{BlockQ8_0, F16};
+
+use crate::kernels::isa::Simd;
+use crate::kernels::quantize;
+
+/// Values in a unit.
+pub const UNIT: usize = 32;
+
+/// 32 values of a head in the cache.
+pub trait Unit: Pod + Send + Sync {
+    /// From single precision.
+    fn store<S: Simd>(s: S, x: &[f32; UNIT]) -> Self;
+    /// The first sixteen values or the others, widened.
+    fn load<S: Simd>(&self, s: S, half: usize) -> S::F;
+}
+
+impl Unit for [u16; UNIT] {
+    #[inline(always)]
+    fn store<S: Simd>(_: S, x: &[f32; UNIT]) -> Self {
+        let mut halves = [f16::ZERO; UNIT];
+        halves.convert_from_f32_slice(x);
+        // Not infinite: what a query does not see is multiplied by 0, which must give 0.
+        halves.map(|x| if x.is_infinite() { f16::MAX.copysign(x) } else { x }.to_bits())
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(&self, s: S, half: usize) -> S::F {
+        s.load_f16(&self.as_chunks().0[half])
+    }
+}
+
+impl Unit for [f32; UNIT] {
+    #[inline(always)]
+    fn store<S: Simd>(_: S, x: &[f32; UNIT]) -> Self {
+        *x
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(&self, s: S, half: usize) -> S::F {
+        s.load(&self.as_chunks().0[half])
+    }
+}
+
+impl Unit for BlockQ8_0 {
+    #[inline(always)]
+    fn store<S: Simd>(s: S, x: &[f32; UNIT]) -> Self {
+        let block = quantize::block_32(s, x);
+        Self { d: F16::from_f32(block.d), qs: block.qs }
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(&self, s: S, half: usize) -> S::F {
+        let d = s.splat(s.half(self.d.to_bits()));
+        s.mul(s.load_i8(&self.qs.as_chunks().0[half]), d)
+    }
+}
