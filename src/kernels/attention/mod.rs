@@ -111,18 +111,16 @@ impl Attention {
             });
             return;
         }
-        let spans = self.spans(pos, n);
-        let Partials(partials) = partials;
-        partials.resize_with(
-            (jobs.len() * spans.clone().count()).max(partials.len()),
-            Partial::default,
-        );
-        let pairs = jobs.iter().flat_map(|job| spans.clone().map(move |at| (job, at)));
-        cpu.team.for_each(pairs.zip(&mut *partials), |((job, at), to)| span(job, at, to));
-        let mut sum = Partial::default();
-        for (mut job, partials) in jobs.into_iter().zip(partials.chunks(spans.count())) {
+        // By span and then by head, as the cache lies in memory.
+        let (spans, Partials(partials)) = (self.spans(pos, n), partials);
+        let items = spans.flat_map(|at| jobs.iter().map(move |job| (job, at)));
+        let count = items.clone().count();
+        partials.resize_with(count.max(partials.len()), Partial::default);
+        cpu.team.for_each(items.zip(&mut *partials), |((job, at), to)| span(job, at, to));
+        let (mut sum, n_job) = (Partial::default(), jobs.len());
+        for (i, mut job) in jobs.into_iter().enumerate() {
             sum.clear();
-            partials.iter().for_each(|partial| sum.add(partial));
+            partials[i..count].iter().step_by(n_job).for_each(|partial| sum.add(partial));
             sum.write(&mut job.out, self.head_dim);
         }
     }
