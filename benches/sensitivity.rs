@@ -30,6 +30,7 @@ fn main() -> anyhow::Result<()> {
         n_ctx: 512,
         chunks: Some(10),
         kv: KvType::F32,
+        reference_kv: KvType::F32,
         bos: tokenizer.vocab().bos.filter(|_| tokenizer.vocab().add_bos),
     };
     let cpu = Cpu::new(None, Isa::best())?;

@@ -63,7 +63,13 @@ fn logits_are_those_of_the_reference() {
 #[test]
 fn perplexity_is_that_of_the_reference() {
     let tokens = ids(&golden("tiny.json")["ids"]);
-    let options = perplexity::Options { n_ctx: 128, chunks: Some(2), kv: KvType::F16, bos: None };
+    let options = perplexity::Options {
+        n_ctx: 128,
+        chunks: Some(2),
+        kv: KvType::F16,
+        reference_kv: KvType::F16,
+        bos: None,
+    };
     for_each_recipe(&tiny(), |source, recipe| {
         let measure = |isa| {
             let model = Model::on(Cpu::new(None, isa).unwrap(), source);

@@ -16,7 +16,8 @@ use lapidary::perplexity::{
 use lapidary::tokenizer::{Special, Tokenizer};
 use tempfile::TempDir;
 
-const OPTIONS: Options = Options { n_ctx: 128, chunks: None, kv: KvType::F16, bos: Some(2) };
+const OPTIONS: Options =
+    Options { n_ctx: 128, chunks: None, kv: KvType::F16, reference_kv: KvType::F16, bos: Some(2) };
 
 /// 300 tokens: two chunks of 128.
 fn tokens() -> Vec<u32> {

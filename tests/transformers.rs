@@ -89,6 +89,7 @@ fn perplexity_of_the_held_out_text_is_that_of_transformers() {
         n_ctx: golden["n_ctx"].as_u64().unwrap() as usize,
         chunks: None,
         kv: KvType::F32,
+        reference_kv: KvType::F32,
         bos: tokenizer.vocab().bos,
     };
     let found = perplexity::measure(&model, &tokens, options, |_, _| true).unwrap();

@@ -44,7 +44,8 @@ impl<'a> Checker<'a> {
         let file = Source::open(part)?;
         let cut = Model::on(self.cpu.clone(), &file);
         let reference = Model::on(self.cpu.clone(), self.source);
-        let options = Options { n_ctx: N_CTX, chunks: None, kv: KvType::F16, bos: self.bos };
+        let (kv, reference_kv) = (KvType::F16, KvType::F16);
+        let options = Options { n_ctx: N_CTX, chunks: None, kv, reference_kv, bos: self.bos };
         let going_on = |_: &Divergence, _| !interrupt::requested();
         let found = compare(&cut, &reference, &self.tokens, options, going_on)?;
         if interrupt::requested() {

@@ -126,6 +126,7 @@ impl Measured {
             n_ctx: N_CTX,
             chunks: Some(CHUNKS),
             kv: KvType::F16,
+            reference_kv: KvType::F16,
             bos: vocab.bos.filter(|_| vocab.add_bos),
         };
         let tokens = tokenizer.encode_with_bos(bundled::HELD_OUT, Special::Plain);

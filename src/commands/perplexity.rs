@@ -38,9 +38,13 @@ pub struct Args {
     chunks: Option<NonZeroUsize>,
     #[command(flatten)]
     cpu: CpuArgs,
-    /// What the key/value cache holds
-    #[arg(long, default_value = "f16", value_parser = super::kv_type)]
+    /// What the key/value cache holds: f16, q8_0 or f32
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::kv_type)]
     kv: KvType,
+    /// What the original's holds [default: the same]; a model compared with itself says what its cache
+    /// costs
+    #[arg(long, value_name = "TYPE", value_parser = super::kv_type, requires = "reference")]
+    reference_kv: Option<KvType>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -77,7 +81,9 @@ fn open_reference(path: &Path, args: &Args, tokenizer: &Tokenizer) -> anyhow::Re
 
 impl Args {
     fn options(&self, bos: Option<u32>) -> Options {
-        Options { n_ctx: self.ctx, chunks: self.chunks.map(NonZeroUsize::get), kv: self.kv, bos }
+        let (n_ctx, chunks) = (self.ctx, self.chunks.map(NonZeroUsize::get));
+        let reference_kv = self.reference_kv.unwrap_or(self.kv);
+        Options { n_ctx, chunks, kv: self.kv, reference_kv, bos }
     }
 
     fn scored(&self, tokens: usize, chunks: usize, seconds: f64) -> String {

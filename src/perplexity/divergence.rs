@@ -117,7 +117,8 @@ pub fn compare(
     let (cpu, n_vocab) = (cut.cpu(), cut.config().n_vocab);
     check_sizes(n_vocab, reference.config().n_vocab)?;
     let start = Instant::now();
-    let mut walk = Walk::new([cut, reference], tokens, options)?;
+    let mut walk =
+        Walk::new([(cut, options.kv), (reference, options.reference_kv)], tokens, options)?;
     let mut sums = Sums::default();
     loop {
         let more = walk.chunk(|[cut, reference], next| {

@@ -34,6 +34,8 @@ pub struct Options {
     pub chunks: Option<usize>,
     /// What the cache holds.
     pub kv: KvType,
+    /// What the original's cache holds, where there is one.
+    pub reference_kv: KvType,
     /// Put in place of the first token of each chunk, if the model wants it.
     pub bos: Option<u32>,
 }
@@ -86,7 +88,7 @@ pub fn measure(
 ) -> Result<Perplexity, PerplexityError> {
     let (cpu, n_vocab) = (model.cpu(), model.config().n_vocab);
     let start = Instant::now();
-    let mut walk = Walk::new([model], tokens, options)?;
+    let mut walk = Walk::new([(model, options.kv)], tokens, options)?;
     let mut scores = Mean::default();
     loop {
         let more = walk.chunk(|[logits], next| {

@@ -1,6 +1,7 @@
 //! The way of models through a text.
 
 use super::{Options, PerplexityError};
+use crate::kernels::KvType;
 use crate::model::{logit_blocks, Model, State, StateOptions, SLICE};
 
 /// One or more models that read the same chunks, side by side: where one predicts a token, all do.
@@ -15,9 +16,9 @@ pub(super) struct Walk<'a, 'm, const N: usize> {
 }
 
 impl<'a, 'm, const N: usize> Walk<'a, 'm, N> {
-    /// Before the first chunk of `tokens`.
+    /// Before the first chunk of `tokens`; each model with what its cache holds.
     pub fn new(
-        models: [&'a Model<'m>; N],
+        models: [(&'a Model<'m>, KvType); N],
         tokens: &'a [u32],
         options: Options,
     ) -> Result<Self, PerplexityError> {
@@ -31,7 +32,7 @@ impl<'a, 'm, const N: usize> Walk<'a, 'm, N> {
         let available = tokens.len() / n_ctx;
         let chunks = options.chunks.map_or(available, |n| n.clamp(1, available));
         let models =
-            models.map(|m| (m, State::new(m.config(), StateOptions::new(n_ctx, options.kv))));
+            models.map(|(m, kv)| (m, State::new(m.config(), StateOptions::new(n_ctx, kv))));
         Ok(Self { models, tokens, options, chunks, done: 0 })
     }
 
