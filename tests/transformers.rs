@@ -3,15 +3,11 @@
 
 mod common;
 
-use common::{golden, golden_f32, ids, nmse};
+use common::{golden, golden_f32, ids, nmse, CACHES, F32_NMSE};
 use lapidary::kernels::KvType;
 use lapidary::model::{Model, Rows, Source, State, StateOptions};
 use lapidary::perplexity::{self, Options};
 use lapidary::tokenizer::{Special, Tokenizer};
-
-/// f32 against f32 with sums in another order: errors are some 1e-7 of a value per sum, 1e-13
-/// squared. A wrong scale, window or norm is 1e-4 and more.
-const F32_NMSE: f64 = 1e-10;
 
 /// Logits of all `ids`, evaluated in pieces of `piece` tokens.
 fn logits(model: &Model<'_>, ids: &[u32], piece: usize, kv: KvType) -> Vec<f32> {
@@ -53,10 +49,14 @@ fn micro_logits_are_those_of_transformers() {
     assert!(source.is_untied());
     let model = Model::load(&source, None).unwrap();
     let ids = ids(&golden("micro.json")["ids"]);
-    let found = logits(&model, &ids, ids.len(), KvType::F32);
-    let error = nmse(&found, &golden_f32("micro.logits.f32"));
-    println!("micro: NMSE {error:.2e} over {} positions", ids.len());
-    assert!(error <= F32_NMSE, "NMSE {error:e}");
+    assert!(ids.len() > 12 * model.config().sliding_window);
+    let expected = golden_f32("micro.logits.f32");
+    for (kv, tolerance, _) in CACHES {
+        let found = logits(&model, &ids, ids.len(), kv);
+        let error = nmse(&found, &expected);
+        println!("micro, {kv:?}: NMSE {error:.2e} over {} positions", ids.len());
+        assert!(error <= tolerance, "{kv:?}: NMSE {error:e}");
+    }
 }
 
 #[test]
