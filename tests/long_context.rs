@@ -7,7 +7,7 @@ use std::fs;
 
 use common::{golden, golden_f32, ids, micro, nmse, CACHES, F32_NMSE};
 use lapidary::kernels::KvType;
-use lapidary::model::{Model, Rows, Source, State};
+use lapidary::model::{Model, Rows, Source, State, StateOptions};
 use serde_json::{json, Value};
 use tempfile::TempDir;
 
@@ -32,7 +32,7 @@ fn checkpoint(sliding_window: u64) -> TempDir {
 fn logits(model: &Model<'_>, prompt: usize, kv: KvType) -> Vec<f32> {
     let golden = golden("long.json");
     let (ids, positions) = (ids(&golden["ids"]), ids(&golden["positions"]));
-    let mut state = State::new(model.config(), ids.len(), kv);
+    let mut state = State::new(model.config(), StateOptions::new(ids.len(), kv));
     let mut wanted = Vec::new();
     let (prompt, rest) = ids.split_at(prompt);
     for tokens in std::iter::once(prompt).chain(rest.chunks(1)) {

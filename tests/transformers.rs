@@ -109,7 +109,7 @@ fn a_prompt_gives_the_same_logits_whole_in_pieces_and_token_by_token() {
         let source = Source::open(&path).unwrap();
         let model = Model::load(&source, None).unwrap();
         let ids = ids(&golden(golden_name)["ids"]);
-        for kv in [KvType::F32, KvType::F16] {
+        for kv in KvType::ALL {
             let whole = logits(&model, &ids, ids.len(), kv);
             for piece in [1, 7, 129] {
                 assert!(logits(&model, &ids, piece, kv) == whole, "pieces of {piece}, {kv:?}");
