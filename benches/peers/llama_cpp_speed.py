@@ -3,7 +3,7 @@
 
     llama_cpp_speed.py LAPIDARY FILE.gguf [FILE.gguf ...] [--threads 2] [--rounds 3] [-n 32]
         [--depths 0,4096] [-p 512,4096] [--ik PYTHON] [--out RESULT.json]
-        [--settings repack+flash repack flash neither]
+        [--settings repack+flash repack flash neither] [--kv f16]
 
 Run by hand, with the Python of a virtual environment that has `llama-cpp-python` (0.3.36), built from
 source so that llama.cpp uses what the processor has. LAPIDARY is the path of the program.
@@ -11,9 +11,9 @@ source so that llama.cpp uses what the processor has. LAPIDARY is the path of th
 Tests are named as llama-bench names them, speeds are tokens per second: `tg32@d4096` decodes 32
 tokens one by one behind 4096 others, `pp512` evaluates a prompt of 512 tokens. Both sides run each
 test once uncounted before the one that counts (`-r` for more), with random token ids, a cache in
-f16, and logits for the last token only. At a depth the cache is filled once and rolled back after
-each test; the window's cache of llama.cpp may have lost some of its oldest cells by then, but reads
-as many as before.
+f16 (`--kv q8_0`: in blocks of 8 bits, which llama.cpp has with flash attention only), and logits for
+the last token only. At a depth the cache is filled once and rolled back after each test; the window's
+cache of llama.cpp may have lost some of its oldest cells by then, but reads as many as before.
 
 1. Calibration. llama.cpp gets the best of its settings, test by test: weights repacked or as they lie
    in the file (`use_extra_bufts`), flash attention on or off. They are tried on short runs: 8 tokens
@@ -50,6 +50,7 @@ from typing import NamedTuple
 ENGINES = {"llama.cpp": ("llama-cpp-python", "llama_cpp"),
            "ik_llama.cpp": ("ik-llama-cpp-python", "ik_llama_cpp._ctypes_api")}
 # By name: whether weights are repacked, and flash attention.
+KV_TYPES = {"f16": 1, "q8_0": 8}
 SETTINGS = {"repack+flash": (True, True), "repack": (True, False), "flash": (False, True), "neither": (False, False)}
 N_BATCH, N_UBATCH = 2048, 512
 PROBE = {"tg": 8, "pp": 256}
@@ -74,7 +75,7 @@ class Test(NamedTuple):
 class Sequence:
     """A model in llama.cpp or ik_llama.cpp, and one sequence that can be rolled back."""
 
-    def __init__(self, engine, file, n_ctx, threads, settings):
+    def __init__(self, engine, file, n_ctx, threads, settings, kv):
         api = self.api = importlib.import_module(ENGINES[engine][1])
         repack, flash = SETTINGS[settings]
         api.llama_backend_init()
@@ -88,6 +89,7 @@ class Sequence:
         params = api.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, N_BATCH, N_UBATCH
         params.n_threads = params.n_threads_batch = threads
+        params.type_k = params.type_v = KV_TYPES[kv]
         if engine == "llama.cpp":
             params.flash_attn_type, params.swa_full = int(flash), False
         else:
@@ -142,20 +144,20 @@ def work(job):
     """What a process of its own does: some tests with one engine and one setting of it."""
     tests = sorted((Test(*test) for test in job["tests"]), key=lambda test: test.depth)
     n_ctx = max(test.depth + test.tokens for test in tests)
-    sequence = Sequence(job["engine"], job["file"], n_ctx, job["threads"], job["settings"])
+    sequence = Sequence(job["engine"], job["file"], n_ctx, job["threads"], job["settings"], job["kv"])
     return {test.name: sequence.speeds(test, job["repetitions"]) for test in tests}
 
 
 class Peer:
     """llama.cpp or its fork, on one file."""
 
-    def __init__(self, name, python, file, threads):
-        self.name, self.python, self.file, self.threads = name, python, file, threads
+    def __init__(self, name, python, file, threads, kv):
+        self.name, self.python, self.file, self.threads, self.kv = name, python, file, threads, kv
         self.settings, self.calibration = {}, {}
 
     def run(self, tests, settings, repetitions):
         job = {"engine": self.name, "file": str(self.file), "threads": self.threads, "tests": tests,
-               "settings": settings, "repetitions": repetitions}
+               "settings": settings, "repetitions": repetitions, "kv": self.kv}
         return json.loads(call([self.python, __file__, "--worker"], json.dumps(job)).splitlines()[-1])
 
     def calibrate(self, tests, candidates):
@@ -184,8 +186,8 @@ class Peer:
 class Lapidary:
     name = "lapidary"
 
-    def __init__(self, program, file, threads):
-        self.program, self.file, self.threads = program, file, threads
+    def __init__(self, program, file, threads, kv):
+        self.program, self.file, self.threads, self.kv = program, file, threads, kv
         self.streams = []
 
     def measure(self, tests, repetitions):
@@ -195,7 +197,7 @@ class Lapidary:
                 _, *lists = zip(*group)
                 tokens, depths = (",".join(map(str, dict.fromkeys(of))) for of in lists)
                 found = json.loads(call([
-                    self.program, "bench", self.file, *flags, tokens, "--ctx-depth", depths, "--kv", "f16",
+                    self.program, "bench", self.file, *flags, tokens, "--ctx-depth", depths, "--kv", self.kv,
                     "--threads", str(self.threads), "-r", str(repetitions), "--json"]))
                 self.streams.append(found["stream_gb_per_s"])
                 speeds |= {result["test"]: result["tokens_per_second"] for result in found["results"]}
@@ -216,10 +218,10 @@ def say(text):
 def measure_file(file, args, peers):
     """All rounds of one file."""
     tests = [Test("tg", args.n, depth) for depth in args.depths if args.n] + [Test("pp", n, 0) for n in args.p if n]
-    peers = [Peer(name, python, file, args.threads) for name, python in peers]
+    peers = [Peer(name, python, file, args.threads, args.kv) for name, python in peers]
     for peer in peers:
         peer.calibrate(tests, args.settings)
-    ours = Lapidary(args.lapidary, file, args.threads)
+    ours = Lapidary(args.lapidary, file, args.threads, args.kv)
     rounds = []
     for i in range(args.rounds):
         rounds.append({})
@@ -270,6 +272,7 @@ def main():
     args.add_argument("--depths", type=numbers, default=[0, 4096])
     args.add_argument("-p", type=numbers, default=[512, 4096])
     args.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    args.add_argument("--kv", choices=KV_TYPES, default="f16")
     args.add_argument("--ik", metavar="PYTHON")
     args.add_argument("--out", type=Path)
     args = args.parse_args()
@@ -283,11 +286,11 @@ def main():
     if args.out:
         info = Path("/proc/cpuinfo")
         processor = re.findall(r"model name\s*: (.*)", info.read_text())[:1] if info.exists() else []
-        versions = {ENGINES[name][0]: Peer(name, python, None, 0).version() for name, python in peers}
+        versions = {ENGINES[name][0]: Peer(name, python, None, 0, args.kv).version() for name, python in peers}
         versions["lapidary"] = call([args.lapidary, "--version"]).split()[-1]
         args.out.write_text(json.dumps({
             "versions": versions, "machine": platform.machine(), "processor": processor, "system": platform.platform(),
-            "load_average_before": load, "threads": args.threads, "repetitions": args.r, "n_batch": N_BATCH,
+            "load_average_before": load, "threads": args.threads, "kv": args.kv, "repetitions": args.r, "n_batch": N_BATCH,
             "n_ubatch": N_UBATCH, "results": results,
         }, indent=1) + "\n")
 
