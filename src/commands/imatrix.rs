@@ -54,7 +54,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Tokenizer::new(source.vocab()?).with_context(|| args.model.display().to_string())?;
     let text = Text::read(&args.file, &tokenizer)?;
     // Before the work, which may take hours. It is a few megabytes, so that space is not asked for.
-    let mut target = match Target::create(&args.output, args.force, &source, 0) {
+    let mut target = match Target::create(&args.output, args.force, Some(&source), 0) {
         Err(error @ ConvertError::Exists { .. }) => bail!("{error}; --force replaces it"),
         target => target?,
     };

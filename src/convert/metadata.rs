@@ -34,10 +34,10 @@ pub(super) fn header(source: &Source, plan: &Plan) -> Result<Header, SourceError
     // Read in either case: what is written must have a vocabulary that fits its embedding.
     let vocab = source.vocab()?;
     let mut header = match source.gguf() {
-        Some(gguf) => copied(gguf, plan),
+        Some(gguf) => copied(gguf, plan.file_type),
         None => {
-            let template = source.chat_template()?;
-            of_checkpoint(source.config(), plan, &vocab, template, &source.stop_ids(&vocab))
+            let (template, stop_ids) = (source.chat_template()?, source.stop_ids(&vocab));
+            model_header(source.config(), plan.file_type, &vocab, template, &stop_ids)
         }
     };
     for (spec, ty) in source.tensors().iter().zip(&plan.types) {
@@ -59,11 +59,11 @@ pub(super) fn header(source: &Source, plan: &Plan) -> Result<Header, SourceError
 }
 
 /// The metadata of another GGUF file, but for what says how its tensors are stored.
-fn copied(gguf: &Gguf, plan: &Plan) -> Header {
+fn copied(gguf: &Gguf, file_type: u32) -> Header {
     let mut header = Header::new();
     let kept = gguf.metadata().filter(|(key, _)| !describes_storage(key));
     kept.for_each(|(key, value)| header.set(key, value));
-    set_storage(&mut header, plan);
+    set_storage(&mut header, file_type);
     header
 }
 
@@ -74,14 +74,20 @@ fn describes_storage(key: &str) -> bool {
     key == "general.alignment" || prefixes.iter().any(|prefix| key.starts_with(prefix))
 }
 
-fn set_storage(header: &mut Header, plan: &Plan) {
-    header.set("general.file_type", plan.file_type);
+fn set_storage(header: &mut Header, file_type: u32) {
+    header.set("general.file_type", file_type);
     header.set("general.quantization_version", QUANTIZATION_VERSION);
 }
 
-fn of_checkpoint(
+/// A header without tensors that says what a model is: its sizes and constants, its vocabulary, how
+/// its chats look (Gemma 2's own template if none is given and the vocabulary has the turn markers)
+/// and which ids end a text. `file_type` is the number that `general.file_type` gets.
+///
+/// # Panics
+/// If a size does not fit `u32`.
+pub fn model_header(
     c: &Config,
-    plan: &Plan,
+    file_type: u32,
     vocab: &Vocab,
     template: Option<String>,
     stop_ids: &[u32],
@@ -90,7 +96,7 @@ fn of_checkpoint(
     header.set("general.architecture", "gemma2");
     header.set("general.type", "model");
     header.set("general.name", c.name.as_str());
-    set_storage(&mut header, plan);
+    set_storage(&mut header, file_type);
     let sizes = [
         ("context_length", c.n_ctx_train),
         ("embedding_length", c.n_embd),

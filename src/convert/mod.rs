@@ -3,7 +3,7 @@
 //! - [`Plan`]: what each tensor becomes, by a [`Recipe`] or, as [`fit`] chooses, for a [`Budget`].
 //!   `damage` measures what a type costs, `allocation` chooses.
 //! - [`Weighting`]: how much columns count.
-//! - `metadata`: the keys of the new file.
+//! - `metadata`: the keys of the new file; [`model_header`], those that say what the model is.
 //! - `pipeline`: the tensors, slice by slice.
 //! - [`Target`], `part`: the new file, which is either complete or not there, and what is beside it
 //!   until then.
@@ -30,6 +30,7 @@ mod weighting;
 pub use budget::{fit, Budget, Fitted};
 pub use check::Check;
 pub use error::ConvertError;
+pub use metadata::model_header;
 pub use pipeline::{convert, convert_and_check, Options, Progress};
 pub use plan::Plan;
 pub use recipe::{Recipe, UnknownRecipe};

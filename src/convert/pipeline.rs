@@ -102,7 +102,7 @@ pub fn convert_and_check(
     }
     let pool = pool(options.threads)?;
     let mut report = outlook(source, &header);
-    let mut target = Target::create(out, options.force, source, report.file_bytes)?;
+    let mut target = Target::create(out, options.force, Some(source), report.file_bytes)?;
     progress.started(report.bytes_read);
     let work = Work { source, header: &header, plan, isa: options.isa };
     match work.write_file(&mut target, &pool, options.resume, check, progress) {

@@ -26,18 +26,18 @@ impl Target {
     /// [`begin`](Self::begin).
     ///
     /// # Errors
-    /// If `path` is there already and `force` is not given, is no file or is part of `source`; if
-    /// its directory is not there, cannot be written to or has too little space; if another process
-    /// is writing it.
+    /// If `path` is there already and `force` is not given, is no file or is part of `source`, the
+    /// model that is being read, if any; if its directory is not there, cannot be written to or has
+    /// too little space; if another process is writing it.
     pub fn create(
         path: &Path,
         force: bool,
-        source: &Source,
+        source: Option<&Source>,
         bytes: u64,
     ) -> Result<Self, ConvertError> {
         check_replaceable(path, force, source)?;
         let part = Part::path_for(path);
-        if is_part_of(&part, source) {
+        if source.is_some_and(|source| is_part_of(&part, source)) {
             return Err(ConvertError::Unsuitable { path: part, cause: BEING_READ });
         }
         let dir = directory(path);
@@ -132,7 +132,11 @@ fn directory(path: &Path) -> &Path {
 
 const BEING_READ: &str = "belongs to the model that is being read";
 
-fn check_replaceable(path: &Path, force: bool, source: &Source) -> Result<(), ConvertError> {
+fn check_replaceable(
+    path: &Path,
+    force: bool,
+    source: Option<&Source>,
+) -> Result<(), ConvertError> {
     let unsuitable = |cause| Err(ConvertError::Unsuitable { path: path.to_owned(), cause });
     if path.file_name().is_none() {
         return unsuitable("is no file name");
@@ -144,7 +148,7 @@ fn check_replaceable(path: &Path, force: bool, source: &Source) -> Result<(), Co
         Ok(metadata) if !metadata.is_file() => return unsuitable("is no regular file"),
         Ok(_) => {}
     }
-    if is_part_of(path, source) {
+    if source.is_some_and(|source| is_part_of(path, source)) {
         return unsuitable(BEING_READ);
     }
     match force {
