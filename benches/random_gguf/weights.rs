@@ -18,10 +18,12 @@ const POOL: usize = 4096;
 /// Units that are handed over at once: a few megabytes.
 const PIECE: usize = 16 * 1024;
 
-/// What norms multiply by, on average. Where what a layer found is added, it outweighs what was
-/// there: the head is the embedding again, and would otherwise name the token that was just read.
+/// What norms multiply by, on average, ...
 const NORM: f32 = 1.0;
-const POST_NORM: f32 = 3.0;
+/// ... and where the feed-forward's result is added. That has to outweigh the embedding, which is the
+/// head again and would name the token that was just read, and what attention adds, which changes
+/// little from token to token: otherwise one token is written over and over.
+const POST_FFW_NORM: f32 = 8.0;
 
 /// Makes the tensors of one model, in any order.
 pub struct Weights {
@@ -39,7 +41,7 @@ impl Weights {
     /// Hands the bytes of a tensor in type `ty` to `sink`, in order.
     ///
     /// A matrix of `cols` columns is noise of deviation 1/√cols, so that what comes out of a product
-    /// is as large as what went in. A norm is spread by a tenth around [`NORM`] or [`POST_NORM`].
+    /// is as large as what went in. A norm is spread by a tenth around [`NORM`] or [`POST_FFW_NORM`].
     ///
     /// # Errors
     /// Those of `sink`.
@@ -55,7 +57,7 @@ impl Weights {
         let Self { seed, pools, piece } = self;
         let mut random = Random::new(*seed, stream(&spec.name));
         if spec.role == Role::Norm {
-            let mean = if spec.name.contains("post_") { POST_NORM } else { NORM };
+            let mean = if spec.name.contains("post_ffw") { POST_FFW_NORM } else { NORM };
             let values = (0..spec.values()).map(|_| mean * (1.0 + 0.1 * random.normal()));
             return sink(&values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>());
         }
