@@ -3,9 +3,9 @@
 //!
 //!     cargo run --release --example random_gguf -- 27B -q Q4_K_M -o 27b.gguf [--tokenizer DIR]
 //!
-//! Tensor types are the recipe's. A seed gives the same bytes everywhere. What such a model writes is
-//! nonsense, but its logits are finite and its activations as large as a trained model's, so that
-//! nothing is faster or slower for being random.
+//! Tensor types are the recipe's, and a seed gives the same bytes everywhere. What such a model writes
+//! is nonsense, but its logits are finite and it does not write one token over and over; sizes, memory
+//! and speed are a trained model's.
 
 mod random;
 mod size;
@@ -21,7 +21,7 @@ use std::time::Instant;
 use anyhow::{bail, Context};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use lapidary::convert::{model_header, Recipe, Target};
+use lapidary::convert::{model_header, ConvertError, Recipe, Target};
 use lapidary::model::{tensors, Config};
 use lapidary::tokenizer::Tokenizer;
 use lapidary_formats::checkpoint::vocab_from_dir;
@@ -105,7 +105,10 @@ fn header(config: &Config, recipe: Recipe, vocab: &Vocab) -> anyhow::Result<Head
 fn write(header: &Header, config: &Config, args: &Args) -> anyhow::Result<()> {
     let path: &Path = &args.output;
     let named = || path.display().to_string();
-    let mut target = Target::create(path, args.force, None, header.file_bytes())?;
+    let mut target = match Target::create(path, args.force, None, header.file_bytes()) {
+        Err(error @ ConvertError::Exists { .. }) => bail!("{error}; --force replaces it"),
+        target => target?,
+    };
     target.begin(0)?;
     let bar = bar(header.file_bytes());
     let mut weights = Weights::new(args.seed);

@@ -12,8 +12,8 @@ use crate::random::Random;
 /// Values that are drawn together: whole blocks of every type. Rows of all three models are
 /// multiples of it.
 const UNIT: usize = 256;
-/// Units of a pool: with nine of them or more in a row, no two rows are alike, and all of them stay
-/// in a second-level cache.
+/// Units of a pool: of eight or more in a row, there are more rows than any model has. All of them
+/// stay in a second-level cache.
 const POOL: usize = 4096;
 /// Units that are handed over at once: a few megabytes.
 const PIECE: usize = 16 * 1024;
