@@ -209,7 +209,7 @@ fn model_problems(source: &Source) -> Vec<Problem> {
             )));
         }
     }
-    let spelling = |id: Option<u32>| id.map_or("", |id| &vocab.pieces[id as usize].text);
+    let spelling = |id: Option<u32>| id.map_or("", |id| vocab.pieces.text(id));
     match source.chat_template() {
         Err(error) => problems.push(Problem::of_model(source.path(), &error)),
         Ok(None) => {}

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use lapidary::tokenizer::{ControlPieces, Special, Tokenizer};
 use lapidary_formats::checkpoint::{vocab_from_dir, Checkpoint};
+use lapidary_formats::gguf::{Gguf, Header, Writer};
+use lapidary_formats::vocab::Vocab;
 use proptest::prelude::*;
 
 /// `vocab_size` of all three Gemma 2 models.
@@ -121,6 +123,40 @@ fn assert_common_facts(tokenizer: &Tokenizer) {
     assert_eq!(tokenizer.decode(&plain, ControlPieces::Omit), spelt);
     assert_eq!(tokenizer.decode(&trusted, ControlPieces::Show), spelt);
     assert_eq!(tokenizer.decode(&trusted, ControlPieces::Omit), "user\n");
+}
+
+/// The tokenizer of a GGUF file with the vocabulary of another.
+fn from_gguf(vocab: &Vocab) -> Tokenizer {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut header = Header::new();
+    header.set_vocab(vocab);
+    Writer::new(file.reopen().unwrap(), header).unwrap().finish().unwrap();
+    let read = Vocab::from_gguf(&Gguf::open(file.path()).unwrap()).unwrap();
+    assert_eq!(read, *vocab);
+    Tokenizer::new(read).unwrap()
+}
+
+/// Texts that lie in a file's map, which is unlinked and whose `Gguf` is gone, do as well.
+#[test]
+fn a_file_gives_the_ids_of_its_checkpoint() {
+    assert_ids_are_golden(&from_gguf(TINY.vocab()), &common::tests_dir("goldens/tokenizer/tiny"));
+    if let Some((dir, gemma2)) = &*GEMMA2 {
+        assert_ids_are_golden(&from_gguf(gemma2.vocab()), dir);
+    }
+}
+
+#[test]
+fn the_tables_of_a_file_take_what_was_predicted() {
+    let gemma2 = GEMMA2.as_ref().map(|(_, tokenizer)| tokenizer);
+    for from_dir in [&TINY].into_iter().map(|tiny| &**tiny).chain(gemma2) {
+        let (n, tokenizer) = (from_dir.vocab().pieces.len(), from_gguf(from_dir.vocab()));
+        let predicted = Tokenizer::predicted_heap_bytes(n) as f64;
+        let found = tokenizer.heap_bytes() as f64;
+        // Most is known to the byte; how many nodes the matcher has depends on the texts.
+        assert!((found / predicted - 1.0).abs() < 0.25, "{found} for {predicted}");
+        assert!(found < 100e3 + 25.0 * n as f64, "{found} for {n} pieces");
+        assert!(tokenizer.heap_bytes() < from_dir.heap_bytes(), "the texts stay in the file");
+    }
 }
 
 #[test]

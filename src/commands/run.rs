@@ -208,7 +208,7 @@ impl SamplingArgs {
 /// The model's template, or Gemma 2's own.
 fn chat_template(source: &Source, tokenizer: &Tokenizer) -> anyhow::Result<ChatTemplate> {
     let vocab = tokenizer.vocab();
-    let spelling = |id: Option<u32>| id.map_or("", |id| &vocab.pieces[id as usize].text);
+    let spelling = |id: Option<u32>| id.map_or("", |id| vocab.pieces.text(id));
     let template = source.chat_template()?;
     ChatTemplate::new(template.as_deref(), spelling(vocab.bos), spelling(vocab.eos))
         .with_context(|| name(source))

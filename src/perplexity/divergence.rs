@@ -82,11 +82,11 @@ pub fn check_vocabularies(cut: &Vocab, reference: &Vocab) -> Result<(), Vocabula
     check_sizes(cut.pieces.len(), reference.pieces.len())?;
     // Some files spell spaces plainly.
     let spelling = |c| if c == ' ' { '\u{2581}' } else { c };
-    let pairs = cut.pieces.iter().zip(&reference.pieces);
+    let pairs = cut.pieces.iter().zip(reference.pieces.iter());
     for (id, (cut, reference)) in pairs.enumerate() {
         let (cut, reference) = (&cut.text, &reference.text);
         if !cut.chars().map(spelling).eq(reference.chars().map(spelling)) {
-            let (cut, reference) = (cut.clone(), reference.clone());
+            let (cut, reference) = (cut.to_string(), reference.to_string());
             return Err(VocabularyMismatch::Piece { id, cut, reference });
         }
     }

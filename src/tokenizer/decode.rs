@@ -40,7 +40,7 @@ impl Tokenizer {
     }
 
     fn decode_onto(&self, id: u32, control: ControlPieces, bytes: &mut Vec<u8>) {
-        let Some(piece) = self.vocab.pieces.get(id as usize) else {
+        let Some(piece) = self.vocab.pieces.get(id) else {
             bytes.extend(UNKNOWN.bytes());
             return;
         };

@@ -133,10 +133,10 @@ impl Tokenizer {
         merger.merge(&text[start..], ids);
     }
 
-    /// Whether some piece holds the two characters side by side. Where none does, no merge can
+    /// Whether some piece may hold the two characters side by side. Where none does, no merge can
     /// cross, and merging the parts by themselves keeps the heap small: mostly it is words.
     fn joins(&self, left: Option<char>, right: Option<char>) -> bool {
-        left.zip(right).is_some_and(|pair| self.neighbours.contains(&pair))
+        left.zip(right).is_some_and(|pair| self.neighbours.may_contain(pair))
     }
 
     /// Writes text that no piece spells: in bytes, or else as the unknown piece, one for each run.

@@ -97,11 +97,11 @@ impl<'a> Merger<'a> {
         let (start, left_len) = (self.symbols[left].start, self.symbols[left].len);
         let len = left_len + self.symbols[right].len;
         let Some(id) = self.tokenizer.merged(&text[start..start + len]) else { return };
-        let piece = &self.tokenizer.vocab.pieces[id as usize];
-        if piece.kind == PieceKind::Unused {
+        let pieces = &self.tokenizer.vocab.pieces;
+        if pieces.kind(id) == PieceKind::Unused {
             self.unused.insert(id, left_len);
         }
-        self.agenda.push(Pair { score: piece.score, left, right, len });
+        self.agenda.push(Pair { score: pieces.score(id), left, right, len });
     }
 
     fn apply(&mut self, text: &str, pair: &Pair) {

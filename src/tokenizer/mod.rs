@@ -13,8 +13,10 @@
 mod decode;
 mod encode;
 mod error;
+mod index;
 mod matcher;
 mod merge;
+mod neighbours;
 
 pub use decode::{ControlPieces, Decoder};
 pub use encode::Special;
@@ -23,11 +25,12 @@ pub use error::TokenizerError;
 #[cfg(test)]
 mod tests;
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::borrow::Cow;
 
-use lapidary_formats::vocab::{PieceKind, Vocab};
+use index::Index;
+use lapidary_formats::vocab::{PieceKind, Pieces, Vocab};
 use matcher::Matcher;
+use neighbours::Neighbours;
 
 /// How SentencePiece writes a space inside pieces (U+2581).
 const SPACE: &str = "\u{2581}";
@@ -36,10 +39,10 @@ const SPACE: &str = "\u{2581}";
 #[derive(Debug)]
 pub struct Tokenizer {
     vocab: Vocab,
-    /// By spelling, spaces as `▁`.
-    ids: HashMap<Box<str>, u32>,
+    /// The ids by spelling.
+    index: Index,
     /// Characters that stand side by side in a piece that merging may form.
-    neighbours: HashSet<(char, char)>,
+    neighbours: Neighbours,
     /// The pieces that are found in text before merging (USER_DEFINED, CONTROL).
     matcher: Matcher,
     /// The id of each byte's piece.
@@ -58,12 +61,12 @@ impl Tokenizer {
     /// one of the vocabulary's special ids has no piece.
     pub fn new(vocab: Vocab) -> Result<Self, TokenizerError> {
         check_special_ids(&vocab)?;
-        let mut ids = HashMap::with_capacity(vocab.pieces.len());
-        let mut neighbours = HashSet::new();
+        let mut index = Index::new(vocab.pieces.len());
+        let mut neighbours = Neighbours::new(vocab.pieces.len());
         let mut matcher = Matcher::default();
         let mut bytes = [None; 256];
-        for (id, piece) in (0u32..).zip(&vocab.pieces) {
-            let text = piece.text.replace(' ', SPACE);
+        for (id, piece) in (0u32..).zip(vocab.pieces.iter()) {
+            let text = spelling(&piece.text);
             if text.is_empty() {
                 continue;
             }
@@ -71,29 +74,24 @@ impl Tokenizer {
                 return Err(TokenizerError::NanScore { id });
             }
             match piece.kind {
-                PieceKind::Normal | PieceKind::Unused => {
-                    neighbours.extend(text.chars().zip(text.chars().skip(1)));
-                }
+                PieceKind::Normal | PieceKind::Unused => neighbours.insert(&text),
                 PieceKind::UserDefined | PieceKind::Control => matcher.insert(&text, id),
                 PieceKind::Unknown => {}
                 PieceKind::Byte => {
                     let byte = parse_byte(&text)
-                        .ok_or_else(|| TokenizerError::BytePiece { id, text: text.clone() })?;
+                        .ok_or_else(|| TokenizerError::BytePiece { id, text: text.to_string() })?;
                     bytes[usize::from(byte)] = Some(id);
                 }
             }
-            match ids.entry(text.into_boxed_str()) {
-                Entry::Vacant(place) => place.insert(id),
-                Entry::Occupied(place) => {
-                    let (text, first) = (place.key().to_string(), *place.get());
-                    return Err(TokenizerError::DuplicatePiece { text, first, second: id });
-                }
-            };
+            if let Some(first) = index.insert(&vocab.pieces, &text, id) {
+                let text = text.into_owned();
+                return Err(TokenizerError::DuplicatePiece { text, first, second: id });
+            }
         }
         if vocab.unk.is_none() && bytes.contains(&None) {
             return Err(TokenizerError::NoFallback);
         }
-        Ok(Self { vocab, ids, neighbours, matcher, bytes })
+        Ok(Self { vocab, index, neighbours, matcher, bytes })
     }
 
     /// The vocabulary that the ids belong to.
@@ -101,14 +99,41 @@ impl Tokenizer {
         &self.vocab
     }
 
+    /// Bytes of memory that the tables take: the pieces, where they are in the heap, and the
+    /// indexes over them.
+    pub fn heap_bytes(&self) -> usize {
+        self.vocab.pieces.heap_bytes()
+            + self.index.heap_bytes()
+            + self.neighbours.heap_bytes()
+            + self.matcher.heap_bytes()
+    }
+
+    /// What [`heap_bytes`](Self::heap_bytes) will be for a GGUF file's `n` pieces, before there is
+    /// a tokenizer: for each piece [`Pieces::HEAP_BYTES`] and its places in two hash tables, whose
+    /// sizes are powers of two; and the few hundred that Gemma 2 has to be found before merging.
+    pub fn predicted_heap_bytes(n: usize) -> usize {
+        n * Pieces::HEAP_BYTES
+            + Index::predicted_heap_bytes(n)
+            + Neighbours::new(n).heap_bytes()
+            + Matcher::GEMMA2_HEAP_BYTES
+    }
+
     /// The piece that symbols merge to, if there is one. CONTROL pieces never come of merging.
     fn merged(&self, text: &str) -> Option<u32> {
-        let id = *self.ids.get(text)?;
+        let id = self.index.get(&self.vocab.pieces, text)?;
         matches!(self.kind(id), PieceKind::Normal | PieceKind::Unused).then_some(id)
     }
 
     fn kind(&self, id: u32) -> PieceKind {
-        self.vocab.pieces[id as usize].kind
+        self.vocab.pieces.kind(id)
+    }
+}
+
+/// How a piece is spelt in normalized text.
+fn spelling(text: &str) -> Cow<'_, str> {
+    match text.contains(' ') {
+        true => text.replace(' ', SPACE).into(),
+        false => text.into(),
     }
 }
 

@@ -7,7 +7,7 @@ use super::*;
 
 fn vocab(pieces: &[(&str, f32, PieceKind)]) -> Vocab {
     let pieces = pieces.iter().map(|(text, score, kind)| Piece {
-        text: (*text).to_owned(),
+        text: (*text).into(),
         score: *score,
         kind: *kind,
     });
@@ -26,18 +26,19 @@ fn vocab(pieces: &[(&str, f32, PieceKind)]) -> Vocab {
 const UNK: (&str, f32, PieceKind) = ("<unk>", 0.0, PieceKind::Unknown);
 
 fn with_bytes(pieces: &[(&str, f32, PieceKind)]) -> Vocab {
-    let mut vocab = vocab(&[&[UNK], pieces].concat());
-    vocab.pieces.extend((0..=255u8).map(|byte| Piece {
-        text: format!("<0x{byte:02X}>"),
+    let vocab = vocab(&[&[UNK], pieces].concat());
+    let bytes = (0..=255u8).map(|byte| Piece {
+        text: format!("<0x{byte:02X}>").into(),
         score: 0.0,
         kind: PieceKind::Byte,
-    }));
-    vocab
+    });
+    let pieces = vocab.pieces.iter().chain(bytes).collect();
+    Vocab { pieces, ..vocab }
 }
 
 fn pieces(tokenizer: &Tokenizer, text: &str) -> Vec<String> {
     let ids = tokenizer.encode(text, Special::Plain);
-    ids.iter().map(|id| tokenizer.vocab().pieces[*id as usize].text.clone()).collect()
+    ids.iter().map(|id| tokenizer.vocab().pieces.text(*id).to_owned()).collect()
 }
 
 #[test]

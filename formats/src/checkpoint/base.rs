@@ -7,7 +7,7 @@ use crate::vocab::{Piece, PieceKind};
 
 /// What a tokenizer's own file says.
 pub(super) struct Base {
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<Piece<'static>>,
     pub special: SpecialIds,
 }
 
@@ -32,6 +32,6 @@ pub(super) struct AddedToken {
 }
 
 /// The unused piece for an embedding row that no token has, as llama.cpp's converter writes it.
-pub(super) fn filler(id: usize) -> Piece {
-    Piece { text: format!("[PAD{id}]"), score: -10_000.0, kind: PieceKind::Unused }
+pub(super) fn filler(id: usize) -> Piece<'static> {
+    Piece { text: format!("[PAD{id}]").into(), score: -10_000.0, kind: PieceKind::Unused }
 }

@@ -68,7 +68,7 @@ fn convert(model: ModelProto) -> Result<Base, VocabError> {
         let number = piece.kind.unwrap_or(PieceKind::Normal as i32) as u32;
         let kind = PieceKind::from_number(number).ok_or(VocabError::Kind { id, kind: number })?;
         let (text, score) = (piece.piece.unwrap_or_default(), piece.score.unwrap_or_default());
-        pieces.push(Piece { text, score, kind });
+        pieces.push(Piece { text: text.into(), score, kind });
     }
     let id = |id: Option<i32>, default: i32| u32::try_from(id.unwrap_or(default)).ok();
     let special = SpecialIds {

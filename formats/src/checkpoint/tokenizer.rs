@@ -131,7 +131,7 @@ fn assemble(
     }
     pieces.iter_mut().for_each(settle);
     let mut vocab = Vocab {
-        pieces,
+        pieces: pieces.into_iter().collect(),
         bos: None,
         eos: None,
         eot: None,
@@ -160,7 +160,7 @@ fn apply(piece: &mut Piece, token: &AddedToken) {
     // control pieces those could not be matched in text, nor printed.
     let blank = token.content.chars().all(|c| c.is_whitespace() || c == '▁');
     let control = is_control_text(&token.content) || (token.special && !blank);
-    piece.text.clone_from(&token.content);
+    piece.text = token.content.clone().into();
     piece.kind = if control { Control } else { UserDefined };
 }
 
@@ -170,7 +170,7 @@ fn settle(piece: &mut Piece) {
     if piece.kind == UserDefined {
         match is_control_text(&piece.text) {
             true => piece.kind = Control,
-            false => piece.text = piece.text.replace(' ', "▁"),
+            false => piece.text = piece.text.replace(' ', "▁").into(),
         }
     }
     // Scores order merges, which make normal pieces only. Files disagree on the rest; the values

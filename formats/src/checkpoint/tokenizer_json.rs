@@ -57,7 +57,7 @@ fn convert(model: &Model, vocab_size: usize) -> Result<Base, VocabError> {
         let what = "the tokenizer's last piece".to_owned();
         return Err(VocabError::Id { what, id: last as u64, len: vocab_size });
     }
-    let mut pieces: Vec<Option<Piece>> = vec![None; last + 1];
+    let mut pieces: Vec<Option<Piece<'static>>> = vec![None; last + 1];
     let no_tab_byte = !model.vocab.contains_key("<0x09>");
     for (text, id) in &model.vocab {
         let kind = match text.as_str() {
@@ -70,12 +70,12 @@ fn convert(model: &Model, vocab_size: usize) -> Result<Base, VocabError> {
         let text = if kind == PieceKind::Byte && text == "\t" { "<0x09>" } else { text };
         // No merge makes the pieces without a score; they come after all that are made.
         let score = scores.get(id).copied().unwrap_or(-(model.merges.len() as f32));
-        let piece = Piece { text: text.to_owned(), score, kind };
+        let piece = Piece { text: text.to_owned().into(), score, kind };
         if pieces[*id as usize].replace(piece).is_some() {
             return Err(VocabError::DuplicateId(*id));
         }
     }
-    let fill = |(id, piece): (usize, Option<Piece>)| piece.unwrap_or_else(|| filler(id));
+    let fill = |(id, piece): (usize, Option<Piece<'static>>)| piece.unwrap_or_else(|| filler(id));
     let pieces = pieces.into_iter().enumerate().map(fill).collect();
     let unk = model.unk_token.as_deref().and_then(|text| model.vocab.get(text)).copied();
     Ok(Base { pieces, special: SpecialIds { unk, ..SpecialIds::default() } })

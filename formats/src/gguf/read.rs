@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::cursor::Cursor;
 use super::error::{GgufError, Malformed};
@@ -28,7 +29,7 @@ pub struct Gguf {
 
 #[derive(Debug)]
 struct File {
-    map: MappedFile,
+    map: Arc<MappedFile>,
     parsed: Parsed,
 }
 
@@ -98,6 +99,11 @@ impl Gguf {
             .metadata
             .iter()
             .filter_map(|e| Some((e.key.as_str(), e.ty, file.map.bytes().get(e.range.clone())?)))
+    }
+
+    /// The map that the metadata's values lie in, to be shared with what borrows from it for long.
+    pub(super) fn metadata_map(&self) -> &Arc<MappedFile> {
+        &self.files[0].map
     }
 
     /// The value of a key that holds an integer of any type that fits; `None` if it is absent.
@@ -206,7 +212,7 @@ impl File {
         let map = MappedFile::open(path.clone())
             .map_err(|error| GgufError::Open { path: path.clone(), error })?;
         match parse(map.bytes()) {
-            Ok(parsed) => Ok(File { map, parsed }),
+            Ok(parsed) => Ok(File { map: Arc::new(map), parsed }),
             Err(cause) => Err(GgufError::Malformed { path, cause }),
         }
     }

@@ -243,6 +243,11 @@ impl<'a> Array<'a> {
         self.len == 0
     }
 
+    /// The elements as they lie in the file.
+    pub(super) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// The elements, whatever their type.
     pub fn values(&self) -> impl Iterator<Item = Value<'a>> {
         let (mut cursor, ty) = (Cursor::new(self.bytes), self.ty);

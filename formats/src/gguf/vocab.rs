@@ -4,7 +4,10 @@ use super::error::GgufError;
 use super::read::Gguf;
 use super::value::{Array, ValueType};
 use super::write::Header;
-use crate::vocab::{is_control_text, Piece, PieceKind, Vocab, VocabError};
+use crate::vocab::{is_control_text, Piece, PieceKind, Pieces, Vocab, VocabError};
+
+/// Bytes of the length before a string.
+const STRING_LEN: usize = size_of::<u64>();
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
@@ -52,9 +55,9 @@ impl Vocab {
         vocab.eos = vocab.eos.or_else(|| vocab.find("<eos>"));
         vocab.eot = vocab.eot.or_else(|| vocab.find("<end_of_turn>"));
         // llama.cpp's converter calls it a control piece; kinds are to agree with a checkpoint's.
-        let unk = vocab.unk.and_then(|id| vocab.pieces.get_mut(id as usize));
-        if let Some(piece) = unk.filter(|p| p.kind == PieceKind::Control) {
-            piece.kind = PieceKind::Unknown;
+        let unk = vocab.unk.and_then(|id| Some((id, vocab.pieces.get(id)?.kind)));
+        if let Some((id, PieceKind::Control)) = unk {
+            vocab.pieces.set_kind(id, PieceKind::Unknown);
         }
         vocab.checked().map_err(error)
     }
@@ -66,9 +69,9 @@ impl Header {
     /// text.
     pub fn set_vocab(&mut self, vocab: &Vocab) {
         let pieces = &vocab.pieces;
-        let text = |p: &Piece| match p.kind {
+        let text = |p: Piece| match p.kind {
             PieceKind::UserDefined => p.text.replace('▁', " "),
-            _ => p.text.clone(),
+            _ => p.text.into_owned(),
         };
         self.set(MODEL, "llama");
         self.set(PRE, "default");
@@ -93,7 +96,8 @@ impl Header {
     }
 }
 
-fn pieces(gguf: &Gguf) -> Result<Vec<Piece>, GgufError> {
+/// The pieces, their texts left in the map.
+fn pieces(gguf: &Gguf) -> Result<Pieces, GgufError> {
     let tokens = array(gguf, TOKENS, "an array of str", &[ValueType::Str])?;
     let scores = array(gguf, SCORES, "an array of f32", &[ValueType::F32])?;
     let kinds = array(gguf, KINDS, "an array of i32", &[ValueType::I32, ValueType::U32])?;
@@ -104,23 +108,27 @@ fn pieces(gguf: &Gguf) -> Result<Vec<Piece>, GgufError> {
             return Err(error(VocabError::Length { what, found, pieces }));
         }
     }
+    let map = gguf.metadata_map();
+    // The elements lie one after the other, each behind its length.
+    let start = map.place(tokens.bytes()).unwrap_or_default().start;
+    let mut pieces = Pieces::in_map(map.clone(), start, STRING_LEN, tokens.len());
+    let mut end = start;
+    let texts = tokens.values().filter_map(|v| v.as_str());
     let scores = scores.values().filter_map(|v| v.as_f32());
     // A negative number is no kind and becomes one that is none either.
     let kinds = kinds.values().map(|v| v.as_int().unwrap_or(u32::MAX));
-    let texts = tokens.values().filter_map(|v| v.as_str());
-    let zipped = texts.zip(scores).zip(kinds).enumerate();
-    let piece = |(id, ((text, score), kind)): (usize, ((&str, f32), u32))| {
+    for (id, ((text, score), kind)) in texts.zip(scores).zip(kinds).enumerate() {
         let kind =
             PieceKind::from_number(kind).ok_or_else(|| error(VocabError::Kind { id, kind }))?;
-        Ok(match kind {
-            PieceKind::UserDefined if is_control_text(text) => {
-                Piece { text: text.to_owned(), score, kind: PieceKind::Control }
-            }
-            PieceKind::UserDefined => Piece { text: text.replace(' ', "▁"), score, kind },
-            _ => Piece { text: text.to_owned(), score, kind },
-        })
-    };
-    zipped.map(piece).collect()
+        let user_defined = kind == PieceKind::UserDefined;
+        let control = user_defined && is_control_text(text);
+        end += STRING_LEN + text.len();
+        pieces.push(end, score, if control { PieceKind::Control } else { kind });
+        if user_defined && !control && text.contains(' ') {
+            pieces.respell(id as u32, text.replace(' ', "▁"));
+        }
+    }
+    Ok(pieces)
 }
 
 /// The array under `key`, whose elements must have one of `types`.

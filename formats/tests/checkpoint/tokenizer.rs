@@ -120,10 +120,10 @@ fn assert_agree(a: &Vocab, b: &Vocab) {
         // Single characters are never the result of a merge; their scores mean nothing.
         normal.retain(|p| p.text.chars().nth(1).is_some());
         normal.sort_by(|p, q| q.score.total_cmp(&p.score));
-        normal.into_iter().map(|p| p.text.clone()).collect::<Vec<_>>()
+        normal.into_iter().map(|p| p.text.into_owned()).collect::<Vec<_>>()
     };
     assert_eq!(a.pieces.len(), b.pieces.len());
-    for (id, (p, q)) in a.pieces.iter().zip(&b.pieces).enumerate() {
+    for (id, (p, q)) in a.pieces.iter().zip(b.pieces.iter()).enumerate() {
         assert_eq!((&p.text, p.kind), (&q.text, q.kind), "piece {id}");
         assert!(p.kind == PieceKind::Normal || p.score == q.score, "piece {id}");
     }
@@ -142,11 +142,11 @@ fn both_files_give_the_same_vocabulary() {
         [Control, Control, Control, Unknown, Control, Control, UserDefined, Byte, Normal, Normal];
     assert_eq!(kinds[..10], trained);
     assert_eq!(kinds[10..], [Unused; 6]);
-    assert_eq!(model.pieces[10].text, "[PAD10]");
+    assert_eq!(model.pieces.text(10), "[PAD10]");
     assert_eq!((model.bos, model.eos, model.eot), (Some(2), Some(1), Some(5)));
     assert_eq!((model.unk, model.pad, model.add_bos), (Some(3), Some(0), true));
     assert!(!model.add_space_prefix);
-    assert_eq!((json.pieces[8].score, json.pieces[9].score), (-1.0, -3.0));
+    assert_eq!((json.pieces.score(8), json.pieces.score(9)), (-1.0, -3.0));
 }
 
 #[test]
@@ -160,8 +160,8 @@ fn both_files_of_the_fixture_give_the_same_vocabulary() {
     };
     let model = with("tokenizer.model");
     assert_agree(&model, &with("tokenizer.json"));
-    assert_eq!(model.pieces[226].text, "<0x09>");
-    assert_eq!((model.pieces[108].text.as_str(), model.eot), ("\n", Some(107)));
+    assert_eq!(model.pieces.text(226), "<0x09>");
+    assert_eq!((model.pieces.text(108), model.eot), ("\n", Some(107)));
 
     let path = TempDir::new().unwrap();
     let path = path.path().join("vocab.gguf");
@@ -184,7 +184,7 @@ fn added_tokens_rename_and_add_pieces() {
     let config = json!({"added_tokens_decoder": added, "eos_token": "<tool>",
         "pad_token": {"content": "<eos>"}, "bos_token": null, "add_bos_token": false});
     let vocab = configured(config).unwrap();
-    let found = |id: usize| (vocab.pieces[id].text.as_str(), vocab.pieces[id].kind);
+    let found = |id| (vocab.pieces.text(id), vocab.pieces.kind(id));
     use PieceKind::*;
     assert_eq!(found(3), ("<unk>", Unknown));
     assert_eq!(found(8), ("<|im_start|>", Control));
@@ -204,8 +204,8 @@ fn older_lists_of_added_tokens_are_read() {
         dir.json("added_tokens.json", &json!({"<|im_end|>": 11, "word": 10}));
     });
     let vocab = vocab.unwrap();
-    assert_eq!(vocab.pieces[10].kind, PieceKind::UserDefined);
-    assert_eq!(vocab.pieces[11].kind, PieceKind::Control);
+    assert_eq!(vocab.pieces.kind(10), PieceKind::UserDefined);
+    assert_eq!(vocab.pieces.kind(11), PieceKind::Control);
 }
 
 #[test]

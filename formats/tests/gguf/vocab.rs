@@ -9,7 +9,7 @@ fn vocab() -> Vocab {
     let piece = |text: &str, score, kind| Piece { text: text.into(), score, kind };
     use PieceKind::*;
     Vocab {
-        pieces: vec![
+        pieces: [
             piece("<pad>", -1000.0, Control),
             piece("<eos>", -1000.0, Control),
             piece("<bos>", -1000.0, Control),
@@ -19,7 +19,9 @@ fn vocab() -> Vocab {
             piece("<0x00>", 0.0, Byte),
             piece("▁the", -1.0, Normal),
             piece("[PAD8]", -10_000.0, Unused),
-        ],
+        ]
+        .into_iter()
+        .collect(),
         bos: Some(2),
         eos: Some(1),
         eot: Some(4),

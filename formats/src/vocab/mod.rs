@@ -1,11 +1,15 @@
 //! A SentencePiece vocabulary as data, whether it came from `tokenizer.model`, `tokenizer.json`
 //! or a GGUF file. What to do with it is the tokenizer's business.
 
+mod pieces;
+
+pub use pieces::{Piece, Pieces};
+
 use thiserror::Error;
 
 /// What a piece is for; numbers as in SentencePiece and in GGUF's `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
+#[repr(u8)]
 pub enum PieceKind {
     /// Made by merging, has a score.
     Normal = 1,
@@ -29,22 +33,11 @@ impl PieceKind {
     }
 }
 
-/// One entry of a vocabulary; its index is its token id.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Piece {
-    /// SentencePiece spelling: spaces are `▁` (U+2581), bytes are `<0xNN>`.
-    pub text: String,
-    /// The higher, the earlier it is merged.
-    pub score: f32,
-    /// What it is for.
-    pub kind: PieceKind,
-}
-
 /// A vocabulary and the rules that go with it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vocab {
     /// By token id.
-    pub pieces: Vec<Piece>,
+    pub pieces: Pieces,
     /// Beginning of sequence.
     pub bos: Option<u32>,
     /// End of sequence.
@@ -120,7 +113,8 @@ pub enum VocabError {
 impl Vocab {
     /// Id of the first piece whose text is `text`.
     pub fn find(&self, text: &str) -> Option<u32> {
-        self.pieces.iter().position(|p| p.text == text).map(|id| id as u32)
+        let pieces = &self.pieces;
+        (0..pieces.len() as u32).find(|id| pieces.text_bytes(*id) == text.as_bytes())
     }
 
     /// Checks what every reader of a vocabulary has to: pieces there, scores comparable, special

@@ -1,0 +1,55 @@
+//! The ids of pieces by their spelling.
+
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+use lapidary_formats::vocab::Pieces;
+
+use super::spelling;
+
+/// A hash table of ids alone: the spellings stay with the pieces, which every question passes.
+#[derive(Debug)]
+pub(super) struct Index {
+    ids: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+}
+
+impl Index {
+    /// An empty one with room for `n` ids.
+    pub(super) fn new(n: usize) -> Self {
+        Self { ids: HashTable::with_capacity(n), hasher: DefaultHashBuilder::default() }
+    }
+
+    /// Adds the id of the piece that is spelt `text`, unless a piece is there that is spelt so,
+    /// whose id it returns.
+    pub(super) fn insert(&mut self, pieces: &Pieces, text: &str, id: u32) -> Option<u32> {
+        let first = self.get(pieces, text);
+        if first.is_none() {
+            let hasher = &self.hasher;
+            let rehash = |id: &u32| hasher.hash_one(&*spelling(pieces.text(*id)));
+            self.ids.insert_unique(hasher.hash_one(text), id, rehash);
+        }
+        first
+    }
+
+    /// The id of the piece that is spelt `text`, spaces as `▁`.
+    pub(super) fn get(&self, pieces: &Pieces, text: &str) -> Option<u32> {
+        let spelt = |id: &u32| {
+            let found = pieces.text_bytes(*id);
+            found == text.as_bytes()
+                || (found.contains(&b' ') && spelling(pieces.text(*id)) == text)
+        };
+        self.ids.find(self.hasher.hash_one(text), spelt).copied()
+    }
+
+    /// Bytes of memory that it takes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.ids.allocation_size()
+    }
+
+    /// What [`heap_bytes`](Self::heap_bytes) is with room for `n` ids: at most seven eighths of
+    /// the slots are taken, each an id and a byte of its hash.
+    pub(super) fn predicted_heap_bytes(n: usize) -> usize {
+        (n * 8).div_ceil(7).next_power_of_two() * (size_of::<u32>() + 1)
+    }
+}
