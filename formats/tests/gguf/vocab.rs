@@ -6,7 +6,7 @@ use lapidary_formats::vocab::{Piece, PieceKind, Vocab, VocabError};
 use super::*;
 
 fn vocab() -> Vocab {
-    let piece = |text: &str, score, kind| Piece { text: text.into(), score, kind };
+    let piece = |text: &'static str, score, kind| Piece { text: text.into(), score, kind };
     use PieceKind::*;
     Vocab {
         pieces: [
