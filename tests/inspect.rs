@@ -75,8 +75,10 @@ fn memory_for_a_context() {
     for n_ctx in [100, 256, 8192] {
         let found = inspect_json(&path, &["--ctx", &n_ctx.to_string()]);
         assert_eq!(found["n_ctx"], n_ctx);
-        // Keys and values of 3 layers, 2 heads of 32 each.
-        let values = 2 * 3 * 2 * 32 * n_ctx as u64;
+        // Two layers of three keep a window of 64 and a slice of 512, in whole spans of 256.
+        let positions = n_ctx as u64 + 2 * n_ctx.min(768) as u64;
+        // Keys and values, 2 heads of 32 each.
+        let values = 2 * 2 * 32 * positions;
         for (kv, bytes) in [("f16", 2), ("f32", 4)] {
             let memory = &found["memory"][kv];
             let part = |name: &str| memory[name].as_u64().unwrap();

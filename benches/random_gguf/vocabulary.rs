@@ -3,6 +3,7 @@
 //! Words are one to three syllables, with a space before them or none. Every piece is made of two
 //! that come before it, so that merging finds it; what no piece spells is spelt in bytes.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use lapidary_formats::vocab::{Piece, PieceKind, Vocab};
@@ -28,7 +29,7 @@ pub fn vocabulary(n: usize, seed: u64) -> Vocab {
     let normal = words.into_iter().chain(characters).enumerate();
     pieces.extend(normal.map(|(i, text)| piece(text, -(i as f32), PieceKind::Normal)));
     Vocab {
-        pieces,
+        pieces: pieces.into_iter().collect(),
         pad: Some(0),
         eos: Some(1),
         bos: Some(2),
@@ -39,13 +40,13 @@ pub fn vocabulary(n: usize, seed: u64) -> Vocab {
     }
 }
 
-fn piece(text: impl Into<String>, score: f32, kind: PieceKind) -> Piece {
+fn piece<'a>(text: impl Into<Cow<'a, str>>, score: f32, kind: PieceKind) -> Piece<'a> {
     Piece { text: text.into(), score, kind }
 }
 
 /// What is not made by merging, with the scores that `convert` gives it.
-fn special() -> Vec<Piece> {
-    let control = |text: &str| piece(text, -1000.0, PieceKind::Control);
+fn special() -> Vec<Piece<'static>> {
+    let control = |text: &'static str| piece(text, -1000.0, PieceKind::Control);
     let mut pieces: Vec<Piece> = ["<pad>", "<eos>", "<bos>"].map(control).into();
     pieces.push(piece("<unk>", -1000.0, PieceKind::Unknown));
     let unused = (0..102).map(|i| piece(format!("<unused{i}>"), -10_000.0, PieceKind::Unused));
@@ -121,7 +122,8 @@ mod tests {
         // Gemma's have 7.5.
         let mean = bytes as f64 / pieces.len() as f64;
         assert!((7.0..8.0).contains(&mean), "{mean}");
-        let normal = (0u32..).zip(pieces).filter(|(_, p)| p.kind == PieceKind::Normal).step_by(101);
+        let normal =
+            (0u32..).zip(pieces.iter()).filter(|(_, p)| p.kind == PieceKind::Normal).step_by(101);
         let (mut found, mut all) = (0, 0);
         for (id, piece) in normal {
             let ids = tokenizer.encode(&piece.text.replace(SPACE, " "), Special::Plain);
