@@ -11,6 +11,7 @@ pub mod chat;
 pub mod convert;
 pub mod imatrix;
 pub mod kernels;
+pub mod machine;
 pub mod model;
 pub mod perplexity;
 pub mod sampling;

@@ -8,7 +8,7 @@ use assert_cmd::Command;
 use common::{micro, tiny};
 use lapidary::convert::{convert, fit, Budget, ConvertError, Fitted, Options, Plan, Recipe};
 use lapidary::kernels::{Isa, KvType};
-use lapidary::model::{Memory, Source, StateOptions};
+use lapidary::model::Source;
 use lapidary_formats::quant::QuantType;
 use tempfile::TempDir;
 
@@ -65,11 +65,15 @@ fn more_room_never_does_more_damage() {
 #[test]
 fn memory_counts_the_cache_and_the_buffers() {
     let source = open(&tiny());
-    let (bytes, n_ctx, kv) = (6_000_000, 256, KvType::F16);
-    let fitted = fitted(&source, Budget::Memory { bytes, n_ctx, kv });
-    let memory = Memory::new(source.config(), fitted.file_bytes, StateOptions::new(n_ctx, kv));
-    assert!(memory.total() <= bytes && memory.total() > bytes * 9 / 10, "{memory:?}");
-    assert_eq!(fitted.limit, bytes - memory.kv_cache - memory.buffers);
+    let budget = |bytes| Budget::Memory { bytes, n_ctx: 256, kv: KvType::F16 };
+    let besides = budget(0).memory(source.config(), 0).unwrap();
+    let bytes = besides.total() + 4_000_000;
+    let fitted = fitted(&source, budget(bytes));
+    assert_eq!(fitted.limit, 4_000_000);
+    let memory = budget(bytes).memory(source.config(), fitted.file_bytes).unwrap();
+    assert_eq!(memory.total(), besides.total() + fitted.file_bytes);
+    // To the step between two types of a tensor.
+    assert!((3_600_000..=4_000_000).contains(&fitted.file_bytes), "{memory:?}");
 }
 
 #[test]
@@ -148,13 +152,16 @@ fn the_command_keeps_to_the_memory_it_is_given() {
     let dir = TempDir::new().unwrap();
     let (tiny, out) = (tiny(), dir.path().join("out.gguf"));
     let out = out.to_str().unwrap();
-    let fit = ["convert", tiny.to_str().unwrap(), "-o", out, "--fit", "6MB", "--ctx", "256"];
+    let budget = Budget::Memory { bytes: 0, n_ctx: 256, kv: KvType::F16 };
+    let memory = |file| budget.memory(open(&tiny).config(), file).unwrap().total();
+    let bytes = memory(4_000_000);
+    let size = bytes.to_string();
+    let fit = ["convert", tiny.to_str().unwrap(), "-o", out, "--fit", &size, "--ctx", "256"];
     let json = lapidary(&[&fit[..], &["--json"]].concat()).success();
     let json: serde_json::Value = serde_json::from_slice(&json.get_output().stdout).unwrap();
     let file = std::fs::metadata(out).unwrap().len();
     assert!((0..=1024).contains(&(json["plan"]["file_bytes"].as_u64().unwrap() - file)));
-    let memory = Memory::new(open(&tiny).config(), file, StateOptions::new(256, KvType::F16));
-    assert!(memory.total() <= 6_000_000);
+    assert!(memory(file) <= bytes);
     for wrong in [&["--bpw", "4"][..], &["-q", "Q4_K_M"], &["--size", "much"], &["--fit", "0"]] {
         lapidary(&[&fit[..], wrong].concat()).failure();
     }

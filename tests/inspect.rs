@@ -74,17 +74,19 @@ fn memory_for_a_context() {
     assert_eq!(default["n_ctx"], 256);
     for n_ctx in [100, 256, 8192] {
         let found = inspect_json(&path, &["--ctx", &n_ctx.to_string()]);
-        assert_eq!(found["n_ctx"], n_ctx);
+        assert_eq!([&found["n_ctx"], &found["slice"]], [n_ctx, 512]);
         // Two layers of three keep a window of 64 and a slice of 512, in whole spans of 256.
         let positions = n_ctx as u64 + 2 * n_ctx.min(768) as u64;
         // Keys and values, 2 heads of 32 each.
         let values = 2 * 2 * 32 * positions;
-        for (kv, bytes) in [("f16", 2), ("f32", 4)] {
+        for (kv, bytes) in [("f16", 2.0), ("q8_0", 34.0 / 32.0), ("f32", 4.0)] {
             let memory = &found["memory"][kv];
             let part = |name: &str| memory[name].as_u64().unwrap();
             assert_eq!(part("file"), file);
-            assert_eq!(part("kv_cache"), values * bytes);
-            assert_eq!(part("total"), file + part("kv_cache") + part("buffers"));
+            assert_eq!(part("kv_cache") as f64, values as f64 * bytes);
+            let parts = ["file", "kv_cache", "buffers", "tokenizer", "program"].map(part);
+            assert_eq!(part("total"), parts.iter().sum::<u64>());
+            assert!(parts.iter().all(|bytes| *bytes > 0), "{memory}");
         }
     }
 }
@@ -113,7 +115,8 @@ fn for_people() {
         "Q8_0",
         "[160, 96]",
         "bits per weight",
-        "a context of 8192 tokens",
+        "a context of 8192 tokens, prompts in slices of 512",
+        "q8_0 ",
     ] {
         assert!(text.contains(expected), "{text} lacks {expected}");
     }

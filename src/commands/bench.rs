@@ -16,7 +16,7 @@ use lapidary::kernels::KvType;
 use lapidary::model::{Model, Role, Source, State, StateOptions, TOKEN_EMBD};
 use serde_json::json;
 
-use super::inspect::size;
+use super::size::size;
 use super::{interrupt, CpuArgs};
 
 /// Tokens that are put into the cache before Ctrl-C is looked at again.
@@ -52,6 +52,10 @@ pub struct Args {
     /// What the key/value cache holds: f16, q8_0 or f32
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::kv_type)]
     kv: KvType,
+    /// Tokens of a prompt that are evaluated together
+    #[arg(long, value_name = "N", default_value = "512")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    slice: u32,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -83,7 +87,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let mut bench = Bench {
         model: &model,
-        state: State::new(model.config(), StateOptions::new(n_ctx, args.kv)),
+        state: State::new(
+            model.config(),
+            StateOptions { slice: args.slice as usize, ..StateOptions::new(n_ctx, args.kv) },
+        ),
         ids: ids(n_ctx, model.config().n_vocab),
     };
     let mut out = io::stdout();

@@ -9,11 +9,12 @@ use lapidary::convert::{
     fit, Budget, ConvertError, Fitted, Options, Plan, Progress, Recipe, Weighting,
 };
 use lapidary::kernels::KvType;
-use lapidary::model::{Memory, Role, Source, StateOptions};
+use lapidary::model::{Role, Source};
 use lapidary_formats::quant::QuantType;
 use serde_json::json;
 
-use super::inspect::{print_totals, size, totals_json};
+use super::inspect::{print_totals, totals_json};
+use super::size::{parse_size, size};
 
 /// What the file is to hold.
 #[derive(Args, Debug)]
@@ -24,10 +25,10 @@ pub struct TypeArgs {
     quant: Recipe,
     /// In place of a recipe: types with which file, cache and buffers fit this much memory, such as
     /// 18GB
-    #[arg(long, value_name = "SIZE", value_parser = bytes, conflicts_with_all = ["quant", "size", "bpw"])]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with_all = ["quant", "size", "bpw"])]
     fit: Option<u64>,
     /// In place of a recipe: types with which the file is at most this large
-    #[arg(long, value_name = "SIZE", value_parser = bytes, conflicts_with_all = ["quant", "bpw"])]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with_all = ["quant", "bpw"])]
     size: Option<u64>,
     /// In place of a recipe: types with at most so many bits per weight
     #[arg(long, value_name = "BITS", value_parser = bits, conflicts_with = "quant")]
@@ -109,10 +110,10 @@ impl Chosen {
         fitted: &Fitted,
     ) -> io::Result<()> {
         writeln!(out, "\nfile         {:>11} of {}", size(fitted.file_bytes), size(fitted.limit))?;
-        if let Budget::Memory { bytes, n_ctx, kv } = budget {
-            let m = Memory::new(source.config(), fitted.file_bytes, StateOptions::new(n_ctx, kv));
+        let memory = budget.memory(source.config(), fitted.file_bytes);
+        if let (Budget::Memory { bytes, n_ctx, .. }, Some(m)) = (budget, memory) {
             writeln!(out, "cache        {:>11}, {n_ctx} tokens", size(m.kv_cache))?;
-            writeln!(out, "buffers      {:>11}", size(m.buffers))?;
+            writeln!(out, "the rest     {:>11}", size(m.total() - m.kv_cache - m.file))?;
             writeln!(out, "in memory    {:>11} of {}", size(m.total()), size(bytes))?;
         }
         Ok(())
@@ -179,28 +180,6 @@ fn kind(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
 
-/// Parses a size: `18GB` (10⁹), `15GiB` (2³⁰), `500MB`, or bytes.
-fn bytes(text: &str) -> Result<u64, String> {
-    let expected = || "it is a size such as 18GB, 16.5GiB, 900MB or a number of bytes".to_owned();
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(end);
-    let number: f64 = number.parse().map_err(|_| expected())?;
-    let unit = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "kb" | "k" => 1e3,
-        "mb" | "m" => 1e6,
-        "gb" | "g" => 1e9,
-        "tb" | "t" => 1e12,
-        "kib" => f64::from(1 << 10),
-        "mib" => f64::from(1 << 20),
-        "gib" => f64::from(1 << 30),
-        _ => return Err(expected()),
-    };
-    let bytes = number * unit;
-    // Exact in an f64, and no model is larger.
-    (1.0..9e15).contains(&bytes).then_some(bytes as u64).ok_or_else(expected)
-}
-
 /// Parses bits per weight.
 fn bits(text: &str) -> Result<f64, String> {
     match text.parse() {
@@ -214,12 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_decimal_or_binary() {
-        let sizes = ["18GB", "18gb", "1.5GiB", "500 MB", "12345"].map(|text| bytes(text).unwrap());
-        assert_eq!(sizes, [18_000_000_000, 18_000_000_000, 1_610_612_736, 500_000_000, 12_345]);
-        for text in ["", "GB", "18XB", "-1GB", "0", "1e99GB", "1.2.3GB"] {
-            assert!(bytes(text).is_err(), "{text}");
-        }
+    fn bits_are_positive() {
         assert!(bits("4.5").is_ok() && bits("0").is_err() && bits("NaN").is_err());
     }
 

@@ -15,9 +15,10 @@ use lapidary_formats::quant::Effort;
 use super::budget::TypeArgs;
 use super::check::Checker;
 use super::importance::ImportanceArgs;
-use super::inspect::{print_totals, size, totals_json};
+use super::inspect::{print_totals, totals_json};
 use super::interrupt::{self, Interrupted};
 use super::perplexity::{print as print_divergence, two_json};
+use super::size::size;
 
 /// Convert a checkpoint to a quantized GGUF file
 #[derive(ClapArgs, Debug)]

@@ -8,7 +8,7 @@ use anyhow::{bail, Context};
 use clap::Args as ClapArgs;
 use lapidary::convert::{convert, Options as ConvertOptions, Plan, Progress, Recipe, Totals};
 use lapidary::kernels::KvType;
-use lapidary::model::{Model, Source};
+use lapidary::model::{Model, Source, StateOptions};
 use lapidary::perplexity::{measure, Options, Perplexity};
 use lapidary::sampling::{Sampler, SamplerConfig};
 use lapidary::tokenizer::{Special, Tokenizer};
@@ -160,7 +160,8 @@ fn sample(path: &Path) -> anyhow::Result<()> {
     let sampler =
         Sampler::new(SamplerConfig { seed: Some(SAMPLE_SEED), ..SamplerConfig::default() })?;
     let n_ctx = model.config().n_ctx_train;
-    let mut session = Session::new(&model, &tokenizer, stop_ids, sampler, (n_ctx, KvType::F16));
+    let mut session =
+        Session::new(&model, &tokenizer, stop_ids, sampler, StateOptions::new(n_ctx, KvType::F16));
     let prompt = tokenizer.encode_with_bos(SAMPLE_PROMPT, Special::Plain);
     let mut out = io::stdout();
     write!(out, "{SAMPLE_PROMPT}")?;

@@ -4,16 +4,12 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use lapidary::kernels::KvType;
 use lapidary::model::{Model, ModelError, State, StateOptions};
 use lapidary::sampling::Sampler;
 use lapidary::tokenizer::{ControlPieces, Tokenizer};
 use thiserror::Error;
 
 use super::interrupt;
-
-/// Tokens of a prompt that are evaluated before Ctrl-C is looked at again.
-const SLICE: usize = 512;
 
 /// A sequence in the making: a model, what it has read so far, and how it goes on.
 pub struct Session<'a> {
@@ -71,15 +67,15 @@ pub struct Answer {
 }
 
 impl<'a> Session<'a> {
-    /// An empty sequence of at most `n_ctx` tokens.
+    /// An empty sequence, which may take what `options` say.
     pub fn new(
         model: &'a Model<'a>,
         tokenizer: &'a Tokenizer,
         stop_ids: Vec<u32>,
         sampler: Sampler,
-        (n_ctx, kv): (usize, KvType),
+        options: StateOptions,
     ) -> Self {
-        let state = State::new(model.config(), StateOptions::new(n_ctx, kv));
+        let state = State::new(model.config(), options);
         Self { model, tokenizer, stop_ids, sampler, state, ids: Vec::new(), logits: Vec::new() }
     }
 
@@ -160,7 +156,7 @@ impl<'a> Session<'a> {
 
     /// Evaluates the tokens of a prompt; returns whether it got through before Ctrl-C.
     fn read(&mut self, tokens: &[u32]) -> Result<bool, ModelError> {
-        for slice in tokens.chunks(SLICE) {
+        for slice in tokens.chunks(self.state.options().slice) {
             if interrupt::requested() {
                 return Ok(false);
             }
@@ -230,6 +226,7 @@ mod tests {
     use std::io;
     use std::path::Path;
 
+    use lapidary::kernels::KvType;
     use lapidary::model::Source;
     use lapidary::sampling::SamplerConfig;
     use lapidary::tokenizer::Special;
@@ -243,7 +240,8 @@ mod tests {
         let session = || {
             let config = SamplerConfig { temperature: 0.0, ..SamplerConfig::default() };
             let sampler = Sampler::new(config).unwrap();
-            Session::new(&model, &tokenizer, Vec::new(), sampler, (128, KvType::F32))
+            let options = StateOptions::new(128, KvType::F32);
+            Session::new(&model, &tokenizer, Vec::new(), sampler, options)
         };
         let encode = |text: &str| tokenizer.encode_with_bos(text, Special::Plain);
         let (david, saul) = (encode("And David went up to"), encode("And David said unto Saul"));

@@ -14,8 +14,8 @@ use lapidary::model::{Model, Source};
 use lapidary::tokenizer::Tokenizer;
 use lapidary_formats::imatrix::Imatrix;
 
-use super::inspect::size;
 use super::interrupt;
+use super::size::size;
 use super::text::Text;
 use super::CpuArgs;
 

@@ -5,11 +5,14 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 use lapidary::convert::Totals;
-use lapidary::kernels::KvType;
+use lapidary::kernels::{default_threads, KvType};
 use lapidary::model::{Config, Memory, Source, StateOptions};
 use lapidary_formats::gguf::Value;
 use lapidary_formats::tensor::TensorView;
 use serde_json::json;
+
+use super::memory::{self, file_bytes, memory_json};
+use super::size::size;
 
 /// Show what a model holds and the memory it needs
 #[derive(ClapArgs, Debug)]
@@ -19,6 +22,12 @@ pub struct Args {
     /// Context to compute the memory for, in tokens [default: the model's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     ctx: Option<u32>,
+    /// What the key/value cache holds [default: f16, q8_0 and f32 side by side]
+    #[arg(long, value_name = "TYPE", value_parser = super::kv_type)]
+    kv: Option<KvType>,
+    /// Tokens of a prompt that are evaluated together
+    #[arg(long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    slice: u32,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -31,7 +40,7 @@ const SHOWN: usize = 4;
 pub fn run(args: Args) -> anyhow::Result<()> {
     let source = Source::open(&args.model)?;
     let n_ctx = args.ctx.map_or(source.config().n_ctx_train, |n| n as usize);
-    let model = Inspected::new(&source, n_ctx);
+    let model = Inspected::new(&source, n_ctx, &args);
     let mut out = io::BufWriter::new(io::stdout().lock());
     if args.json {
         writeln!(out, "{}", model.json())?;
@@ -47,13 +56,13 @@ struct Inspected<'a> {
     source: &'a Source,
     tensors: Vec<TensorView<'a>>,
     totals: Totals,
-    n_ctx: usize,
+    options: StateOptions,
     /// With each type of the cache.
-    memory: [(&'static str, Memory); 3],
+    memory: Vec<(KvType, Memory)>,
 }
 
 impl<'a> Inspected<'a> {
-    fn new(source: &'a Source, n_ctx: usize) -> Self {
+    fn new(source: &'a Source, n_ctx: usize, args: &Args) -> Self {
         let tensors: Vec<TensorView> = match (source.gguf(), source.checkpoint()) {
             (Some(gguf), _) => gguf.tensors().collect(),
             (_, Some(checkpoint)) => checkpoint.tensors().collect(),
@@ -61,10 +70,14 @@ impl<'a> Inspected<'a> {
         };
         let sizes = tensors.iter().map(|t| (t.ty, t.len() as u64, t.data.len() as u64));
         let totals = Totals::new(sizes);
-        let file = source.gguf().map_or(totals.bytes(), |gguf| gguf.file_bytes());
-        let memory = |kv| Memory::new(source.config(), file, StateOptions::new(n_ctx, kv));
-        let memory = KvType::ALL.map(|kv| (kv.name(), memory(kv)));
-        Self { source, tensors, totals, n_ctx, memory }
+        let slice = args.slice as usize;
+        let options = |kv| StateOptions { slice, ..StateOptions::new(n_ctx, kv) };
+        let threads = default_threads();
+        let file = file_bytes(source);
+        let memory_of = |kv| (kv, Memory::new(source.config(), file, options(kv), threads));
+        let memory = KvType::ALL.into_iter().filter(|kv| args.kv.is_none_or(|only| only == *kv));
+        let memory = memory.map(memory_of).collect();
+        Self { source, tensors, totals, options: options(KvType::F16), memory }
     }
 
     fn format(&self) -> String {
@@ -100,18 +113,8 @@ impl<'a> Inspected<'a> {
         }
         writeln!(out)?;
         print_totals(out, &self.totals)?;
-        self.print_memory(out)
-    }
-
-    fn print_memory(&self, out: &mut impl Write) -> io::Result<()> {
-        writeln!(out, "\nMemory for a context of {} tokens", self.n_ctx)?;
-        writeln!(out, "  cache        file       cache     buffers       total")?;
-        for (kv, m) in &self.memory {
-            let [file, cache, buffers, total] =
-                [m.file, m.kv_cache, m.buffers, m.total()].map(size);
-            writeln!(out, "  {kv:<5} {file:>11} {cache:>11} {buffers:>11} {total:>11}")?;
-        }
-        Ok(())
+        writeln!(out)?;
+        memory::print(out, &self.options, &self.memory)
     }
 
     fn json(&self) -> serde_json::Value {
@@ -121,12 +124,7 @@ impl<'a> Inspected<'a> {
         };
         let metadata: serde_json::Map<_, _> = gguf.map(metadata).unwrap_or_default();
         let tensor = |t: &TensorView| json!({ "name": t.name, "type": t.ty.name(), "shape": t.shape, "bytes": t.data.len() });
-        let memory = |(kv, m): &(&str, Memory)| {
-            let bytes = json!({
-                "file": m.file, "kv_cache": m.kv_cache, "buffers": m.buffers, "total": m.total(),
-            });
-            ((*kv).to_owned(), bytes)
-        };
+        let memory = |(kv, m): &(KvType, Memory)| (kv.name().to_owned(), memory_json(m));
         json!({
             "path": self.source.path().display().to_string(),
             "format": if gguf.is_some() { "gguf" } else { "checkpoint" },
@@ -138,7 +136,8 @@ impl<'a> Inspected<'a> {
             "metadata": metadata,
             "tensors": self.tensors.iter().map(tensor).collect::<Vec<_>>(),
             "totals": totals_json(&self.totals),
-            "n_ctx": self.n_ctx,
+            "n_ctx": self.options.n_ctx,
+            "slice": self.options.slice,
             "memory": self.memory.iter().map(memory).collect::<serde_json::Map<_, _>>(),
         })
     }
@@ -216,12 +215,4 @@ pub fn totals_json(totals: &Totals) -> serde_json::Value {
         "bytes": totals.bytes(),
         "bits_per_weight": totals.bits_per_weight(),
     })
-}
-
-/// A size in 10⁹ or 10⁶ bytes.
-pub fn size(bytes: u64) -> String {
-    match bytes as f64 {
-        bytes if bytes < 999.5e6 => format!("{:.3} MB", bytes / 1e6),
-        bytes => format!("{:.3} GB", bytes / 1e9),
-    }
 }

@@ -16,7 +16,9 @@ mod conversation;
 mod generate;
 mod importance;
 pub mod interrupt;
+mod memory;
 mod prompt;
+mod size;
 mod stats;
 mod text;
 

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::Instant;
 
 use super::generate::{Answer, Stop};
+use super::memory::Settled;
 
 /// A finished run.
 pub struct Stats<'a> {
@@ -13,8 +14,7 @@ pub struct Stats<'a> {
     pub start: Instant,
     /// When the model was ready.
     pub loaded: Instant,
-    /// The context's length, in tokens.
-    pub n_ctx: usize,
+    pub settled: Settled,
 }
 
 impl Stats<'_> {
@@ -40,7 +40,10 @@ impl Stats<'_> {
             Stop::Model => "ended by the model".into(),
             Stop::Length => "ended by -n".into(),
             Stop::Context => {
-                format!("ended because the context of {} tokens is full (--ctx)", self.n_ctx)
+                format!(
+                    "ended because the context of {} tokens is full (--ctx)",
+                    self.settled.options.n_ctx
+                )
             }
             Stop::Interrupted => "interrupted".into(),
         }
@@ -60,6 +63,7 @@ impl Stats<'_> {
             "prompt_tokens": a.prompt_tokens,
             "generated_tokens": a.generated,
             "seed": self.seed,
+            "memory": self.settled.json(),
             "seconds": {
                 "load": (self.loaded - self.start).as_secs_f64(),
                 "first_token": self.first_token(),

@@ -10,8 +10,8 @@ use lapidary::verify::{verify, Finding, Problem, Verified, VerifyError};
 use serde_json::json;
 
 use super::convert::{bar, Bar};
-use super::inspect::size;
 use super::interrupt::{self, Interrupted};
+use super::size::size;
 
 /// Check a model's file: structure, checksums, every value
 #[derive(ClapArgs, Debug)]

@@ -8,7 +8,7 @@ use super::metadata::header;
 use super::pipeline::pool;
 use super::{ConvertError, Options, Plan, Progress, Weighting};
 use crate::kernels::{Isa, KvType};
-use crate::model::{Memory, Role, Source, StateOptions, TensorSpec, OUTPUT, TOKEN_EMBD};
+use crate::model::{Config, Memory, Role, Source, StateOptions, TensorSpec, OUTPUT, TOKEN_EMBD};
 
 /// What a model must not exceed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,7 +17,8 @@ pub enum Budget {
     File(u64),
     /// Bits for each weight, over all tensors.
     BitsPerWeight(f64),
-    /// Bytes in memory when it runs: the file, a cache of `n_ctx` positions, and buffers.
+    /// Bytes in memory when it runs: the file, a cache of `n_ctx` positions, and all that [`Memory`]
+    /// counts.
     Memory {
         /// All together.
         bytes: u64,
@@ -26,6 +27,22 @@ pub enum Budget {
         /// What the cache holds.
         kv: KvType,
     },
+}
+
+/// Threads that a file is to fit with: more than most machines have cores, each a megabyte or two. Not
+/// this machine's, so that a budget gives the same file everywhere.
+const THREADS: usize = 16;
+
+impl Budget {
+    /// What a file of `file` bytes comes to when it runs, where that is what must not be exceeded.
+    pub fn memory(&self, config: &Config, file: u64) -> Option<Memory> {
+        match *self {
+            Budget::Memory { n_ctx, kv, .. } => {
+                Some(Memory::new(config, file, StateOptions::new(n_ctx, kv), THREADS))
+            }
+            Budget::File(_) | Budget::BitsPerWeight(_) => None,
+        }
+    }
 }
 
 /// A plan, and what it was chosen by.
@@ -162,7 +179,9 @@ fn file_limit(source: &Source, budget: Budget, weights: u64, overhead: u64) -> u
     match budget {
         Budget::File(bytes) => bytes,
         Budget::BitsPerWeight(bits) => overhead + (bits * weights as f64 / 8.0) as u64,
-        Budget::Memory { bytes, n_ctx, kv } => bytes
-            .saturating_sub(Memory::new(source.config(), 0, StateOptions::new(n_ctx, kv)).total()),
+        Budget::Memory { bytes, .. } => {
+            let besides = budget.memory(source.config(), 0).map_or(0, |memory| memory.total());
+            bytes.saturating_sub(besides)
+        }
     }
 }

@@ -7,7 +7,7 @@ use lapidary_formats::quant::QuantType;
 
 use super::isa::Isa;
 use super::quantize::{QuantizeBlock, Quantized, Quantizer};
-use super::Team;
+use super::{refit, Team};
 
 /// Rows of activations, `[n, cols]`, and their quantized forms as far as they were asked for.
 #[derive(Debug, Default)]
@@ -77,7 +77,7 @@ impl Activations {
     /// Takes `n` new rows of `cols` values, which `write` puts into the buffer it is given.
     pub fn fill(&mut self, n: usize, cols: usize, write: impl FnOnce(&mut [f32])) {
         self.cols = cols;
-        self.x.resize(n * cols, 0.0);
+        refit(&mut self.x, n * cols, 0.0);
         write(&mut self.x);
         self.forms.iter_mut().for_each(|(_, _, form)| form.clear());
     }
@@ -114,7 +114,7 @@ impl Activations {
         let row_bytes = ty.row_bytes(cols).expect("rows of whole blocks");
         match layout {
             Layout::Blocks => {
-                form.blocks.resize(n * row_bytes, 0);
+                refit(&mut form.blocks, n * row_bytes, 0);
                 let rows = form.blocks.chunks_mut(row_bytes).zip(self.x.chunks(cols));
                 team.for_each(rows, |(bytes, x)| (ty.traits().quantize)(x, bytes));
             }
@@ -206,10 +206,8 @@ impl Panels {
         let (len, registers) = if self.k { (256, K_REGISTERS) } else { (32, REGISTERS_32) };
         let (blocks, register) = (self.cols / len, 4 * self.width);
         let count = self.n.div_ceil(self.width);
-        lines.resize(
-            (count * blocks * registers * register).div_ceil(size_of::<Line>()),
-            Line::zeroed(),
-        );
+        let bytes = count * blocks * registers * register;
+        refit(lines, bytes.div_ceil(size_of::<Line>()), Line::zeroed());
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(lines);
         // A panel at a time; within it a block of all its columns at a time.
         let panels = bytes.chunks_mut(blocks * registers * register * PANEL).enumerate();

@@ -12,6 +12,7 @@
 
 mod activations;
 mod attention;
+mod buffer;
 mod divergence;
 mod elementwise;
 pub mod isa;
@@ -28,12 +29,13 @@ use std::sync::Arc;
 
 pub use activations::Activations;
 pub use attention::{Attention, KvRows, KvType, Partials};
+pub use buffer::refit;
 pub use divergence::{argmax, kl_divergence};
 pub use elementwise::{add_rms_norm, geglu, log_sum_exp, rms_norm, scale, softcap};
 pub use isa::Isa;
 pub use matmul::{Matrix, Product};
 pub use rope::Rope;
-pub use team::{Team, TeamError};
+pub use team::{default_threads, Team, TeamError};
 pub use weights::{largest, weighted_error, Requantize};
 
 /// What kernels run on: threads, and the instructions that they use. Clones share the threads.

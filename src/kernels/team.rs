@@ -279,7 +279,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// As many as there are physical cores, but no more than the process may use processors.
-fn default_threads() -> usize {
+pub fn default_threads() -> usize {
     let allowed = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     num_cpus::get_physical().clamp(1, allowed)
 }

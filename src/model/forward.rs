@@ -14,7 +14,7 @@ use super::state::{Buffers, Cache, LOGIT_ROWS};
 use super::weights::{Layer, Weights};
 use super::{Config, Source, State};
 use crate::kernels::{
-    add_rms_norm, rms_norm, scale, softcap, Activations, Attention, Cpu, Isa, Product, Rope,
+    add_rms_norm, refit, rms_norm, scale, softcap, Activations, Attention, Cpu, Isa, Product, Rope,
     TeamError,
 };
 
@@ -210,7 +210,7 @@ impl<'a> Model<'a> {
     fn layers(&self, state: &mut State, tokens: &[u32], observer: &mut dyn Observer) {
         let (c, n) = (&self.config, tokens.len());
         let State { len: pos, cache, buffers, rope, .. } = state;
-        buffers.x.resize(n * c.n_embd, 0.0);
+        refit(&mut buffers.x, n * c.n_embd, 0.0);
         self.cpu.team.for_each(buffers.x.chunks_mut(c.n_embd).zip(tokens), |(x, id)| {
             self.weights.token_embd.dequantize_row(*id as usize, x);
             scale(x, c.embd_scale());

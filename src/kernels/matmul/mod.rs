@@ -19,7 +19,7 @@ use lapidary_formats::tensor::TensorView;
 use super::activations::{Activations, Layout};
 use super::elementwise::geglu;
 use super::isa::Isa;
-use super::Cpu;
+use super::{refit, Cpu};
 use dot::{Dot32, DotK};
 use float::DotFloat;
 use kinds::Scratch;
@@ -100,7 +100,7 @@ impl Cpu {
         let items: Vec<_> = products
             .into_iter()
             .flat_map(|Product { w, out }| {
-                out.resize(n * w.rows, 0.0);
+                refit(out, n * w.rows, 0.0);
                 parts(out, w.rows, self.item_rows(w, n)).map(move |(first, out)| (w, first, out))
             })
             .collect();
