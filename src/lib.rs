@@ -9,6 +9,7 @@
 pub mod bandwidth;
 pub mod chat;
 pub mod convert;
+pub mod fault;
 pub mod imatrix;
 pub mod kernels;
 pub mod machine;

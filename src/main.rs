@@ -33,6 +33,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = lapidary::fault::report_lost_files() {
+        return report(&error.into());
+    }
     let result = match Cli::parse().command {
         Command::Convert(args) => convert::run(args),
         Command::Imatrix(args) => imatrix::run(args),
@@ -56,7 +59,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if error.is::<Interrupted>() {
-        return ExitCode::from(Interrupted::EXIT_CODE);
+        return ExitCode::from(Interrupted::exit_code());
     }
     // Libraries below may speak in several lines. Nobody is left to hear of a closed stderr.
     let message = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");

@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// A whole file, mapped for reading. Pages are read when they are first touched.
 ///
 /// The bytes must not change while they are mapped. Lapidary writes no file in place that anybody
-/// else reads (it writes `OUT.part` and renames, which leaves an existing map on the old file); a
-/// file that another program truncates while it is mapped raises SIGBUS at the next touch.
+/// else reads (it writes `OUT.part` and renames, which leaves an existing map on the old file). A
+/// file that another program cuts short while it is mapped raises SIGBUS at the next touch of what is
+/// gone; [`file_at`] then tells the program's handler whose it was.
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
@@ -37,6 +39,10 @@ impl MappedFile {
         // caller's part, as the type's documentation says.
         #[allow(unsafe_code)]
         let map = unsafe { memmap2::Mmap::map(&file)? };
+        let range = map.as_ptr_range();
+        let mut maps = MAPS.lock().unwrap_or_else(PoisonError::into_inner);
+        maps.push((range.start.addr()..range.end.addr().next_multiple_of(PAGE), path.clone()));
+        drop(maps);
         Ok(Self { path, map })
     }
 
@@ -100,6 +106,31 @@ impl MappedFile {
         #[cfg(not(unix))]
         let _ = part;
     }
+}
+
+impl Drop for MappedFile {
+    fn drop(&mut self) {
+        let mut maps = MAPS.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = self.map.as_ptr().addr();
+        // One of equals, should an empty file's map begin where another does.
+        if let Some(i) = maps.iter().position(|(at, path)| at.start == start && *path == self.path)
+        {
+            maps.swap_remove(i);
+        }
+    }
+}
+
+/// Where the files lie that are mapped.
+static MAPS: Mutex<Vec<(Range<usize>, PathBuf)>> = Mutex::new(Vec::new());
+
+/// Maps are whole pages; those of 64 kB are the largest in common use.
+const PAGE: usize = 1 << 16;
+
+/// The file that is mapped at `address`, for who is told of an address where a read failed. Does not
+/// wait: `None` as well while a file is being opened or closed.
+pub fn file_at(address: usize) -> Option<PathBuf> {
+    let maps = MAPS.try_lock().ok()?;
+    maps.iter().find(|(at, _)| at.contains(&address)).map(|(_, path)| path.clone())
 }
 
 /// What `bytes` are, if they are one of the things that downloads leave in the place of a model's
