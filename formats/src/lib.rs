@@ -5,6 +5,7 @@
 //! - [`checkpoint`]: Hugging Face checkpoint directories.
 //! - [`imatrix`]: importance matrices, for the quantizers.
 //! - [`quant`]: the quantized block types, one registry for all of them.
+//! - [`session`]: sequences that were saved, with the keys and values of their tokens.
 //! - [`tensor`]: a borrowed tensor of either.
 //! - [`vocab`]: a SentencePiece vocabulary, wherever it came from.
 //!
@@ -16,5 +17,6 @@ pub mod gguf;
 pub mod imatrix;
 pub mod map;
 pub mod quant;
+pub mod session;
 pub mod tensor;
 pub mod vocab;
