@@ -35,7 +35,7 @@ const PAGES: usize = 8;
 ///
 /// # Errors
 /// If a file of the checkpoint cannot be read.
-pub(super) fn fingerprint(source: &Source) -> Result<String, SourceError> {
+pub fn fingerprint(source: &Source) -> Result<String, SourceError> {
     let mut sum = Checksum::new();
     if let Some(gguf) = source.gguf() {
         let raw = gguf.raw_metadata();

@@ -30,6 +30,7 @@ mod weighting;
 pub use budget::{fit, Budget, Fitted};
 pub use check::Check;
 pub use error::ConvertError;
+pub use fingerprint::fingerprint;
 pub use metadata::model_header;
 pub use pipeline::{convert, convert_and_check, Options, Progress};
 pub use plan::Plan;

@@ -91,6 +91,8 @@ macro_rules! each_type {
     };
 }
 
+mod stored;
+
 impl KvRows {
     /// Room for `capacity` positions, and then for no more.
     pub fn new(ty: KvType, n_head_kv: usize, head_dim: usize, capacity: usize) -> Self {

@@ -17,6 +17,8 @@ pub trait Unit: Pod + Send + Sync {
     fn store<S: Simd>(s: S, x: &[f32; UNIT]) -> Self;
     /// The first sixteen values or the others, widened.
     fn load<S: Simd>(&self, s: S, half: usize) -> S::F;
+    /// The same in the order of bytes that files have, and back again.
+    fn to_le(self) -> Self;
 }
 
 impl Unit for [u16; UNIT] {
@@ -32,6 +34,10 @@ impl Unit for [u16; UNIT] {
     fn load<S: Simd>(&self, s: S, half: usize) -> S::F {
         s.load_f16(&self.as_chunks().0[half])
     }
+
+    fn to_le(self) -> Self {
+        self.map(u16::to_le)
+    }
 }
 
 impl Unit for [f32; UNIT] {
@@ -43,6 +49,10 @@ impl Unit for [f32; UNIT] {
     #[inline(always)]
     fn load<S: Simd>(&self, s: S, half: usize) -> S::F {
         s.load(&self.as_chunks().0[half])
+    }
+
+    fn to_le(self) -> Self {
+        self.map(|x| f32::from_bits(x.to_bits().to_le()))
     }
 }
 
@@ -57,5 +67,10 @@ impl Unit for BlockQ8_0 {
     fn load<S: Simd>(&self, s: S, half: usize) -> S::F {
         let d = s.splat(s.half(self.d.to_bits()));
         s.mul(s.load_i8(&self.qs.as_chunks().0[half]), d)
+    }
+
+    fn to_le(self) -> Self {
+        // Bytes, all of it.
+        self
     }
 }
