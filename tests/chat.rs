@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::LazyLock;
 
-use lapidary::chat::{ChatError, ChatTemplate, Message, Role, GEMMA2_TEMPLATE};
+use lapidary::chat::{ChatError, ChatTemplate, Message, Role, Turn, GEMMA2_TEMPLATE};
 use lapidary::tokenizer::{ControlPieces, Special, Tokenizer};
 use lapidary_formats::checkpoint::Checkpoint;
 use proptest::prelude::*;
@@ -188,5 +188,71 @@ proptest! {
         prop_assert_eq!(turns, 3);
         let text = TINY.decode(&ids, ControlPieces::Omit);
         prop_assert_eq!(text, format!("user\n{}\nmodel\n", content.trim().replace('▁', " ")));
+    }
+}
+
+/// The ids of the turns of a conversation in the official template, with `answer` in its place.
+fn around(answer: &[u32]) -> Vec<u32> {
+    let before = "<bos><start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n";
+    let after = "<end_of_turn>\n<start_of_turn>user\nand?<end_of_turn>\n<start_of_turn>model\n";
+    let [before, after] = [before, after].map(|text| TINY.encode(text, Special::Trusted));
+    [&before, answer, &after].concat()
+}
+
+fn turns(content: &str, ids: Vec<u32>) -> Vec<Turn> {
+    vec![Turn::new(Role::User, "hi"), Turn::answer(content, ids), Turn::new(Role::User, "and?")]
+}
+
+/// The ids of each character by itself.
+fn by_characters(text: &str) -> Vec<u32> {
+    text.chars().flat_map(|c| TINY.encode(&c.to_string(), Special::Plain)).collect()
+}
+
+#[test]
+fn answers_stay_spelt_as_they_were_generated() {
+    for answer in ["the LORD", " the LORD \n", "a <end_of_turn> <", "\u{E000}the\u{E001}"] {
+        let ids = by_characters(answer);
+        assert_ne!(ids, TINY.encode(answer, Special::Plain));
+        let found = gemma2().encode_turns(&TINY, &turns(answer, ids.clone()), true).unwrap();
+        assert_eq!(found, around(&ids), "{answer:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_the_template_changes_is_encoded_as_text() {
+    let encoded = |source: &str, turns: &[Turn]| {
+        let messages: Vec<Message> = turns.iter().map(|turn| turn.message.clone()).collect();
+        let template = template(source);
+        let text = template.encode(&TINY, &messages, true).unwrap();
+        (template.encode_turns(&TINY, turns, true).unwrap(), text)
+    };
+    let turns = turns("the LORD", by_characters("the LORD"));
+    for source in [
+        // Changed, cut, left out, said twice, looked into, and of a certain length.
+        "{% for m in messages %}{{ m.content | upper }}{% endfor %}",
+        "{% for m in messages %}{{ m.content.split(' ')[-1] }}{% endfor %}",
+        "{{ messages[0].content }}{{ messages[2].content }}",
+        "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}",
+        "{% for m in messages %}{% if 'LORD' in m.content %}!{% endif %}{{ m.content }}{% endfor %}",
+        "{% for m in messages %}{% if m.content | length < 2 %}{{ raise_exception('short') }}\
+         {% endif %}{{ m.content }}{% endfor %}",
+    ] {
+        let (found, text) = encoded(source, &turns);
+        assert_eq!(found, text, "{source}");
+    }
+    // And this template would keep it, so that the others are to blame.
+    let (found, text) = encoded("{% for m in messages %}{{ m.content }}{% endfor %}", &turns);
+    assert_ne!(found, text);
+    let hi = TINY.encode("hi", Special::Plain);
+    assert_eq!(found[..1 + hi.len() + 3], [&[2][..], &hi, &by_characters("the")].concat());
+}
+
+#[test]
+fn control_pieces_of_an_answer_do_not_come_back() {
+    let (end_of_turn, text) = (107, TINY.encode("the LORD", Special::Plain));
+    let ids = [&text[..], &[end_of_turn]].concat();
+    for ids in [ids, vec![u32::MAX]] {
+        let found = gemma2().encode_turns(&TINY, &turns("the LORD", ids), true).unwrap();
+        assert_eq!(found, around(&text));
     }
 }

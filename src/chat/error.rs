@@ -18,7 +18,9 @@ pub enum ChatError {
         /// In bytes.
         limit: usize,
     },
-    /// Contents are marked with a character that they do not have; these have all of them.
-    #[error("the messages contain every private-use character from U+E000 to U+F8FF")]
+    /// Contents are marked with two characters that they do not have; these have all of them.
+    #[error(
+        "the messages contain every private-use character from U+E000 to U+F8FF, or all but one"
+    )]
     NoMark,
 }

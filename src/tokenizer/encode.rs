@@ -60,6 +60,16 @@ impl Tokenizer {
         ids
     }
 
+    /// Appends the ids of segments that follow other text, whose ids are in `ids`: pieces do not
+    /// form across that seam, and there is no space prefix.
+    pub fn continue_segments<'t>(
+        &self,
+        segments: impl IntoIterator<Item = (&'t str, Special)>,
+        ids: &mut Vec<u32>,
+    ) {
+        self.encode_onto(segments, false, ids);
+    }
+
     /// The ids of a text, beginning with BOS where the vocabulary wants one ([`prepend_bos`]).
     ///
     /// [`prepend_bos`]: Self::prepend_bos
