@@ -113,6 +113,38 @@ fn the_context_ends_a_text() {
 }
 
 #[test]
+fn a_text_outlives_its_context() {
+    for ctx in ["9", "10", "32"] {
+        let args = [&["-p", PROMPT, "-n", "100", "--ctx", ctx], &GREEDY[..]].concat();
+        let shift = [&args[..], &["--context-shift"]].concat();
+        let (found, cut) = (json(&shift), json(&args));
+        assert_eq!((&found["stop"], &found["generated_tokens"]), (&"length".into(), &100.into()));
+        assert!(found["shifts"].as_u64().unwrap() > 3, "{found}");
+        assert_eq!((&cut["stop"], &cut["shifts"]), (&"context".into(), &0.into()));
+        let text = |json: &serde_json::Value| json["text"].as_str().unwrap().to_owned();
+        assert!(text(&found).starts_with(&text(&cut)));
+        let stderr = String::from_utf8(run(&shift).stderr).unwrap();
+        assert!(stderr.contains("the context slid") && stderr.contains("ended by -n"), "{stderr}");
+    }
+}
+
+/// The message stays, with all that the template writes around it.
+#[test]
+fn an_answer_outlives_its_context() {
+    // Greedy, the model would end its answer.
+    let hot = ["--temp", "100", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--seed", "3"];
+    let args = [&["--chat", "-p", PROMPT, "-n", "60", "--ctx", "32", "--context-shift"], &hot[..]];
+    let found = json(&args.concat());
+    assert_eq!((&found["stop"], &found["generated_tokens"]), (&"length".into(), &60.into()));
+    assert!(found["shifts"].as_u64().unwrap() > 2, "{found}");
+    // One that fills the context leaves nothing to forget: the last token that there is is not read.
+    let full = found["prompt_tokens"].to_string();
+    let args = [&["--chat", "-p", PROMPT, "-n", "60", "--ctx", &full, "--context-shift"], &hot[..]];
+    let found = json(&args.concat());
+    assert_eq!((&found["stop"], &found["generated_tokens"]), (&"context".into(), &1.into()));
+}
+
+#[test]
 fn a_context_beyond_the_trained_one_is_mentioned() {
     let stderr =
         String::from_utf8(run(&["-p", PROMPT, "-n", "1", "--ctx", "2000"]).stderr).unwrap();

@@ -165,7 +165,7 @@ fn sample(path: &Path) -> anyhow::Result<()> {
     let prompt = tokenizer.encode_with_bos(SAMPLE_PROMPT, Special::Plain);
     let mut out = io::stdout();
     write!(out, "{SAMPLE_PROMPT}")?;
-    let answer = session.answer(&prompt, Some(SAMPLE_TOKENS), &mut out)?;
+    let answer = session.answer(&prompt, Some(SAMPLE_TOKENS), &mut (), &mut out)?;
     writeln!(out)?;
     if answer.stop == Stop::Interrupted {
         return Err(Interrupted.into());

@@ -10,6 +10,7 @@ use lapidary::tokenizer::{ControlPieces, Tokenizer};
 use thiserror::Error;
 
 use super::interrupt;
+use super::shift::Shift;
 
 /// A sequence in the making: a model, what it has read so far, and how it goes on.
 pub struct Session<'a> {
@@ -49,13 +50,15 @@ pub struct PromptTooLong {
 #[derive(Debug)]
 pub struct Answer {
     pub text: String,
+    /// The tokens of the text, the one that ended it not counted.
+    pub ids: Vec<u32>,
     pub stop: Stop,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Those of them that the state did not hold yet.
     pub prompt_evaluated: usize,
-    /// Tokens that were generated, the one that ended the text not counted.
-    pub generated: usize,
+    /// How often the context was full and a part of it forgotten.
+    pub shifts: usize,
     /// From the prompt's arrival to its last token.
     pub prompt_time: Duration,
     /// Evaluations after the prompt, one token each.
@@ -79,6 +82,16 @@ impl<'a> Session<'a> {
         Self { model, tokenizer, stop_ids, sampler, state, ids: Vec::new(), logits: Vec::new() }
     }
 
+    /// A sequence that was saved, in place of this one.
+    pub fn set(&mut self, state: State, ids: Vec<u32>) {
+        (self.state, self.ids) = (state, ids);
+    }
+
+    /// The model, what it holds, and the tokens of that.
+    pub fn get(&self) -> (&'a Model<'a>, &State, &[u32]) {
+        (self.model, &self.state, &self.ids)
+    }
+
     /// The most tokens that it takes.
     pub fn n_ctx(&self) -> usize {
         self.state.options().n_ctx
@@ -95,11 +108,13 @@ impl<'a> Session<'a> {
 
     /// Goes on from `prompt` for at most `limit` tokens and writes their text to `out` as it
     /// comes. Only the tokens of the prompt that the sequence does not begin with yet are
-    /// evaluated; what else the sequence holds is forgotten.
+    /// evaluated; what else the sequence holds is forgotten. When the context is full, it goes on
+    /// from what `shift` says.
     pub fn answer(
         &mut self,
         prompt: &[u32],
         limit: Option<usize>,
+        shift: &mut dyn Shift,
         out: &mut dyn Write,
     ) -> anyhow::Result<Answer> {
         self.check_length(prompt)?;
@@ -111,23 +126,31 @@ impl<'a> Session<'a> {
         let known = self.keep_common(prompt);
         let mut answer = Answer::new(prompt.len(), prompt.len() - known);
         if !self.read(&prompt[known..])? {
+            answer.prompt_evaluated = self.ids.len() - known;
             return Ok(answer);
         }
         answer.prompt_time = start.elapsed();
         let mut decoder = self.tokenizer.stream(ControlPieces::Omit);
-        let mut last = None;
         answer.stop = loop {
             if interrupt::requested() {
                 break Stop::Interrupted;
             }
-            if limit == Some(answer.generated) {
+            if limit == Some(answer.ids.len()) {
                 break Stop::Length;
             }
-            if let Some(id) = last {
-                if self.state.len() == self.n_ctx() {
-                    break Stop::Context;
+            if let Some(id) = answer.ids.last() {
+                if self.state.len() < self.n_ctx() {
+                    self.evaluate(&[*id])?;
+                } else {
+                    let Some(ids) = shift.shift(&self.ids, &answer.ids)? else {
+                        break Stop::Context;
+                    };
+                    let known = self.keep_common(&ids);
+                    if !self.read(&ids[known..])? {
+                        break Stop::Interrupted;
+                    }
+                    answer.shifts += 1;
                 }
-                self.evaluate(&[id])?;
                 answer.decoded += 1;
             }
             let id = self.sampler.sample(&mut self.logits, &self.ids);
@@ -135,8 +158,7 @@ impl<'a> Session<'a> {
             if self.stop_ids.contains(&id) {
                 break Stop::Model;
             }
-            last = Some(id);
-            answer.generated += 1;
+            answer.ids.push(id);
             answer.write(&decoder.push(id), out)?;
         };
         answer.write(&decoder.finish(), out)?;
@@ -144,13 +166,13 @@ impl<'a> Session<'a> {
         Ok(answer)
     }
 
-    /// Forgets everything after what the sequence and `prompt` begin with alike; gives its length.
+    /// Forgets everything after what the sequence and `prompt` begin with alike, and that as well
+    /// where a ring has written over what comes next would see; gives the length of what is left.
     fn keep_common(&mut self, prompt: &[u32]) -> usize {
         let common = self.ids.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         // The last token is evaluated in any case: its logits are where the answer begins.
-        let kept = common.min(prompt.len().saturating_sub(1));
+        let kept = self.state.truncate(common.min(prompt.len().saturating_sub(1)));
         self.ids.truncate(kept);
-        self.state.truncate(kept);
         kept
     }
 
@@ -178,10 +200,11 @@ impl Answer {
     fn new(prompt_tokens: usize, prompt_evaluated: usize) -> Self {
         Self {
             text: String::new(),
+            ids: Vec::new(),
             stop: Stop::Interrupted,
             prompt_tokens,
             prompt_evaluated,
-            generated: 0,
+            shifts: 0,
             prompt_time: Duration::ZERO,
             decoded: 0,
             decode_time: Duration::ZERO,
@@ -221,45 +244,4 @@ fn speed(tokens: usize, time: Duration) -> Option<f64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io;
-    use std::path::Path;
-
-    use lapidary::kernels::KvType;
-    use lapidary::model::Source;
-    use lapidary::sampling::SamplerConfig;
-    use lapidary::tokenizer::Special;
-
-    #[test]
-    fn what_the_sequence_begins_with_is_not_evaluated_again() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-gemma2");
-        let source = Source::open(&path).unwrap();
-        let tokenizer = Tokenizer::new(source.vocab().unwrap()).unwrap();
-        let model = Model::load(&source, None).unwrap();
-        let session = || {
-            let config = SamplerConfig { temperature: 0.0, ..SamplerConfig::default() };
-            let sampler = Sampler::new(config).unwrap();
-            let options = StateOptions::new(128, KvType::F32);
-            Session::new(&model, &tokenizer, Vec::new(), sampler, options)
-        };
-        let encode = |text: &str| tokenizer.encode_with_bos(text, Special::Plain);
-        let (david, saul) = (encode("And David went up to"), encode("And David said unto Saul"));
-        let common = david.iter().zip(&saul).take_while(|(a, b)| a == b).count();
-
-        let mut going_on = session();
-        for (prompt, known) in [(&david, 0), (&saul, common), (&saul, saul.len() - 1)] {
-            let answer = going_on.answer(prompt, Some(12), &mut io::sink()).unwrap();
-            assert_eq!(answer.prompt_evaluated, prompt.len() - known);
-            let fresh = session().answer(prompt, Some(12), &mut io::sink()).unwrap();
-            assert_eq!(answer.text, fresh.text);
-        }
-        let mut longer = saul.clone();
-        longer.extend(&going_on.ids[saul.len()..]);
-        longer.extend(&david[1..]);
-        let answer = going_on.answer(&longer, Some(12), &mut io::sink()).unwrap();
-        assert_eq!(answer.prompt_evaluated, david.len() - 1);
-        let fresh = session().answer(&longer, Some(12), &mut io::sink()).unwrap();
-        assert_eq!(answer.text, fresh.text);
-    }
-}
+mod tests;

@@ -18,6 +18,8 @@ mod importance;
 pub mod interrupt;
 mod memory;
 mod prompt;
+mod prompt_cache;
+mod shift;
 mod size;
 mod stats;
 mod text;

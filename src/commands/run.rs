@@ -6,16 +6,18 @@ use std::time::Instant;
 
 use anyhow::{bail, Context};
 use clap::Args as ClapArgs;
-use lapidary::chat::{ChatTemplate, Role};
+use lapidary::chat::{ChatTemplate, Role, Turn};
 use lapidary::model::{Model, Source};
 use lapidary::sampling::{Sampler, SamplerConfig};
 use lapidary::tokenizer::{Special, Tokenizer};
 
-use super::conversation::{message, opening, Conversation};
+use super::conversation::Conversation;
 use super::generate::{Session, Stop};
 use super::interrupt::{self, Interrupted};
 use super::memory::MemoryArgs;
 use super::prompt::Prompt;
+use super::prompt_cache::SessionArgs;
+use super::shift::{OldestHalf, Shift};
 use super::stats::Stats;
 use super::CpuArgs;
 
@@ -53,6 +55,8 @@ pub struct Args {
     memory: MemoryArgs,
     #[command(flatten)]
     cpu: CpuArgs,
+    #[command(flatten)]
+    session: SessionArgs,
     /// Print one JSON object at the end in place of the text
     #[arg(long)]
     json: bool,
@@ -93,22 +97,40 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let tokenizer = Tokenizer::new(source.vocab()?).with_context(|| name(&source))?;
     let model = Model::on(cpu, &source);
     let stop_ids = source.stop_ids(tokenizer.vocab());
+    let n_ctx = settled.options.n_ctx;
     let mut session = Session::new(&model, &tokenizer, stop_ids, sampler, settled.options);
+    let cache = args.session.prompt_cache(&source)?;
+    let turns = match &cache {
+        Some(cache) => cache.restore(&mut session)?,
+        None => Vec::new(),
+    };
     let loaded = Instant::now();
 
     let limit = args.limit();
     let Some(prompt) = prompt else {
         let template = chat_template(&source, &tokenizer)?;
-        let (session, tokenizer, system) = (&mut session, &tokenizer, args.system);
-        return Conversation { session, tokenizer, template, system, limit, seed }.run();
+        let conversation = Conversation {
+            session: &mut session,
+            tokenizer: &tokenizer,
+            template,
+            system: args.system,
+            limit,
+            seed,
+            shift: args.session.context_shift,
+            cache: cache.as_ref(),
+            turns,
+        };
+        return conversation.run();
     };
     let ids = args.encode(&prompt.text, &source, &tokenizer)?;
     session.check_length(&ids).with_context(|| prompt.origin.clone())?;
     interrupt::install()?;
+    let mut oldest_half = OldestHalf { keep: args.keep(&ids, &tokenizer, n_ctx) };
+    let shift: &mut dyn Shift = if args.session.context_shift { &mut oldest_half } else { &mut () };
     let answer = if args.json {
-        session.answer(&ids, limit, &mut io::sink())?
+        session.answer(&ids, limit, shift, &mut io::sink())?
     } else {
-        session.answer(&ids, limit, &mut io::stdout())?
+        session.answer(&ids, limit, shift, &mut io::stdout())?
     };
     let stats = Stats { answer: &answer, seed, start, loaded, settled };
     if args.json {
@@ -116,6 +138,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     } else {
         answer.end_line(&mut io::stdout())?;
         stats.print()?;
+    }
+    if let Some(cache) = cache {
+        cache.save(&session, &[])?;
     }
     match answer.stop {
         Stop::Interrupted => Err(Interrupted.into()),
@@ -151,13 +176,23 @@ impl Args {
         tokenizer: &Tokenizer,
     ) -> anyhow::Result<Vec<u32>> {
         if self.chat {
-            let mut messages = opening(self.system.as_deref());
-            messages.push(message(Role::User, text));
+            let system = self.system.as_deref().map(|text| Turn::new(Role::System, text));
+            let turns: Vec<_> = system.into_iter().chain([Turn::new(Role::User, text)]).collect();
             let template = chat_template(source, tokenizer)?;
-            return template.encode(tokenizer, &messages, true).with_context(|| name(source));
+            return template.encode_turns(tokenizer, &turns, true).with_context(|| name(source));
         }
         let special = if self.special { Special::Trusted } else { Special::Plain };
         Ok(tokenizer.encode_with_bos(text, special))
+    }
+
+    /// The tokens of a prompt that stay when the context is full: a message with all that the
+    /// template writes around it, but of a text only BOS, and that if there is room for more.
+    fn keep(&self, prompt: &[u32], tokenizer: &Tokenizer, n_ctx: usize) -> usize {
+        let bos = tokenizer.vocab().bos;
+        match self.chat {
+            true => prompt.len(),
+            false => usize::from(n_ctx > 1 && bos.is_some() && prompt.first().copied() == bos),
+        }
     }
 
     /// The most tokens to generate; `None` for no limit. An answer is left to the model to end.

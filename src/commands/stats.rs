@@ -30,9 +30,22 @@ impl Stats<'_> {
         let prompt = speed(a.prompt_speed());
         let first =
             self.first_token().map_or(String::new(), |s| format!(", first token after {s:.2} s"));
-        writeln!(err, "prompt  {} tokens{prompt}{first}", a.prompt_tokens)?;
-        writeln!(err, "answer  {} tokens{}, {}", a.generated, speed(a.decode_speed()), self.end())?;
+        let known = match a.prompt_tokens - a.prompt_evaluated {
+            0 => String::new(),
+            known => format!(" ({known} of them known)"),
+        };
+        writeln!(err, "prompt  {} tokens{known}{prompt}{first}", a.prompt_tokens)?;
+        let (generated, speed) = (a.ids.len(), speed(a.decode_speed()));
+        writeln!(err, "answer  {generated} tokens{speed}{}, {}", self.shifts(), self.end())?;
         writeln!(err, "seed    {}", self.seed)
+    }
+
+    fn shifts(&self) -> String {
+        match self.answer.shifts {
+            0 => String::new(),
+            1 => ", the context slid once".into(),
+            n => format!(", the context slid {n} times"),
+        }
     }
 
     fn end(&self) -> String {
@@ -41,7 +54,7 @@ impl Stats<'_> {
             Stop::Length => "ended by -n".into(),
             Stop::Context => {
                 format!(
-                    "ended because the context of {} tokens is full (--ctx)",
+                    "ended because the context of {} tokens is full (--ctx, --context-shift)",
                     self.settled.options.n_ctx
                 )
             }
@@ -61,7 +74,9 @@ impl Stats<'_> {
                 Stop::Interrupted => "interrupted",
             },
             "prompt_tokens": a.prompt_tokens,
-            "generated_tokens": a.generated,
+            "prompt_evaluated": a.prompt_evaluated,
+            "generated_tokens": a.ids.len(),
+            "shifts": a.shifts,
             "seed": self.seed,
             "memory": self.settled.json(),
             "seconds": {

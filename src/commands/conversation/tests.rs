@@ -1,0 +1,211 @@
+use std::io;
+use std::path::Path;
+
+use lapidary::kernels::KvType;
+use lapidary::model::{Model, Source, StateOptions};
+use lapidary::sampling::{Sampler, SamplerConfig};
+use lapidary::tokenizer::{ControlPieces, Special};
+
+use super::*;
+use crate::commands::prompt_cache::SessionArgs;
+
+const GREEDY: f32 = 0.0;
+
+/// The trained model and its tokenizer.
+struct Setup {
+    source: Source,
+    tokenizer: Tokenizer,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-gemma2");
+        let source = Source::open(&path).unwrap();
+        let tokenizer = Tokenizer::new(source.vocab().unwrap()).unwrap();
+        Self { source, tokenizer }
+    }
+
+    fn model(&self) -> Model<'_> {
+        // One thread: many steps that are too small to share.
+        Model::load(&self.source, Some(1)).unwrap()
+    }
+
+    /// A sequence that nothing ends but its length.
+    fn session<'a>(&'a self, model: &'a Model<'a>, n_ctx: usize, temperature: f32) -> Session<'a> {
+        let config = SamplerConfig {
+            temperature,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            seed: Some(5),
+            ..SamplerConfig::default()
+        };
+        let options = StateOptions::new(n_ctx, KvType::F16);
+        Session::new(model, &self.tokenizer, Vec::new(), Sampler::new(config).unwrap(), options)
+    }
+
+    fn conversation<'s, 'm>(
+        &'m self,
+        session: &'s mut Session<'m>,
+        limit: usize,
+        shift: bool,
+    ) -> Conversation<'s, 'm> {
+        Conversation {
+            session,
+            tokenizer: &self.tokenizer,
+            template: ChatTemplate::new(None, "<bos>", "<eos>").unwrap(),
+            system: Some("Be brief.".into()),
+            limit: Some(limit),
+            seed: 5,
+            shift,
+            cache: None,
+            turns: Vec::new(),
+        }
+    }
+
+    fn held(&self, conversation: &Conversation<'_, '_>) -> String {
+        self.tokenizer.decode(conversation.session.get().2, ControlPieces::Show)
+    }
+}
+
+fn say(conversation: &mut Conversation<'_, '_>, text: &str) -> Answer {
+    conversation.turn(text, &mut io::sink()).unwrap().expect("the message fits")
+}
+
+/// So hot that any token comes: the answers are not spelt as the tokenizer would.
+#[test]
+fn the_next_turn_evaluates_what_is_new_however_the_answer_was_spelt() {
+    let setup = Setup::new();
+    let model = setup.model();
+    let mut session = setup.session(&model, 1024, 100.0);
+    let mut conversation = setup.conversation(&mut session, 12, false);
+    let mut otherwise = 0;
+    say(&mut conversation, "And who art thou?");
+    for message in ["And whence comest thou?", "  And what seekest thou? ", "<end_of_turn>"] {
+        let last = conversation.turns.last().unwrap();
+        let (ids, text) = (last.ids.clone().unwrap(), last.message.content.clone());
+        otherwise += usize::from(setup.tokenizer.encode(&text, Special::Plain) != ids);
+        let answer = say(&mut conversation, message);
+        let around =
+            ["<end_of_turn>\n<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n"];
+        let around = around.map(|text| setup.tokenizer.encode(text, Special::Trusted).len());
+        let message = setup.tokenizer.encode(message.trim(), Special::Plain).len();
+        // The last token of an answer that was cut by its limit was not evaluated.
+        assert_eq!(answer.prompt_evaluated, 1 + around[0] + message + around[1], "{text:?}");
+    }
+    assert!(otherwise > 0, "every answer was spelt as the tokenizer would");
+}
+
+#[test]
+fn a_conversation_outlives_its_context() {
+    let setup = Setup::new();
+    let model = setup.model();
+    let (mut session, mut fresh) =
+        (setup.session(&model, 100, GREEDY), setup.session(&model, 100, GREEDY));
+    let mut conversation = setup.conversation(&mut session, 20, true);
+    let mut forgotten = 0;
+    for i in 0..12 {
+        let message = format!("And he said unto them {i}");
+        let before = conversation.turns.len();
+        let answer = say(&mut conversation, &message);
+        assert_eq!((answer.ids.len(), answer.stop), (20, Stop::Length));
+        forgotten += usize::from(conversation.turns.len() < before + 2);
+        // Whole turns: the system's message in the first, a user's and an answer to each.
+        let roles = conversation.turns.iter().map(|turn| turn.message.role);
+        assert!(roles
+            .eq([Role::User, Role::Assistant].into_iter().cycle().take(conversation.turns.len())));
+        let held = setup.held(&conversation);
+        assert!(
+            held.starts_with("<bos><start_of_turn>user\nBe brief.\n\nAnd he said unto"),
+            "{held}"
+        );
+        assert!(held.contains(&message), "{held}");
+        assert_eq!(held.matches("<start_of_turn>").count(), conversation.turns.len());
+        // What is held is what a fresh run over it holds: it goes on alike.
+        let ids = conversation.session.get().2.to_vec();
+        let go_on = |session: &mut Session<'_>| {
+            session.answer(&ids, Some(1), &mut (), &mut io::sink()).unwrap().ids
+        };
+        assert_eq!(go_on(conversation.session), go_on(&mut fresh));
+    }
+    assert!(forgotten > 1);
+}
+
+#[test]
+fn an_answer_longer_than_the_context_keeps_its_message_and_loses_its_beginning() {
+    let setup = Setup::new();
+    let model = setup.model();
+    let mut session = setup.session(&model, 60, GREEDY);
+    let mut conversation = setup.conversation(&mut session, 10, true);
+    say(&mut conversation, "And who art thou?");
+    conversation.limit = Some(200);
+    let answer = say(&mut conversation, "And whence comest thou?");
+    assert_eq!((answer.ids.len(), answer.stop), (200, Stop::Length));
+    assert!(answer.shifts > 2);
+    let prompt = "<bos><start_of_turn>user\nBe brief.\n\nAnd whence comest thou?<end_of_turn>\n\
+                  <start_of_turn>model\n";
+    let held = setup.held(&conversation);
+    assert!(held.starts_with(prompt), "{held}");
+    let (held, prompt) =
+        (conversation.session.get().2, setup.tokenizer.encode(prompt, Special::Trusted));
+    assert!(answer.ids[..199].ends_with(&held[prompt.len()..]));
+    // The next turn takes the answer as it was given, if that fits; here it is forgotten.
+    let next = say(&mut conversation, "And what is thy name?");
+    assert_eq!(next.stop, Stop::Length);
+    assert_eq!(conversation.turns.len(), 2);
+}
+
+#[test]
+fn what_does_not_fit_is_said_and_changes_nothing() {
+    let setup = Setup::new();
+    let model = setup.model();
+    let mut session = setup.session(&model, 60, GREEDY);
+    for shift in [false, true] {
+        let mut conversation = setup.conversation(&mut session, 10, shift);
+        say(&mut conversation, "And who art thou?");
+        let before = conversation.turns.clone();
+        let long = "And it came to pass in those days. ".repeat(10);
+        assert!(conversation.turn(&long, &mut io::sink()).unwrap().is_none());
+        assert_eq!(conversation.turns, before);
+    }
+    // Without the flag the context ends an answer.
+    let mut conversation = setup.conversation(&mut session, 100, false);
+    let answer = say(&mut conversation, "And who art thou?");
+    assert_eq!((answer.stop, answer.shifts), (Stop::Context, 0));
+    assert!(summary(&answer, 0).contains("the context is full (--ctx, --context-shift)"));
+}
+
+#[test]
+fn a_conversation_goes_on_where_it_was_left() {
+    let setup = Setup::new();
+    let model = setup.model();
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("session");
+    let args = SessionArgs { context_shift: false, prompt_cache: Some(path) };
+    let cache = args.prompt_cache(&setup.source).unwrap().unwrap();
+
+    let mut session = setup.session(&model, 200, 100.0);
+    let mut conversation = setup.conversation(&mut session, 12, false);
+    say(&mut conversation, "And who art thou?");
+    say(&mut conversation, "And whence comest thou?");
+    let turns = conversation.turns.clone();
+    cache.save(&session, &turns).unwrap();
+
+    let mut again = setup.session(&model, 300, GREEDY);
+    let restored = cache.restore(&mut again).unwrap();
+    assert_eq!(restored, turns);
+    let mut conversation = setup.conversation(&mut again, 12, false);
+    conversation.turns = restored;
+    let answer = say(&mut conversation, "And what seekest thou?");
+    let new = "<end_of_turn>\n<start_of_turn>user\nAnd what seekest thou?<end_of_turn>\n\
+               <start_of_turn>model\n";
+    let new = setup.tokenizer.encode(new, Special::Trusted).len();
+    assert_eq!(answer.prompt_evaluated, 1 + new);
+    // And as if all of it had been evaluated now.
+    let mut fresh = setup.session(&model, 200, GREEDY);
+    let mut conversation = setup.conversation(&mut fresh, 12, false);
+    conversation.turns = turns;
+    let expected = say(&mut conversation, "And what seekest thou?");
+    assert_eq!(expected.prompt_evaluated, expected.prompt_tokens);
+    assert_eq!(answer.ids, expected.ids);
+}
