@@ -240,3 +240,29 @@ fn a_place_where_nothing_can_be_saved_is_told_before_anything_is_read() {
     let error = cache.refused(&tiny(), &args);
     assert!(error.starts_with("cannot save the session"), "{error}");
 }
+
+/// A disk that runs full, as far as a limit on the size of files can play it: what was saved before
+/// stays, and nothing is left beside it.
+#[cfg(unix)]
+#[test]
+fn a_save_that_fails_leaves_the_file_as_it_was() {
+    let cache = Cache::new();
+    cache.run(&["-p", PROMPT, "-n", "1"]);
+    let before = std::fs::read(&cache.path).unwrap();
+    // Without the trap the system ends the process instead of failing the write. 16 blocks are 8 or
+    // 16 kB, 60 tokens some 100.
+    let script = r#"trap '' XFSZ; ulimit -f 16; exec "$0" run "$@""#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_lapidary")]).arg(tiny());
+    command.args(["-p", PROMPT, "-n", "60", "--temp", "0", "--prompt-cache"]).arg(&cache.path);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    // The answer was there before.
+    assert!(output.stdout.len() > 60, "{output:?}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let line = stderr.lines().last().unwrap();
+    let expected = format!("lapidary: {}: cannot save the session: ", cache.path.display());
+    assert!(line.starts_with(&expected) && line.contains("too large"), "{stderr}");
+    assert_eq!(cache.names(), ["session"]);
+    assert!(std::fs::read(&cache.path).unwrap() == before);
+}

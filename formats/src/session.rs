@@ -90,6 +90,9 @@ pub enum SessionError {
 
 /// Bytes before the header's strings.
 const PRELUDE: u64 = (MAGIC.len() + size_of::<u32>() + size_of::<u64>()) as u64;
+/// The most bytes of the header's strings and lists: a file with a hole in it can be larger than any
+/// memory. The longest context has 2^24 tokens.
+const MAX_FIELDS: u64 = 1 << 28;
 /// Bytes of a checksum.
 const SUM: u64 = size_of::<u64>() as u64;
 
@@ -257,9 +260,11 @@ impl<R: Read> Reader<R> {
         if len < least {
             return Err(SessionError::Length { found: len, expected: least });
         }
-        let n = usize::try_from(fields).map_err(|_| SessionError::Field { field: "length" })?;
+        if fields > MAX_FIELDS {
+            return Err(SessionError::Field { field: "length" });
+        }
         let mut bytes = begin.to_vec();
-        bytes.resize(begin.len() + n, 0);
+        bytes.resize(begin.len() + fields as usize, 0);
         from.read_exact(&mut bytes[begin.len()..])?;
         if from.read_u64::<LE>()? != Checksum::of(&bytes) {
             return Err(SessionError::Checksum { part: "header" });

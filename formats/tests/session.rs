@@ -130,6 +130,10 @@ fn numbers_that_make_no_sense_are_refused() {
         assert!(matches!(read(&bytes), Err(SessionError::Length { .. })));
     }
     assert_eq!(put(first, 2), "length");
+    // A file that is one large hole: nothing as large as it is taken.
+    let hole = [&MAGIC[..], &VERSION.to_le_bytes(), &(1u64 << 40).to_le_bytes()].concat();
+    let read = read_as(&hole, 1 << 41);
+    assert!(matches!(read, Err(SessionError::Field { field: "length" })));
     assert_eq!(field(forged(|fields| fields.push(0))), "length");
     assert_eq!(field(forged(|fields| fields.truncate(3))), "model");
     assert_eq!(field(forged(|fields| fields[8] = 0xff)), "model");

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use anyhow::Context as _;
+use anyhow::Context;
 use lapidary::chat::{ChatError, ChatTemplate, Role, Turn};
 use lapidary::tokenizer::Tokenizer;
 use rustyline::error::ReadlineError;
@@ -79,16 +79,16 @@ impl Conversation<'_, '_> {
     fn turn(&mut self, text: &str, out: &mut dyn Write) -> anyhow::Result<Option<Answer>> {
         let before = self.turns.clone();
         self.turns.push(Turn::new(Role::User, text));
-        let mut context = Context {
+        let mut remembered = Remembered {
             template: &self.template,
             tokenizer: self.tokenizer,
             system: self.system.as_deref(),
             n_ctx: self.session.n_ctx(),
             turns: &mut self.turns,
         };
-        let mut prompt = context.encode()?;
-        if self.shift && prompt.len() >= context.n_ctx {
-            prompt = context.forget(0)?;
+        let mut prompt = remembered.encode()?;
+        if self.shift && prompt.len() >= remembered.n_ctx {
+            prompt = remembered.forget(0)?;
         }
         if let Err(error) = self.session.check_length(&prompt) {
             self.turns = before;
@@ -97,7 +97,7 @@ impl Conversation<'_, '_> {
         }
         // A Ctrl-C means the answer that is being written, and no other.
         interrupt::clear();
-        let shift: &mut dyn Shift = if self.shift { &mut context } else { &mut () };
+        let shift: &mut dyn Shift = if self.shift { &mut remembered } else { &mut () };
         let answer = self.session.answer(&prompt, self.limit, shift, out)?;
         answer.end_line(out)?;
         let forgotten = before.len() + 1 - self.turns.len();
@@ -112,7 +112,7 @@ impl Conversation<'_, '_> {
 }
 
 /// What a conversation is to a model: the system's message and turns, the last one the user's.
-struct Context<'c> {
+struct Remembered<'c> {
     template: &'c ChatTemplate,
     tokenizer: &'c Tokenizer,
     system: Option<&'c str>,
@@ -120,7 +120,7 @@ struct Context<'c> {
     turns: &'c mut Vec<Turn>,
 }
 
-impl Context<'_> {
+impl Remembered<'_> {
     /// The prompt.
     fn encode(&self) -> Result<Vec<u32>, ChatError> {
         let system = self.system.map(|text| Turn::new(Role::System, text));
@@ -142,7 +142,7 @@ impl Context<'_> {
     }
 }
 
-impl Shift for Context<'_> {
+impl Shift for Remembered<'_> {
     fn shift(&mut self, _: &[u32], generated: &[u32]) -> anyhow::Result<Option<Vec<u32>>> {
         let prompt = self.forget(generated.len())?;
         let room = self.n_ctx.saturating_sub(prompt.len());

@@ -82,13 +82,13 @@ impl<'a> Session<'a> {
         Self { model, tokenizer, stop_ids, sampler, state, ids: Vec::new(), logits: Vec::new() }
     }
 
-    /// A sequence that was saved, in place of this one.
-    pub fn set(&mut self, state: State, ids: Vec<u32>) {
+    /// Goes on with a sequence that was saved, in place of this one.
+    pub fn resume(&mut self, state: State, ids: Vec<u32>) {
         (self.state, self.ids) = (state, ids);
     }
 
     /// The model, what it holds, and the tokens of that.
-    pub fn get(&self) -> (&'a Model<'a>, &State, &[u32]) {
+    pub fn parts(&self) -> (&'a Model<'a>, &State, &[u32]) {
         (self.model, &self.state, &self.ids)
     }
 

@@ -67,7 +67,7 @@ impl PromptCache {
             Ok(metadata) => metadata.len(),
         };
         let from = BufReader::with_capacity(BUFFER, File::open(&self.path).with_context(name)?);
-        let (model, state, _) = session.get();
+        let (model, state, _) = session.parts();
         let saved = State::restore(model.config(), *state.options(), &self.fingerprint, from, len);
         let Saved { state, ids, note } = saved.with_context(name)?;
         let turns = match note.as_str() {
@@ -75,7 +75,7 @@ impl PromptCache {
             note => serde_json::from_str(note)
                 .with_context(|| format!("{}: its conversation makes no sense", name()))?,
         };
-        session.set(state, ids);
+        session.resume(state, ids);
         Ok(turns)
     }
 
@@ -85,7 +85,7 @@ impl PromptCache {
     /// # Errors
     /// If it cannot be written.
     pub fn save(&self, session: &Session<'_>, turns: &[Turn]) -> anyhow::Result<()> {
-        let (_, state, ids) = session.get();
+        let (_, state, ids) = session.parts();
         if ids.is_empty() {
             return Ok(());
         }

@@ -64,7 +64,7 @@ impl Setup {
     }
 
     fn held(&self, conversation: &Conversation<'_, '_>) -> String {
-        self.tokenizer.decode(conversation.session.get().2, ControlPieces::Show)
+        self.tokenizer.decode(conversation.session.parts().2, ControlPieces::Show)
     }
 }
 
@@ -122,7 +122,7 @@ fn a_conversation_outlives_its_context() {
         assert!(held.contains(&message), "{held}");
         assert_eq!(held.matches("<start_of_turn>").count(), conversation.turns.len());
         // What is held is what a fresh run over it holds: it goes on alike.
-        let ids = conversation.session.get().2.to_vec();
+        let ids = conversation.session.parts().2.to_vec();
         let go_on = |session: &mut Session<'_>| {
             session.answer(&ids, Some(1), &mut (), &mut io::sink()).unwrap().ids
         };
@@ -147,7 +147,7 @@ fn an_answer_longer_than_the_context_keeps_its_message_and_loses_its_beginning()
     let held = setup.held(&conversation);
     assert!(held.starts_with(prompt), "{held}");
     let (held, prompt) =
-        (conversation.session.get().2, setup.tokenizer.encode(prompt, Special::Trusted));
+        (conversation.session.parts().2, setup.tokenizer.encode(prompt, Special::Trusted));
     assert!(answer.ids[..199].ends_with(&held[prompt.len()..]));
     // The next turn takes the answer as it was given, if that fits; here it is forgotten.
     let next = say(&mut conversation, "And what is thy name?");
