@@ -34,7 +34,7 @@ fn main() -> anyhow::Result<()> {
         bos: tokenizer.vocab().bos.filter(|_| tokenizer.vocab().add_bos),
     };
     let cpu = Cpu::new(None, Isa::best())?;
-    let reference = Model::on(cpu.clone(), &source);
+    let reference = Model::on(cpu.clone(), &source)?;
     let dir = tempfile::tempdir()?;
     println!("{:<28} {:>10} {:>10} {:>10}", "matrix", "error", "KL", "KL/error");
     for (i, spec) in source.tensors().iter().enumerate() {
@@ -48,7 +48,7 @@ fn main() -> anyhow::Result<()> {
         let cut = Source::open(&file)?;
         let error = relative_error(&source, &cut, spec);
         let found =
-            compare(&Model::on(cpu.clone(), &cut), &reference, &tokens, options, |_, _| true)?;
+            compare(&Model::on(cpu.clone(), &cut)?, &reference, &tokens, options, |_, _| true)?;
         let kl = found.kl.mean.value;
         println!("{:<28} {error:>10.5} {kl:>10.6} {:>10.5}", spec.name, kl / error);
         std::fs::remove_file(&file)?;

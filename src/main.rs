@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 use commands::interrupt::Interrupted;
 use commands::{bench, convert, demo, imatrix, inspect, perplexity, run, verify};
+use lapidary_formats::printable::Printable;
 
 /// Cuts Gemma 2 to size: converts checkpoints to k-quant GGUF files, runs them on the CPU and
 /// measures what the cut cost
@@ -52,6 +53,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// Longest message, in characters.
+const MAX_MESSAGE: usize = 4000;
+
 /// Says what went wrong in one line, and gives the exit code.
 fn report(error: &anyhow::Error) -> ExitCode {
     // Whoever read the output has seen enough, as in `lapidary run … | head -1`.
@@ -61,8 +65,10 @@ fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<Interrupted>() {
         return ExitCode::from(Interrupted::exit_code());
     }
-    // Libraries below may speak in several lines. Nobody is left to hear of a closed stderr.
+    // Libraries below may speak in several lines, and quote what a stranger's file says. Nobody is
+    // left to hear of a closed stderr.
     let message = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+    let message = Printable::new(&message).at_most(MAX_MESSAGE);
     let _ = writeln!(io::stderr(), "lapidary: {message}");
     ExitCode::FAILURE
 }

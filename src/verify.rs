@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use lapidary_formats::gguf::{Checksum, Checksums, Gguf, GgufError};
+use lapidary_formats::printable::Printable;
 use lapidary_formats::tensor::TensorView;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -13,6 +14,9 @@ use crate::chat::ChatTemplate;
 use crate::convert::Progress;
 use crate::model::{Source, SourceError};
 use crate::tokenizer::Tokenizer;
+
+/// Characters of a cause that are shown.
+const MAX_CAUSE: usize = 1000;
 
 /// Values that are looked at before progress is told and memory is given back.
 const PIECE: usize = 4 << 20;
@@ -59,6 +63,8 @@ pub enum Problem {
         rows: usize,
         /// The first of them, from 0.
         first: usize,
+        /// The first block of that row that has, from 0.
+        block: usize,
         /// How many rows there are.
         of: usize,
     },
@@ -255,25 +261,35 @@ fn tensor_problems(
         let hash = || stored.iter().for_each(|_| checksum.update(piece));
         let (_, (more, at)) = pool.join(hash, || not_finite(view, piece, row_bytes));
         rows += more;
-        first = first.or(at.map(|at| i * step + at));
+        first = first.or(at.map(|(row, block)| (i * step + row, block)));
         opened.release(piece);
         progress.advanced(piece.len() as u64, 0);
     }
     let found = checksum.value();
     let changed = stored.filter(|stored| **stored != found);
     let changed = changed.map(|stored| Problem::Checksum { stored: *stored, found });
-    let not_finite = first.map(|first| Problem::NotFinite { rows, first, of: view.rows() });
+    let of = view.rows();
+    let not_finite = first.map(|(first, block)| Problem::NotFinite { rows, first, block, of });
     Ok(changed.into_iter().chain(not_finite).collect())
 }
 
-/// How many rows of `piece`, a part of `view`, have values that are not finite, and the first.
-fn not_finite(view: &TensorView, piece: &[u8], row_bytes: usize) -> (usize, Option<usize>) {
+/// How many rows of `piece`, a part of `view`, have values that are not finite, and the first with
+/// the first block in it.
+fn not_finite(
+    view: &TensorView,
+    piece: &[u8],
+    row_bytes: usize,
+) -> (usize, Option<(usize, usize)>) {
     let dequantize = view.ty.traits().dequantize;
     let is_bad = |x: &mut Vec<f32>, (i, row): (usize, &[u8])| {
         dequantize(row, x);
         // Every value is looked at, which is faster than to stop at one.
         let finite = x.iter().fold(true, |finite, x| finite & x.is_finite());
-        (usize::from(!finite), (!finite).then_some(i))
+        if finite {
+            return (0, None);
+        }
+        let at = x.iter().position(|x| !x.is_finite());
+        (1, at.map(|at| (i, at / view.ty.block_len())))
     };
     let rows = piece.par_chunks_exact(row_bytes).enumerate();
     rows.map_init(|| vec![0.0; view.cols()], is_bad).reduce(
@@ -298,11 +314,15 @@ impl fmt::Display for Problem {
                 "its bytes have changed since they were written: checksum {found:016x}, \
                  {stored:016x} is stored"
             ),
-            Self::NotFinite { rows, first, of } => {
+            Self::NotFinite { rows, first, block, of } => {
                 let have = if *rows == 1 { "row has" } else { "rows have" };
-                write!(f, "{rows} of {of} {have} values that are NaN or infinite, from row {first}")
+                write!(
+                    f,
+                    "{rows} of {of} {have} values that are NaN or infinite, the first row {first} in \
+                     block {block}"
+                )
             }
-            Self::Model(cause) => f.write_str(cause),
+            Self::Model(cause) => Printable::new(cause).at_most(MAX_CAUSE).fmt(f),
         }
     }
 }
@@ -311,7 +331,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.path.display())?;
         if let Some(tensor) = &self.tensor {
-            write!(f, "tensor `{tensor}`: ")?;
+            write!(f, "tensor `{}`: ", Printable::new(tensor))?;
         }
         self.problem.fmt(f)
     }

@@ -156,7 +156,7 @@ fn threads_and_instructions_do_not_change_a_bit() {
     let ids = ids(&golden("tiny.json")["ids"]);
     let tokens: Vec<u32> = ids.iter().cycle().take(540).copied().collect();
     let run = |threads: usize, isa| {
-        let model = Model::on(Cpu::new(NonZeroUsize::new(threads), isa).unwrap(), &source);
+        let model = Model::on(Cpu::new(NonZeroUsize::new(threads), isa).unwrap(), &source).unwrap();
         collect(&model, &tokens, options(530, None), |_, _| true).unwrap()
     };
     let expected = run(1, Isa::best());

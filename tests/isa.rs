@@ -38,7 +38,7 @@ fn for_each_recipe(checkpoint: &std::path::Path, check: impl Fn(&Source, Recipe)
 }
 
 fn logits(source: &Source, isa: Isa, ids: &[u32], kv: KvType) -> Vec<f32> {
-    let model = Model::on(Cpu::new(None, isa).unwrap(), source);
+    let model = Model::on(Cpu::new(None, isa).unwrap(), source).unwrap();
     let (mut state, mut all) =
         (State::new(model.config(), StateOptions::new(ids.len(), kv)), Vec::new());
     model.forward(&mut state, ids, Rows::All, |_, logits| all.extend_from_slice(logits)).unwrap();
@@ -72,7 +72,7 @@ fn perplexity_is_that_of_the_reference() {
     };
     for_each_recipe(&tiny(), |source, recipe| {
         let measure = |isa| {
-            let model = Model::on(Cpu::new(None, isa).unwrap(), source);
+            let model = Model::on(Cpu::new(None, isa).unwrap(), source).unwrap();
             perplexity::measure(&model, &tokens, options, |_, _| true).unwrap().perplexity
         };
         for isa in Isa::available() {

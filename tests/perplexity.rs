@@ -160,7 +160,8 @@ fn figures_depend_neither_on_threads_nor_on_instructions() {
     let file = Source::open(&quantize(&tiny(), &dir, Recipe::Q2_K)).unwrap();
     let found = |threads: usize, isa: Isa| {
         let cpu = Cpu::new(NonZeroUsize::new(threads), isa).unwrap();
-        let (cut, reference) = (Model::on(cpu.clone(), &file), Model::on(cpu, &source));
+        let (cut, reference) =
+            (Model::on(cpu.clone(), &file).unwrap(), Model::on(cpu, &source).unwrap());
         Divergence { seconds: 0.0, ..compare_all(&cut, &reference, OPTIONS) }
     };
     let expected = found(1, Isa::SCALAR);

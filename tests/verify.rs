@@ -126,7 +126,7 @@ fn blocks_that_are_not_finite_are_found_with_their_row() {
         let at = range(&out, name).start + row * row_bytes;
         edit(&out, |bytes| bytes[at..at + block_bytes].fill(0xff));
         let plain = without_ours(&out, "plain.gguf", |_| {});
-        let expected = Problem::NotFinite { rows: 1, first: row, of: rows };
+        let expected = Problem::NotFinite { rows: 1, first: row, block: 0, of: rows };
         for (path, n) in [(&out, 2), (&plain, 1)] {
             let findings = verified(path).findings;
             assert_eq!(findings.len(), n, "{recipe}: {findings:?}");
@@ -143,7 +143,7 @@ fn norms_are_looked_at_as_well() {
     let at = range(&out, "output_norm.weight").start + 4 * 50;
     edit(&out, |bytes| bytes[at..at + 4].copy_from_slice(&f32::INFINITY.to_le_bytes()));
     let findings = verified(&out).findings;
-    let problem = Problem::NotFinite { rows: 1, first: 0, of: 1 };
+    let problem = Problem::NotFinite { rows: 1, first: 0, block: 50, of: 1 };
     assert!(findings.iter().any(|finding| finding.problem == problem), "{findings:?}");
 }
 

@@ -4,6 +4,7 @@
 //! - [`gguf`]: the GGUF container, read and written.
 //! - [`checkpoint`]: Hugging Face checkpoint directories.
 //! - [`imatrix`]: importance matrices, for the quantizers.
+//! - [`printable`]: words out of files, made safe to print.
 //! - [`quant`]: the quantized block types, one registry for all of them.
 //! - [`session`]: sequences that were saved, with the keys and values of their tokens.
 //! - [`tensor`]: a borrowed tensor of either.
@@ -16,6 +17,7 @@ pub mod checkpoint;
 pub mod gguf;
 pub mod imatrix;
 pub mod map;
+pub mod printable;
 pub mod quant;
 pub mod session;
 pub mod tensor;

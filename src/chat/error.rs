@@ -3,6 +3,14 @@
 /// Why a conversation could not be written out.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatError {
+    /// The template is far longer than any that is of use.
+    #[error("the chat template has {len} bytes, at most {limit} are taken")]
+    SourceTooLong {
+        /// Its length in bytes.
+        len: usize,
+        /// The most that is taken, in bytes.
+        limit: usize,
+    },
     /// The template is no Jinja that this program understands.
     #[error("the chat template cannot be parsed: {0}")]
     Syntax(#[source] minijinja::Error),

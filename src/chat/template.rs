@@ -9,6 +9,8 @@ use super::{ChatError, Message, Role};
 
 /// Instructions that one rendering may take; the official template takes about 40 a message.
 const FUEL: u64 = 10_000_000;
+/// Bytes of a source; those of models for tools have some 20,000.
+const MAX_SOURCE: usize = 1 << 20;
 /// Bytes that one rendering may write.
 const MAX_RENDERED: usize = 16 << 20;
 /// Nested macro calls and the like.
@@ -44,9 +46,13 @@ impl ChatTemplate {
     /// `eos` are the spellings of those two pieces.
     ///
     /// # Errors
-    /// If the source is not valid Jinja.
+    /// If the source is not valid Jinja, or longer than a megabyte.
     pub fn new(source: Option<&str>, bos: &str, eos: &str) -> Result<Self, ChatError> {
         let source = source.unwrap_or(super::GEMMA2_TEMPLATE).to_owned();
+        let (len, limit) = (source.len(), MAX_SOURCE);
+        if len > limit {
+            return Err(ChatError::SourceTooLong { len, limit });
+        }
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);

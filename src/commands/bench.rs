@@ -68,7 +68,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         bail!("there is nothing to measure: -p and -n are both 0");
     };
     let source = Source::open(&args.model)?;
-    let model = Model::on(args.cpu.cpu()?, &source);
+    let model = Model::on(args.cpu.cpu()?, &source)?;
     let trained = model.config().n_ctx_train;
     if n_ctx > trained {
         let name = source.path().display();

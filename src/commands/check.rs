@@ -42,8 +42,8 @@ impl<'a> Checker<'a> {
     /// Runs the file at `part` and the source side by side.
     pub fn measure(&mut self, part: &Path) -> Result<Divergence, Box<dyn Error + Send + Sync>> {
         let file = Source::open(part)?;
-        let cut = Model::on(self.cpu.clone(), &file);
-        let reference = Model::on(self.cpu.clone(), self.source);
+        let cut = Model::on(self.cpu.clone(), &file)?;
+        let reference = Model::on(self.cpu.clone(), self.source)?;
         let (kv, reference_kv) = (KvType::F16, KvType::F16);
         let options = Options { n_ctx: N_CTX, chunks: None, kv, reference_kv, bos: self.bos };
         let going_on = |_: &Divergence, _| !interrupt::requested();

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use lapidary::convert::{convert_and_check, Check, ConvertError, Options, Progress, Report};
 use lapidary::kernels::{Cpu, Isa};
 use lapidary::model::Source;
+use lapidary_formats::printable::Printable;
 use lapidary_formats::quant::Effort;
 
 use super::budget::TypeArgs;
@@ -148,7 +149,7 @@ impl Progress for Bar {
     }
 
     fn tensor(&mut self, name: &str) {
-        self.0.set_message(name.to_owned());
+        self.0.set_message(Printable::new(name).to_string());
     }
 
     fn advanced(&mut self, bytes_in: u64, _bytes_out: u64) {

@@ -59,7 +59,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         target => target?,
     };
     target.begin(0)?;
-    let model = Model::on(args.cpu.cpu()?, &source);
+    let model = Model::on(args.cpu.cpu()?, &source)?;
     let mut collected = collected(&model, text, (args.ctx, args.chunks), &args.file)?;
     // The name alone: the same text gives the same bytes wherever it lies.
     collected.imatrix.datasets.extend(file_name(&args.file));

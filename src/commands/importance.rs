@@ -49,7 +49,7 @@ fn calibrate(source: &Source, text: &Path, cpu: Cpu) -> anyhow::Result<Imatrix> 
     let vocab = source.vocab()?;
     let tokenizer = Tokenizer::new(vocab).with_context(|| source.path().display().to_string())?;
     let read = Text::read(text, &tokenizer)?;
-    Ok(collected(&Model::on(cpu, source), read, (N_CTX, None), text)?.imatrix)
+    Ok(collected(&Model::on(cpu, source)?, read, (N_CTX, None), text)?.imatrix)
 }
 
 /// Says what is wrong with some matrices' importance, a line for each kind of trouble.

@@ -8,6 +8,7 @@ use lapidary::convert::Totals;
 use lapidary::kernels::{default_threads, KvType};
 use lapidary::model::{Config, Memory, Source, StateOptions};
 use lapidary_formats::gguf::Value;
+use lapidary_formats::printable::Printable;
 use lapidary_formats::tensor::TensorView;
 use serde_json::json;
 
@@ -92,21 +93,21 @@ impl<'a> Inspected<'a> {
         writeln!(out, "\nModel")?;
         for (key, value) in config_values(self.source.config()) {
             let value = value.as_str().map_or(value.to_string(), str::to_owned);
-            writeln!(out, "  {key:<16} {value}")?;
+            writeln!(out, "  {key:<16} {}", Printable::new(&value))?;
         }
         if let Some(gguf) = self.source.gguf() {
             writeln!(out, "\nMetadata")?;
             for (key, value) in gguf.metadata() {
+                let key = Printable::new(key).to_string();
                 writeln!(out, "  {key:<42} {:<5} {value}", value.ty().name())?;
             }
         }
         writeln!(out, "\nTensors")?;
         for t in &self.tensors {
-            let shape = format!("{:?}", t.shape);
+            let (name, shape) = (Printable::new(t.name).to_string(), format!("{:?}", t.shape));
             writeln!(
                 out,
-                "  {:<42} {:<5} {shape:<16} {:>13} bytes",
-                t.name,
+                "  {name:<42} {:<5} {shape:<16} {:>13} bytes",
                 t.ty.name(),
                 t.data.len()
             )?;

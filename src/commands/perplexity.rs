@@ -8,9 +8,10 @@ use anyhow::Context;
 use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use lapidary::kernels::KvType;
-use lapidary::model::{Model, Source};
+use lapidary::model::{Model, ModelError, Source};
 use lapidary::perplexity::{
     check_vocabularies, compare, measure, Divergence, Estimate, Options, Perplexity,
+    PerplexityError,
 };
 use lapidary::tokenizer::Tokenizer;
 use serde_json::{json, Value};
@@ -61,11 +62,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let options = args.options(bos);
     interrupt::install()?;
     let cpu = args.cpu.cpu()?;
-    let model = Model::on(cpu.clone(), &source);
+    let model = Model::on(cpu.clone(), &source)?;
     match &reference {
         None => run_one(&args, &model, &tokens, options),
         Some(reference) => {
-            let reference = Model::on(cpu, reference);
+            let reference = Model::on(cpu, reference)?;
             run_two(&args, [&model, &reference], &tokens, options)
         }
     }
@@ -99,7 +100,7 @@ fn run_one(args: &Args, model: &Model<'_>, tokens: &[u32], options: Options) -> 
         !interrupt::requested()
     });
     bar.finish_and_clear();
-    let result = result.with_context(|| args.file.display().to_string())?;
+    let result = result.map_err(|error| named(error, &args.file))?;
     interrupt::check()?;
     let mut out = io::stdout();
     if args.json {
@@ -125,7 +126,7 @@ fn run_two(
         !interrupt::requested()
     });
     bar.finish_and_clear();
-    let result = result.with_context(|| args.file.display().to_string())?;
+    let result = result.map_err(|error| named(error, &args.file))?;
     interrupt::check()?;
     let mut out = io::stdout();
     if args.json {
@@ -135,6 +136,14 @@ fn run_two(
         writeln!(out, "{}", args.scored(result.tokens, result.chunks, result.seconds))?;
     }
     Ok(())
+}
+
+/// The error with the text's name, unless it is about a model, which it names.
+fn named(error: PerplexityError, text: &Path) -> anyhow::Error {
+    match error {
+        PerplexityError::Model(ModelError::NotFinite { .. }) => error.into(),
+        error => anyhow::Error::new(error).context(text.display().to_string()),
+    }
 }
 
 /// Prints how far a model is from its original.

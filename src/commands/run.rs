@@ -95,7 +95,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let cpu = args.cpu.cpu()?;
     let settled = args.memory.settle(&source, cpu.team.threads())?;
     let tokenizer = Tokenizer::new(source.vocab()?).with_context(|| name(&source))?;
-    let model = Model::on(cpu, &source);
+    let model = Model::on(cpu, &source)?;
     let stop_ids = source.stop_ids(tokenizer.vocab());
     let n_ctx = settled.options.n_ctx;
     let mut session = Session::new(&model, &tokenizer, stop_ids, sampler, settled.options);

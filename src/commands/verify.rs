@@ -81,9 +81,9 @@ fn finding(finding: &Finding) -> serde_json::Value {
         Problem::NotFinite { .. } => "not_finite",
         Problem::Model(_) => "model",
     };
-    let (rows, first) = match finding.problem {
-        Problem::NotFinite { rows, first, .. } => (Some(rows), Some(first)),
-        _ => (None, None),
+    let (rows, first, block) = match finding.problem {
+        Problem::NotFinite { rows, first, block, .. } => (Some(rows), Some(first), Some(block)),
+        _ => (None, None, None),
     };
     json!({
         "path": finding.path.display().to_string(),
@@ -91,6 +91,7 @@ fn finding(finding: &Finding) -> serde_json::Value {
         "kind": kind,
         "rows": rows,
         "first_row": first,
+        "first_block": block,
         "message": finding.problem.to_string(),
     })
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use lapidary_formats::gguf::GgufError;
+use lapidary_formats::printable::Printable;
 use lapidary_formats::quant::QuantType;
 use thiserror::Error;
 
@@ -17,7 +18,7 @@ pub enum ConvertError {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// Weights that are not numbers: a broken download, or training that diverged.
-    #[error("{}: tensor `{name}` has values that are NaN or infinite", path.display())]
+    #[error("{}: tensor `{}` has values that are NaN or infinite", path.display(), Printable::new(name))]
     NotFinite {
         /// The model.
         path: PathBuf,
@@ -25,7 +26,7 @@ pub enum ConvertError {
         name: String,
     },
     /// Weights too large for the type asked for.
-    #[error("{}: tensor `{name}` has the value {value}, beyond the range of {ty}", path.display())]
+    #[error("{}: tensor `{}` has the value {value}, beyond the range of {ty}", path.display(), Printable::new(name))]
     Overflow {
         /// The model.
         path: PathBuf,
@@ -83,7 +84,7 @@ pub enum ConvertError {
         path: PathBuf,
     },
     /// What is to be gone on with is the beginning of something else.
-    #[error("{}: was begun with the {what} {found}, this conversion has {expected}", path.display())]
+    #[error("{}: was begun with the {} {found}, this conversion has {expected}", path.display(), Printable::new(what))]
     OtherConversion {
         /// The unfinished file.
         path: PathBuf,

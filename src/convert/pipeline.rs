@@ -17,7 +17,7 @@ use super::resume::{finished, unfinished, Finished};
 use super::target::Target;
 use super::{ConvertError, Plan, Report, Totals};
 use crate::kernels::{largest, Isa, Requantize};
-use crate::model::{Role, Source, TensorSpec};
+use crate::model::{Role, Source, SourceError, TensorSpec};
 
 /// Values that are converted before progress is told and cancelling looked at: rows enough for
 /// many threads (27B: 113 of the longest), and a few megabytes.
@@ -214,7 +214,7 @@ impl Work<'_> {
                 let view = TensorView { data, ..view };
                 let bytes_out = slices.push(|out| {
                     let largest = match spec.role {
-                        Role::Norm => convert_norm(self.source, spec, out),
+                        Role::Norm => convert_norm(self.source, spec, out)?,
                         Role::Matrix => convert_rows(&view, requantize, self.isa, out),
                     };
                     refuse(self.source, view.name, info.ty, largest)
@@ -307,11 +307,11 @@ fn write<W: Write + Seek>(writer: &mut Writer<W>, slice: &[u8]) -> Result<(), Gg
 }
 
 /// Converts a norm to `out`; the result is its [`largest`] magnitude.
-fn convert_norm(source: &Source, spec: &TensorSpec, out: &mut Vec<u8>) -> f32 {
-    let w = source.norm(spec);
+fn convert_norm(source: &Source, spec: &TensorSpec, out: &mut Vec<u8>) -> Result<f32, SourceError> {
+    let w = source.norm(spec)?;
     out.clear();
     out.extend(w.iter().flat_map(|w| w.to_le_bytes()));
-    largest(&w)
+    Ok(largest(&w))
 }
 
 /// Converts rows to `out`, all threads together; the result is their [`largest`] magnitude. Rows

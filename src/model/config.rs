@@ -1,7 +1,8 @@
 //! The blueprint of a Gemma 2 model: sizes and constants, from `config.json` or GGUF metadata.
 
 use lapidary_formats::checkpoint::Gemma2Config;
-use lapidary_formats::gguf::{Gguf, GgufError};
+use lapidary_formats::gguf::{Gguf, GgufError, Value};
+use lapidary_formats::printable::Printable;
 use thiserror::Error;
 
 /// Sizes and constants of one model. Names are llama.cpp's, whose GGUF keys they are read from.
@@ -45,14 +46,33 @@ pub enum ConfigError {
     /// The metadata cannot be read.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// A GGUF file of something else than a model, by its `general.type`.
+    #[error("holds a {} (general.type), not a model", Printable::new(.0))]
+    Kind(String),
+    /// What a fine-tune adds to a model, without the model.
+    #[error("is an adapter, not a model: merge it into its base model first")]
+    Adapter,
     /// A GGUF file of another architecture.
-    #[error("architecture `{0}` is not supported, only gemma2")]
+    #[error("architecture `{}` is not supported, only gemma2", Printable::new(.0))]
     Architecture(String),
     /// A key that must be there is not.
     #[error("metadata lacks the key `{0}`")]
     Missing(String),
+    /// The tensor whose rows are the vocabulary is not there.
+    #[error("tensor `token_embd.weight` is missing")]
+    NoEmbedding,
+    /// A key that asks for what Gemma 2 does not do.
+    #[error("metadata key `{key}` is {}, which is not supported: {rule}", Printable::new(found))]
+    Unsupported {
+        /// The key.
+        key: &'static str,
+        /// Its value, as printed for people.
+        found: String,
+        /// What it has to be.
+        rule: &'static str,
+    },
     /// A value that no Gemma 2 model has.
-    #[error("{what} = {value} makes no sense: {rule}")]
+    #[error("{what} is {}: {rule}", Printable::new(value))]
     Value {
         /// Which value.
         what: &'static str,
@@ -94,18 +114,11 @@ impl Config {
     }
 
     /// The blueprint that a GGUF file's metadata gives.
+    ///
+    /// # Errors
+    /// If it is no Gemma 2 model, asks for what Gemma 2 does not do, or contradicts itself.
     pub fn from_gguf(g: &Gguf) -> Result<Self, ConfigError> {
-        let architecture = g.str("general.architecture")?.unwrap_or("(none)");
-        if architecture != "gemma2" {
-            return Err(ConfigError::Architecture(architecture.to_owned()));
-        }
-        if let Some(scaling) = g.str("gemma2.rope.scaling.type")?.filter(|s| *s != "none") {
-            return Err(ConfigError::Value {
-                what: "RoPE scaling",
-                value: scaling.to_owned(),
-                rule: "scaled RoPE is not supported",
-            });
-        }
+        check_kind(g)?;
         let size = |key: &str| -> Result<usize, ConfigError> {
             let key = format!("gemma2.{key}");
             let value = g.u32(&key)?.ok_or(ConfigError::Missing(key))?;
@@ -117,13 +130,13 @@ impl Config {
         let head_dim = size("attention.key_length")?;
         let n_vocab = match g.tensor("token_embd.weight") {
             Some(t) => t.rows(),
-            None => return Err(ConfigError::Missing("token_embd.weight".into())),
+            None => return Err(ConfigError::NoEmbedding),
         };
         // llama.cpp has no key for query_pre_attn_scalar and infers it: 27B, known by its 46
         // layers, takes n_embd / n_head; every other size takes head_dim.
         let inferred = if n_layer == 46 { n_embd / n_head.max(1) } else { head_dim };
         let inferred = (1.0 / (inferred as f64).sqrt()) as f32;
-        Self {
+        let config = Self {
             name: g.str("general.name")?.unwrap_or("gemma2").to_owned(),
             n_vocab,
             n_ctx_train: size("context_length")?,
@@ -142,8 +155,10 @@ impl Config {
             // llama.cpp's defaults: the first Gemma 2 files were written without these keys.
             attn_softcap: softcap(float("attn_logit_softcapping")?, 50.0),
             final_softcap: softcap(float("final_logit_softcapping")?, 30.0),
-        }
-        .checked()
+        };
+        let config = config.checked()?;
+        check_supported(g, &config)?;
+        Ok(config)
     }
 
     /// √`n_embd` rounded to bf16, which the embedding is multiplied by. Rounded because Gemma was
@@ -174,7 +189,7 @@ impl Config {
     /// forward pass relies on.
     fn checked(self) -> Result<Self, ConfigError> {
         let sizes = [
-            ("vocabulary size", self.n_vocab, 1 << 24),
+            ("vocabulary size", self.n_vocab, 1 << 20),
             ("context length", self.n_ctx_train, 1 << 24),
             ("embedding length", self.n_embd, 1 << 20),
             ("feed-forward length", self.n_ff, 1 << 22),
@@ -212,6 +227,49 @@ impl Config {
         }
         Ok(self)
     }
+}
+
+/// Refuses what is no model of Gemma 2's architecture.
+fn check_kind(g: &Gguf) -> Result<(), ConfigError> {
+    let kind = g.str("general.type")?.unwrap_or("model");
+    if kind == "adapter" || g.get("adapter.type").is_some() {
+        return Err(ConfigError::Adapter);
+    }
+    if kind != "model" {
+        return Err(ConfigError::Kind(kind.to_owned()));
+    }
+    match g.str("general.architecture")?.unwrap_or("(none)") {
+        "gemma2" => Ok(()),
+        other => Err(ConfigError::Architecture(other.to_owned())),
+    }
+}
+
+/// Refuses keys that would make another model of it. llama.cpp reads them for every architecture;
+/// those that it writes have the values that are taken here.
+fn check_supported(g: &Gguf, c: &Config) -> Result<(), ConfigError> {
+    let is = |value: &Value, size: usize| value.as_int() == Some(size);
+    let is_f32 = |value: &Value, x: f32| value.as_f32() == Some(x);
+    // Key, whether a value of it is taken, and what it has to be.
+    type Rule<'a> = (&'static str, &'a dyn Fn(&Value) -> bool, &'static str);
+    let rules: [Rule; 11] = [
+        ("gemma2.rope.scaling.type", &|v| v.as_str() == Some("none"), "RoPE is not scaled"),
+        ("gemma2.rope.scaling.factor", &|v| is_f32(v, 1.0) || is_f32(v, 0.0), "RoPE is not scaled"),
+        ("gemma2.rope.scale_linear", &|v| is_f32(v, 1.0) || is_f32(v, 0.0), "RoPE is not scaled"),
+        ("gemma2.rope.dimension_count", &|v| is(v, c.head_dim), "RoPE turns whole heads"),
+        ("gemma2.rope.freq_base_swa", &|v| is_f32(v, c.rope_freq_base), "all layers have one base"),
+        ("gemma2.attention.value_length", &|v| is(v, c.head_dim), "values are as long as keys"),
+        ("gemma2.attention.sliding_window_pattern", &|v| is(v, 2), "every other layer is local"),
+        ("gemma2.attention.causal", &|v| v.as_bool() == Some(true), "attention is causal"),
+        ("gemma2.pooling_type", &|v| is(v, 0), "models of embeddings are not supported"),
+        ("gemma2.expert_count", &|v| is(v, 0), "there are no experts"),
+        ("gemma2.vocab_size", &|v| is(v, c.n_vocab), "it is the number of the embedding's rows"),
+    ];
+    for (key, taken, rule) in rules {
+        if let Some(value) = g.get(key).filter(|value| !taken(value)) {
+            return Err(ConfigError::Unsupported { key, found: value.to_string(), rule });
+        }
+    }
+    Ok(())
 }
 
 /// A softcap key: absent means Gemma 2's own value, zero means none.

@@ -5,6 +5,8 @@
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use thiserror::Error;
 
@@ -12,7 +14,7 @@ use super::observer::{Observer, Readers};
 use super::read_ahead::ReadAhead;
 use super::state::{Buffers, Cache, LOGIT_ROWS};
 use super::weights::{Layer, Weights};
-use super::{Config, Source, State};
+use super::{Config, Source, SourceError, State};
 use crate::kernels::{
     add_rms_norm, refit, rms_norm, scale, softcap, Activations, Attention, Cpu, Isa, Product, Rope,
     TeamError,
@@ -21,6 +23,7 @@ use crate::kernels::{
 /// A model that is ready to run: its blueprint, its weights and what it runs on.
 #[derive(Debug)]
 pub struct Model<'a> {
+    path: PathBuf,
     config: Config,
     weights: Weights<'a>,
     cpu: Cpu,
@@ -44,6 +47,9 @@ pub enum ModelError {
     /// No threads.
     #[error(transparent)]
     Team(#[from] TeamError),
+    /// The norms cannot be used.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// Nothing to evaluate.
     #[error("there are no tokens to evaluate")]
     NoTokens,
@@ -63,21 +69,35 @@ pub enum ModelError {
         /// Rows of the embedding.
         n_vocab: usize,
     },
+    /// What the model makes of the tokens is no number: so is one of its weights, or they are too
+    /// large.
+    #[error("{}: the model computes values that are NaN or infinite (`lapidary verify` looks at its weights)", path.display())]
+    NotFinite {
+        /// The model.
+        path: PathBuf,
+    },
 }
 
 impl<'a> Model<'a> {
     /// Reads the norms and takes the matrices as they lie in the map. `threads`: `None` for as
     /// many as there are physical cores. The instructions are the best of this machine.
+    ///
+    /// # Errors
+    /// If there are no threads, or a norm has values that are NaN or infinite.
     pub fn load(source: &'a Source, threads: Option<usize>) -> Result<Self, ModelError> {
         let cpu = Cpu::new(threads.and_then(NonZeroUsize::new), Isa::best())?;
-        Ok(Self::on(cpu, source))
+        Self::on(cpu, source)
     }
 
     /// The same, on `cpu`.
-    pub fn on(cpu: Cpu, source: &'a Source) -> Self {
-        let weights = Weights::new(source);
+    ///
+    /// # Errors
+    /// If a norm has values that are NaN or infinite.
+    pub fn on(cpu: Cpu, source: &'a Source) -> Result<Self, ModelError> {
+        let weights = Weights::new(source)?;
         let read_ahead = ReadAhead::start(source, &weights);
-        Self { config: source.config().clone(), weights, cpu, read_ahead }
+        let (path, config) = (source.path().to_owned(), source.config().clone());
+        Ok(Self { path, config, weights, cpu, read_ahead })
     }
 
     /// The model's blueprint.
@@ -101,8 +121,11 @@ impl<'a> Model<'a> {
     }
 
     /// Evaluates `tokens` after those that `state` holds and calls `sink` with the logits of each
-    /// wanted row, `[n_vocab]`, in order: its index among `tokens`, and the logits. On an error
-    /// nothing has been evaluated.
+    /// wanted row, `[n_vocab]`, in order: its index among `tokens`, and the logits.
+    ///
+    /// # Errors
+    /// If there are no tokens, or others than the model has, or more than fit: then nothing has been
+    /// evaluated. If logits are NaN or infinite, which are not handed over.
     pub fn forward(
         &self,
         state: &mut State,
@@ -122,7 +145,7 @@ impl<'a> Model<'a> {
             let at = i * slice;
             let wanted = first.saturating_sub(at).min(tokens.len());
             for rows in logit_blocks(wanted..tokens.len()) {
-                let logits = self.logits(state, rows.clone());
+                let logits = self.logits(state, rows.clone())?;
                 for (row, logits) in rows.zip(logits.chunks_exact_mut(self.config.n_vocab)) {
                     sink(at + row, logits);
                 }
@@ -147,19 +170,39 @@ impl<'a> Model<'a> {
     /// The logits of `rows` of the slice that was evaluated last, `[rows, n_vocab]`; the caller may
     /// change them. [`logit_blocks`] gives rows that fit in memory.
     ///
+    /// # Errors
+    /// If one of them is NaN or infinite.
+    ///
     /// # Panics
     /// If there are none, or the slice has not as many rows.
-    pub fn logits<'s>(&self, state: &'s mut State, rows: Range<usize>) -> &'s mut [f32] {
+    pub fn logits<'s>(
+        &self,
+        state: &'s mut State,
+        rows: Range<usize>,
+    ) -> Result<&'s mut [f32], ModelError> {
         assert!(!rows.is_empty(), "the logits of no rows");
         let (c, b) = (&self.config, &mut state.buffers);
         let x = &b.x[rows.start * c.n_embd..rows.end * c.n_embd];
         self.norm_input(x, &self.weights.output_norm, &mut b.input);
         self.cpu.matmul(&mut b.input, [Product { w: &self.weights.output, out: &mut b.logits }]);
-        if let Some(cap) = c.final_softcap {
-            let parts = b.logits.chunks_mut(SOFTCAP_PART);
-            self.cpu.team.for_each(parts, |x| softcap(self.cpu.isa, x, cap));
+        let finite = AtomicBool::new(true);
+        self.cpu.team.for_each(b.logits.chunks_mut(LOGITS_PART), |x| {
+            // Before the softcap, which makes infinity a number.
+            if !all_finite(x) {
+                finite.store(false, Ordering::Relaxed);
+            }
+            if let Some(cap) = c.final_softcap {
+                softcap(self.cpu.isa, x, cap);
+            }
+        });
+        match finite.into_inner() {
+            true => Ok(&mut b.logits),
+            false => Err(self.not_finite()),
         }
-        &mut b.logits
+    }
+
+    fn not_finite(&self) -> ModelError {
+        ModelError::NotFinite { path: self.path.clone() }
     }
 
     /// The logits of the last of `tokens`, `[n_vocab]`; the caller may change them.
@@ -174,7 +217,10 @@ impl<'a> Model<'a> {
 
     /// Evaluates `tokens` after those that `state` holds and shows `observer` everything on the way,
     /// in slices of positions. The head is not computed; what it would be multiplied with is shown
-    /// for every position. On an error nothing has been evaluated.
+    /// for every position.
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward); what was shown before the error is of no use.
     pub fn observe(
         &self,
         state: &mut State,
@@ -187,6 +233,9 @@ impl<'a> Model<'a> {
             let b = &mut state.buffers;
             self.norm_input(&b.x, &self.weights.output_norm, &mut b.input);
             observer.inputs(Readers::Head(self.weights.output_name), &b.input);
+            if !all_finite(&b.x) {
+                return Err(self.not_finite());
+            }
         }
         Ok(())
     }
@@ -315,5 +364,10 @@ pub fn logit_blocks(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     rows.step_by(LOGIT_ROWS).map(move |start| start..end.min(start + LOGIT_ROWS))
 }
 
-/// Logits that one thread squashes at a time.
-const SOFTCAP_PART: usize = 1 << 14;
+/// Logits that one thread looks at and squashes at a time.
+const LOGITS_PART: usize = 1 << 14;
+
+/// Every value is looked at, which is faster than to stop at one.
+fn all_finite(x: &[f32]) -> bool {
+    x.iter().fold(true, |finite, x| finite & x.is_finite())
+}

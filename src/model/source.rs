@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use lapidary_formats::checkpoint::{Checkpoint, CheckpointError};
 use lapidary_formats::gguf::{Gguf, GgufError};
+use lapidary_formats::printable::Printable;
 use lapidary_formats::tensor::TensorView;
 use lapidary_formats::vocab::Vocab;
 use thiserror::Error;
@@ -26,6 +27,16 @@ pub struct Source {
 enum File {
     Gguf(Box<Gguf>),
     Checkpoint(Box<Checkpoint>),
+}
+
+impl File {
+    /// All tensors, in the files' order.
+    fn tensors(&self) -> Box<dyn Iterator<Item = TensorView<'_>> + '_> {
+        match self {
+            Self::Gguf(g) => Box::new(g.tensors()),
+            Self::Checkpoint(c) => Box::new(c.tensors()),
+        }
+    }
 }
 
 /// Why a model cannot be used. Every message names the file.
@@ -54,7 +65,7 @@ pub enum SourceError {
         error: ConfigError,
     },
     /// A tensor that the configuration implies is not there.
-    #[error("{}: tensor `{name}` is missing", path.display())]
+    #[error("{}: tensor `{}` is missing", path.display(), Printable::new(name))]
     MissingTensor {
         /// The model.
         path: PathBuf,
@@ -62,7 +73,7 @@ pub enum SourceError {
         name: String,
     },
     /// A tensor that the configuration does not know: perhaps an adapter or another architecture.
-    #[error("{}: tensor `{name}` is not part of a Gemma 2 model", path.display())]
+    #[error("{}: tensor `{}` is not part of a Gemma 2 model", path.display(), Printable::new(name))]
     UnknownTensor {
         /// The model.
         path: PathBuf,
@@ -70,7 +81,7 @@ pub enum SourceError {
         name: String,
     },
     /// A tensor whose shape disagrees with the configuration.
-    #[error("{}: tensor `{name}` has shape {found:?}, its configuration asks for {expected:?}", path.display())]
+    #[error("{}: tensor `{}` has shape {found:?}, its configuration asks for {expected:?}", path.display(), Printable::new(name))]
     Shape {
         /// The model.
         path: PathBuf,
@@ -80,6 +91,24 @@ pub enum SourceError {
         found: Vec<usize>,
         /// Innermost dimension first.
         expected: Vec<usize>,
+    },
+    /// The configuration has more layers than there can be with so few tensors.
+    #[error("{}: its configuration asks for {layers} layers, but there are only {tensors} tensors", path.display())]
+    Layers {
+        /// The model.
+        path: PathBuf,
+        /// Layers of the configuration.
+        layers: usize,
+        /// Tensors of the model.
+        tensors: usize,
+    },
+    /// A norm that would make everything NaN.
+    #[error("{}: tensor `{}` has values that are NaN or infinite", path.display(), Printable::new(name))]
+    NotFinite {
+        /// The model.
+        path: PathBuf,
+        /// The tensor, by its name in that model.
+        name: String,
     },
     /// The vocabulary and the embedding differ in size.
     #[error("{}: the tokenizer has {pieces} pieces, the embedding {rows} rows", path.display())]
@@ -107,6 +136,11 @@ impl Source {
             let config = Config::from_gguf(&g).map_err(config)?;
             (File::Gguf(Box::new(g)), config)
         };
+        // Nothing larger than a model of so many tensors is described.
+        let (layers, found) = (config.n_layer, file.tensors().count());
+        if layers > found {
+            return Err(SourceError::Layers { path: path.to_owned(), layers, tensors: found });
+        }
         let untied = match &file {
             File::Gguf(g) => g.tensor(OUTPUT).is_some(),
             File::Checkpoint(c) => has_own_head(c),
@@ -178,14 +212,23 @@ impl Source {
     }
 
     /// The multiplier of a norm, `[n]`: what a GGUF file holds, one more than a checkpoint holds.
-    pub fn norm(&self, spec: &TensorSpec) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// If it has values that are NaN or infinite.
+    pub fn norm(&self, spec: &TensorSpec) -> Result<Vec<f32>, SourceError> {
         let view = self.tensor(spec);
         let mut w = vec![0.0; view.len()];
         (view.ty.traits().dequantize)(view.data, &mut w);
         if matches!(self.file, File::Checkpoint(_)) {
             w.iter_mut().for_each(|w| *w += 1.0);
         }
-        w
+        match w.iter().all(|w| w.is_finite()) {
+            true => Ok(w),
+            false => {
+                let name = view.name.to_owned();
+                Err(SourceError::NotFinite { path: self.path.clone(), name })
+            }
+        }
     }
 
     /// The vocabulary, as large as the embedding.
@@ -250,11 +293,7 @@ impl Source {
         }
         let known: std::collections::HashSet<String> = self.tensors.iter().map(name).collect();
         let unknown = |found: &str| !known.contains(found) && !is_ignorable(found);
-        let stranger = match &self.file {
-            File::Gguf(g) => g.tensors().map(|t| t.name).find(|n| unknown(n)),
-            File::Checkpoint(c) => c.tensors().map(|t| t.name).find(|n| unknown(n)),
-        };
-        match stranger {
+        match self.file.tensors().map(|t| t.name).find(|n| unknown(n)) {
             Some(name) => Err(SourceError::UnknownTensor { path: path(), name: name.to_owned() }),
             None => Ok(()),
         }

@@ -1,6 +1,8 @@
 //! What a model reads and never writes: matrices in the mapped file, norms copied out of it.
 
-use super::source::Source;
+use std::collections::HashMap;
+
+use super::source::{Source, SourceError};
 use super::tensors::{block_name, TensorSpec, OUTPUT, OUTPUT_NORM, TOKEN_EMBD};
 use crate::kernels::Matrix;
 
@@ -56,36 +58,39 @@ impl<'a> Layer<'a> {
 
 impl<'a> Weights<'a> {
     /// The weights of an opened model, whose tensors were checked when it was opened.
-    pub fn new(source: &'a Source) -> Self {
-        let find = |name: &str| -> &TensorSpec {
-            let spec = source.tensors().iter().find(|t| t.name == name);
-            spec.expect("every tensor of a configuration has a specification")
-        };
+    ///
+    /// # Errors
+    /// If a norm has values that are NaN or infinite. Matrices are not looked at, as that would read
+    /// the whole file.
+    pub fn new(source: &'a Source) -> Result<Self, SourceError> {
+        let specs: HashMap<&str, &TensorSpec> =
+            source.tensors().iter().map(|t| (t.name.as_str(), t)).collect();
+        let find = |name: &str| specs[name];
         let matrix = |name: &str| Matrix::new(source.tensor(find(name)));
         let layer = |i: usize| {
             let matrix = |tensor: &str| matrix(&block_name(i, tensor));
             let norm = |tensor: &str| source.norm(find(&block_name(i, tensor)));
-            Layer {
-                attn_norm: norm("attn_norm"),
+            Ok(Layer {
+                attn_norm: norm("attn_norm")?,
                 attn_q: matrix("attn_q"),
                 attn_k: matrix("attn_k"),
                 attn_v: matrix("attn_v"),
                 attn_output: matrix("attn_output"),
-                post_attention_norm: norm("post_attention_norm"),
-                ffn_norm: norm("ffn_norm"),
+                post_attention_norm: norm("post_attention_norm")?,
+                ffn_norm: norm("ffn_norm")?,
                 ffn_gate: matrix("ffn_gate"),
                 ffn_up: matrix("ffn_up"),
                 ffn_down: matrix("ffn_down"),
-                post_ffw_norm: norm("post_ffw_norm"),
-            }
+                post_ffw_norm: norm("post_ffw_norm")?,
+            })
         };
         let output_name = if source.is_untied() { OUTPUT } else { TOKEN_EMBD };
-        Self {
+        Ok(Self {
             token_embd: matrix(TOKEN_EMBD),
-            layers: (0..source.config().n_layer).map(layer).collect(),
-            output_norm: source.norm(find(OUTPUT_NORM)),
+            layers: (0..source.config().n_layer).map(layer).collect::<Result<_, SourceError>>()?,
+            output_norm: source.norm(find(OUTPUT_NORM))?,
             output: matrix(output_name),
             output_name,
-        }
+        })
     }
 }

@@ -56,8 +56,11 @@ impl<'a, 'm, const N: usize> Walk<'a, 'm, N> {
             let scored = first.saturating_sub(at).min(slice.len());
             for rows in logit_blocks(scored..slice.len()) {
                 let next = &chunk[at + rows.start + 1..][..rows.len()];
-                let logits = self.models.each_mut();
-                score(logits.map(|(model, state)| &*model.logits(state, rows.clone())), next);
+                let mut logits = [&[][..]; N];
+                for (logits, (model, state)) in logits.iter_mut().zip(&mut self.models) {
+                    *logits = model.logits(state, rows.clone())?;
+                }
+                score(logits, next);
             }
         }
         self.done += 1;

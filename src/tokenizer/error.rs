@@ -6,6 +6,9 @@ pub enum TokenizerError {
     /// Some text would have no encoding at all.
     #[error("the vocabulary has neither an unknown piece nor a piece for every byte")]
     NoFallback,
+    /// Their index would take more memory than all that a model needs besides its weights.
+    #[error("the pieces that are found before merging, control pieces and user-defined ones, are too many or too long")]
+    TooManyMatched,
     /// Which of the two is meant could not be told.
     #[error("pieces {first} and {second} have the same spelling {text:?}")]
     DuplicatePiece {

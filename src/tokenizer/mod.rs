@@ -57,6 +57,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// If some text could not be encoded (neither an unknown piece nor a piece for every byte),
+    /// there are far more pieces to be found before merging than Gemma has,
     /// two pieces have one spelling, a byte piece is not `<0xNN>`, a score is not a number, or
     /// one of the vocabulary's special ids has no piece.
     pub fn new(vocab: Vocab) -> Result<Self, TokenizerError> {
@@ -75,7 +76,9 @@ impl Tokenizer {
             }
             match piece.kind {
                 PieceKind::Normal | PieceKind::Unused => neighbours.insert(&text),
-                PieceKind::UserDefined | PieceKind::Control => matcher.insert(&text, id),
+                PieceKind::UserDefined | PieceKind::Control => {
+                    matcher.insert(&text, id)?;
+                }
                 PieceKind::Unknown => {}
                 PieceKind::Byte => {
                     let byte = parse_byte(&text)

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use serde::de::IgnoredAny;
 use serde::Deserialize;
 
-use super::{parse_json, read, read_if_there, CheckpointError};
+use super::{parse_json, read, read_if_there, CheckpointError, MAX_SETTINGS};
 
 /// A Gemma 2 model's configuration under transformers' names
 /// ([`Gemma2Config`](https://huggingface.co/docs/transformers/model_doc/gemma2)), checked.
@@ -106,7 +107,7 @@ struct RawConfig {
     hidden_activation: Option<String>,
     attention_bias: Option<bool>,
     layer_types: Option<Vec<String>>,
-    quantization_config: Option<serde_json::Value>,
+    quantization_config: Option<IgnoredAny>,
     bos_token_id: Option<i64>,
     eos_token_id: Option<Ids>,
     pad_token_id: Option<i64>,
@@ -136,7 +137,7 @@ impl Gemma2Config {
     /// Reads and checks `config.json` of the checkpoint `dir`.
     pub(super) fn read(dir: &Path) -> Result<Self, CheckpointError> {
         let file = read(&dir.join(FILE))?;
-        let raw: RawConfig = parse_json(&file)?;
+        let raw: RawConfig = parse_json(&file, MAX_SETTINGS)?;
         let check = Check { path: file.path() };
         check.supported(&raw)?;
         let config = check.config(raw, dir)?;
@@ -166,7 +167,7 @@ impl Check<'_> {
         if raw.attention_bias == Some(true) {
             return self.refuse("attention_bias", "true", "Gemma 2 has no biases");
         }
-        if raw.quantization_config.as_ref().is_some_and(|q| !q.is_null()) {
+        if raw.quantization_config.is_some() {
             let rule = "weights must be F32, F16 or BF16, not quantized already";
             return self.refuse("quantization_config", "set", rule);
         }
@@ -199,7 +200,7 @@ impl Check<'_> {
         let window = raw.sliding_window.or(raw.sliding_window_size).unwrap_or(4096);
         let context = raw.max_position_embeddings.unwrap_or(8192);
         let scalar = "query_pre_attn_scalar";
-        let vocab_size = self.size("vocab_size", raw.vocab_size, 1 << 24)?;
+        let vocab_size = self.size("vocab_size", raw.vocab_size, 1 << 20)?;
         Ok(Gemma2Config {
             name: name(raw.name_or_path.as_deref().unwrap_or_default(), dir),
             hidden_size: self.size("hidden_size", raw.hidden_size, 1 << 20)?,
@@ -373,7 +374,7 @@ impl GenerationConfig {
         let Some(file) = read_if_there(&dir.join("generation_config.json"))? else {
             return Ok(default);
         };
-        let raw: RawGeneration = parse_json(&file)?;
+        let raw: RawGeneration = parse_json(&file, MAX_SETTINGS)?;
         if raw.eos_token_id.is_none() {
             return Ok(default);
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::printable::Printable;
 use crate::vocab::VocabError;
 
 /// Why a checkpoint cannot be read. Every message names the file at fault.
@@ -26,8 +27,18 @@ pub enum CheckpointError {
         /// What it is.
         what: &'static str,
     },
+    /// A file that is far larger than its like ever is.
+    #[error("{}: has {len} bytes, at most {max} are read of such a file", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: usize,
+        /// The most that is allowed, in bytes.
+        max: usize,
+    },
     /// A file is not JSON, or not of the expected form.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {}", path.display(), Printable::new(&error.to_string()))]
     Json {
         /// The file.
         path: PathBuf,
@@ -41,7 +52,7 @@ pub enum CheckpointError {
         path: PathBuf,
     },
     /// A model of another architecture.
-    #[error("{}: model_type `{found}` is not supported, only gemma2", path.display())]
+    #[error("{}: model_type `{}` is not supported, only gemma2", path.display(), Printable::new(found))]
     ModelType {
         /// `config.json`.
         path: PathBuf,
@@ -57,7 +68,7 @@ pub enum CheckpointError {
         key: &'static str,
     },
     /// A value that is out of bounds, contradicts another, or asks for what is not supported.
-    #[error("{}: `{key}` is {value}: {rule}", path.display())]
+    #[error("{}: `{key}` is {}: {rule}", path.display(), Printable::new(value))]
     Value {
         /// The file.
         path: PathBuf,
@@ -77,7 +88,7 @@ pub enum CheckpointError {
         hint: &'static str,
     },
     /// The index names a shard that is not a file of the directory.
-    #[error("{}: shard name {shard:?} of tensor {tensor:?} is not a plain file name", path.display())]
+    #[error("{}: shard name \"{}\" of tensor \"{}\" is not a plain file name", path.display(), Printable::new(shard), Printable::new(tensor))]
     ShardName {
         /// The index.
         path: PathBuf,
@@ -87,7 +98,7 @@ pub enum CheckpointError {
         tensor: String,
     },
     /// A shard that the index names is not there.
-    #[error("{}: shard {shard:?} is missing", path.display())]
+    #[error("{}: shard \"{}\" is missing", path.display(), Printable::new(shard))]
     MissingShard {
         /// The index.
         path: PathBuf,
@@ -95,7 +106,7 @@ pub enum CheckpointError {
         shard: String,
     },
     /// A tensor is not in the shard that the index puts it in.
-    #[error("{}: tensor {tensor:?} is missing, although the index puts it here", path.display())]
+    #[error("{}: tensor \"{}\" is missing, although the index puts it here", path.display(), Printable::new(tensor))]
     NotInShard {
         /// The shard.
         path: PathBuf,
@@ -103,7 +114,7 @@ pub enum CheckpointError {
         tensor: String,
     },
     /// A tensor occurs in two shards.
-    #[error("{}: tensor {tensor:?} occurs in another shard too", path.display())]
+    #[error("{}: tensor \"{}\" occurs in another shard too", path.display(), Printable::new(tensor))]
     DuplicateTensor {
         /// The second shard.
         path: PathBuf,
@@ -111,7 +122,7 @@ pub enum CheckpointError {
         tensor: String,
     },
     /// The header of a safetensors file is not one.
-    #[error("{}: not a safetensors file: {cause}", path.display())]
+    #[error("{}: not a safetensors file: {}", path.display(), Printable::new(cause))]
     Header {
         /// The file.
         path: PathBuf,
@@ -129,7 +140,7 @@ pub enum CheckpointError {
         expected: u64,
     },
     /// A tensor's description contradicts itself or the file.
-    #[error("{}: tensor {tensor:?}: {cause}", path.display())]
+    #[error("{}: tensor \"{}\": {}", path.display(), Printable::new(tensor), Printable::new(cause))]
     Tensor {
         /// The file.
         path: PathBuf,

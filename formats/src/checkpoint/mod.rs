@@ -4,9 +4,11 @@
 mod base;
 mod config;
 mod error;
+mod merges;
 mod sentencepiece;
 mod tokenizer;
 mod tokenizer_json;
+mod unique;
 mod weights;
 
 use std::ops::Range;
@@ -147,8 +149,22 @@ fn read_if_there(path: &Path) -> Result<Option<MappedFile>, CheckpointError> {
     }
 }
 
-/// Parses a mapped JSON file; `T` may borrow from it.
-fn parse_json<'a, T: serde::Deserialize<'a>>(file: &'a MappedFile) -> Result<T, CheckpointError> {
+/// The most bytes of a file of settings: Gemma 3's largest has 1.2 MB. Parsed lists may take many
+/// times what they take in JSON, where `0,` is an element.
+const MAX_SETTINGS: usize = 8 << 20;
+/// The most bytes of a file of tables, that is of all tokens or all tensors: Gemma 2's largest has
+/// 34 MB.
+const MAX_TABLES: usize = 256 << 20;
+
+/// Parses a mapped JSON file of at most `max` bytes; `T` may borrow from it.
+fn parse_json<'a, T: serde::Deserialize<'a>>(
+    file: &'a MappedFile,
+    max: usize,
+) -> Result<T, CheckpointError> {
+    let len = file.bytes().len();
+    if len > max {
+        return Err(CheckpointError::TooLarge { path: file.path().to_owned(), len, max });
+    }
     serde_json::from_slice(file.bytes())
         .map_err(|error| CheckpointError::Json { path: file.path().to_owned(), error })
 }

@@ -10,6 +10,16 @@ use super::base::{Base, SpecialIds};
 use super::{read, CheckpointError};
 use crate::vocab::{Piece, PieceKind, VocabError};
 
+/// The same without what is in the pieces: lists of it take no memory, however long they are.
+#[derive(Message)]
+struct Count {
+    #[prost(message, repeated, tag = "1")]
+    pieces: Vec<Nothing>,
+}
+
+#[derive(Message)]
+struct Nothing {}
+
 #[derive(Message)]
 struct ModelProto {
     #[prost(message, repeated, tag = "1")]
@@ -45,12 +55,17 @@ struct TrainerSpec {
     pad_id: Option<i32>,
 }
 
-/// Reads `tokenizer.model`.
-pub(super) fn read_model(path: &Path) -> Result<Base, CheckpointError> {
+/// Reads `tokenizer.model`, which may have `vocab_size` pieces at most.
+pub(super) fn read_model(path: &Path, vocab_size: usize) -> Result<Base, CheckpointError> {
     let file = read(path)?;
-    let model = ModelProto::decode(file.bytes())
-        .map_err(|error| CheckpointError::SentencePiece { path: path.to_owned(), error })?;
-    convert(model).map_err(|cause| CheckpointError::Vocab { path: path.to_owned(), cause })
+    let proto_error = |error| CheckpointError::SentencePiece { path: path.to_owned(), error };
+    let vocab_error = |cause| CheckpointError::Vocab { path: path.to_owned(), cause };
+    let count = Count::decode(file.bytes()).map_err(proto_error)?.pieces.len();
+    if count > vocab_size {
+        return Err(vocab_error(VocabError::too_many_pieces(count, vocab_size)));
+    }
+    let model = ModelProto::decode(file.bytes()).map_err(proto_error)?;
+    convert(model).map_err(vocab_error)
 }
 
 fn convert(model: ModelProto) -> Result<Base, VocabError> {

@@ -10,13 +10,17 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::base::{filler, AddedToken, Base};
-use super::{parse_json, read_if_there, sentencepiece, tokenizer_json, CheckpointError};
+use super::unique::unique;
+use super::{
+    parse_json, read_if_there, sentencepiece, tokenizer_json, CheckpointError, MAX_SETTINGS,
+};
+use crate::printable::Printable;
 use crate::vocab::{is_control_text, Piece, PieceKind, Vocab, VocabError};
 
 /// `tokenizer_config.json`.
 #[derive(Default, Deserialize)]
 struct TokenizerConfig {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "unique")]
     added_tokens_decoder: BTreeMap<u32, AddedToken>,
     add_bos_token: Option<bool>,
     bos_token: Option<SpecialToken>,
@@ -49,7 +53,7 @@ struct NamedTemplate {
 impl TokenizerConfig {
     fn read(dir: &Path) -> Result<Self, CheckpointError> {
         match read_if_there(&dir.join("tokenizer_config.json"))? {
-            Some(file) => parse_json(&file),
+            Some(file) => parse_json(&file, MAX_SETTINGS),
             None => Ok(Self::default()),
         }
     }
@@ -88,7 +92,7 @@ fn base(
 ) -> Result<(PathBuf, Base, Vec<AddedToken>), CheckpointError> {
     let (model, json) = (dir.join("tokenizer.model"), dir.join("tokenizer.json"));
     if model.exists() {
-        let base = sentencepiece::read_model(&model)?;
+        let base = sentencepiece::read_model(&model, vocab_size)?;
         Ok((model, base, Vec::new()))
     } else if json.exists() {
         let (base, added) = tokenizer_json::read_json(&json, vocab_size)?;
@@ -103,7 +107,7 @@ fn added_tokens_json(dir: &Path) -> Result<Vec<AddedToken>, CheckpointError> {
     let Some(file) = read_if_there(&dir.join("added_tokens.json"))? else {
         return Ok(Vec::new());
     };
-    let tokens: BTreeMap<String, u32> = parse_json(&file)?;
+    let tokens: BTreeMap<String, u32> = parse_json(&file, MAX_SETTINGS)?;
     let token = |(content, id)| AddedToken { id, content, special: false };
     Ok(tokens.into_iter().map(token).collect())
 }
@@ -117,13 +121,12 @@ fn assemble(
 ) -> Result<Vocab, VocabError> {
     let Base { mut pieces, special } = base;
     if pieces.len() > vocab_size {
-        let (what, id) = ("the tokenizer's last piece".to_owned(), pieces.len() as u64 - 1);
-        return Err(VocabError::Id { what, id, len: vocab_size });
+        return Err(VocabError::too_many_pieces(pieces.len(), vocab_size));
     }
     pieces.extend((pieces.len()..vocab_size).map(filler));
     for token in added {
         let piece = pieces.get_mut(token.id as usize).ok_or_else(|| VocabError::Id {
-            what: format!("added token {:?}", token.content),
+            what: format!("added token \"{}\"", Printable::new(&token.content)),
             id: token.id.into(),
             len: vocab_size,
         })?;

@@ -6,7 +6,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::base::{filler, AddedToken, Base, SpecialIds};
-use super::{parse_json, read, CheckpointError};
+use super::merges::Merges;
+use super::unique::unique;
+use super::{parse_json, read, CheckpointError, MAX_TABLES};
 use crate::vocab::{Piece, PieceKind, VocabError};
 
 #[derive(Deserialize)]
@@ -22,17 +24,10 @@ struct Model {
     #[serde(rename = "type")]
     kind: Option<String>,
     unk_token: Option<String>,
+    #[serde(deserialize_with = "unique")]
     vocab: HashMap<String, u32>,
     #[serde(default)]
-    merges: Vec<Merge>,
-}
-
-/// `"a b"`, or `["a", "b"]` since tokenizers 0.20.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Merge {
-    Joined(String),
-    Pair(String, String),
+    merges: Merges,
 }
 
 /// Reads `tokenizer.json`; ids from `vocab_size` on are refused.
@@ -41,7 +36,7 @@ pub(super) fn read_json(
     vocab_size: usize,
 ) -> Result<(Base, Vec<AddedToken>), CheckpointError> {
     let file = read(path)?;
-    let Tokenizer { added_tokens, model } = parse_json(&file)?;
+    let Tokenizer { added_tokens, model } = parse_json(&file, MAX_TABLES)?;
     let error = |cause| CheckpointError::Vocab { path: path.to_owned(), cause };
     let base = convert(&model, vocab_size).map_err(error)?;
     Ok((base, added_tokens))
@@ -54,8 +49,7 @@ fn convert(model: &Model, vocab_size: usize) -> Result<Base, VocabError> {
     let scores = scores(model);
     let last = model.vocab.values().max().map_or(0, |id| *id as usize);
     if last >= vocab_size {
-        let what = "the tokenizer's last piece".to_owned();
-        return Err(VocabError::Id { what, id: last as u64, len: vocab_size });
+        return Err(VocabError::too_many_pieces(last + 1, vocab_size));
     }
     let mut pieces: Vec<Option<Piece<'static>>> = vec![None; last + 1];
     let no_tab_byte = !model.vocab.contains_key("<0x09>");
@@ -85,15 +79,8 @@ fn convert(model: &Model, vocab_size: usize) -> Result<Base, VocabError> {
 /// of SentencePiece's scores, of which only the order matters.
 fn scores(model: &Model) -> HashMap<u32, f32> {
     let mut scores = HashMap::new();
-    let mut text = String::new();
-    for (index, merge) in model.merges.iter().enumerate() {
-        text.clear();
-        match merge {
-            // Spaces are `▁` in pieces, so that the only one is the separator.
-            Merge::Joined(pair) => text.extend(pair.chars().filter(|c| *c != ' ')),
-            Merge::Pair(left, right) => text.extend([left.as_str(), right.as_str()]),
-        }
-        if let Some(id) = model.vocab.get(text.as_str()) {
+    for (index, piece) in model.merges.pieces().enumerate() {
+        if let Some(id) = model.vocab.get(piece) {
             scores.entry(*id).or_insert(-(index as f32));
         }
     }

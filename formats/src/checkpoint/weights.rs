@@ -12,7 +12,8 @@ use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{parse_json, read, CheckpointError};
+use super::unique::unique;
+use super::{parse_json, read, CheckpointError, MAX_TABLES};
 use crate::map::MappedFile;
 use crate::quant::QuantType;
 use crate::tensor::TensorView;
@@ -21,6 +22,10 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// The most that the format allows a header, in bytes.
 const MAX_HEADER: u64 = 100_000_000;
+/// Longest name of a tensor in bytes, and most dimensions. The format has no limits; Gemma's longest
+/// name has 56, and no model has a tensor of more than five dimensions.
+const MAX_NAME: usize = 1024;
+const MAX_DIMS: usize = 8;
 
 /// All tensors of a checkpoint.
 #[derive(Debug)]
@@ -47,8 +52,17 @@ struct Tensor {
     range: Range<usize>,
 }
 
+/// The header of a safetensors file: descriptions by name, and texts under `__metadata__`.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Header<'a> {
+    #[serde(borrow, deserialize_with = "unique")]
+    entries: BTreeMap<String, &'a RawValue>,
+}
+
 #[derive(Deserialize)]
 struct Index {
+    #[serde(deserialize_with = "unique")]
     weight_map: BTreeMap<String, String>,
 }
 
@@ -62,7 +76,7 @@ impl Weights {
             return Err(CheckpointError::NoWeights { dir: dir.to_owned(), hint: hint(dir) });
         }
         let file = read(&dir.join(INDEX))?;
-        let index: Index = parse_json(&file)?;
+        let index: Index = parse_json(&file, MAX_TABLES)?;
         let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
         for (tensor, shard) in &index.weight_map {
             check_shard_name(file.path(), tensor, shard)?;
@@ -158,10 +172,13 @@ fn header(map: &MappedFile) -> Result<Vec<Tensor>, CheckpointError> {
     // Both fit: the limit is far below the smallest `usize` that a model could be mapped with.
     let start = 8 + len as usize;
     let json = rest.get(..len as usize).ok_or_else(|| length_error(map, start as u64))?;
-    let entries: BTreeMap<String, &RawValue> =
-        serde_json::from_slice(json).map_err(|e| error(e.to_string()))?;
+    let Header { entries } = serde_json::from_slice(json).map_err(|e| error(e.to_string()))?;
     let mut infos = Vec::with_capacity(entries.len());
     for (name, raw) in entries {
+        if name.is_empty() || name.len() > MAX_NAME {
+            let cause = format!("its name has {} bytes, expected 1 to {MAX_NAME}", name.len());
+            return Err(tensor_error(&name, cause));
+        }
         if name != "__metadata__" {
             let info: TensorInfo =
                 serde_json::from_str(raw.get()).map_err(|e| tensor_error(&name, e.to_string()))?;
@@ -199,6 +216,9 @@ fn check_info(info: &TensorInfo, start: usize) -> Result<(QuantType, usize), Str
         Dtype::BF16 => QuantType::BF16,
         other => return Err(format!("type {other:?} is not supported, only F32, F16 and BF16")),
     };
+    if info.shape.len() > MAX_DIMS {
+        return Err(format!("{} dimensions, at most {MAX_DIMS} are supported", info.shape.len()));
+    }
     let values = info.shape.iter().try_fold(1, |n: usize, dim| n.checked_mul(*dim));
     let bytes = values.and_then(|n| ty.row_bytes(n));
     let bytes = bytes.ok_or_else(|| format!("shape {:?} is too large", info.shape))?;
@@ -221,7 +241,7 @@ fn check_shard_name(path: &Path, tensor: &str, shard: &str) -> Result<(), Checkp
     let mut parts = Path::new(shard).components();
     let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
     // Separators of every system, so that a checkpoint is refused on all of them alike.
-    match plain && !shard.contains(['/', '\\', ':', '\0']) {
+    match plain && !shard.contains(['/', '\\', ':']) && !shard.contains(char::is_control) {
         true => Ok(()),
         false => Err(CheckpointError::ShardName {
             path: path.to_owned(),

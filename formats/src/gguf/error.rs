@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::printable::Printable;
 use crate::quant::QuantType;
 use crate::vocab::VocabError;
 
@@ -29,7 +30,7 @@ pub enum GgufError {
         cause: Malformed,
     },
     /// A metadata value has another type than its key calls for, or does not fit it.
-    #[error("{}: metadata key {key:?} holds {found}, expected {expected}", path.display())]
+    #[error("{}: metadata key \"{}\" holds {found}, expected {expected}", path.display(), Printable::new(key))]
     ValueType {
         /// The file.
         path: PathBuf,
@@ -174,7 +175,7 @@ pub enum Malformed {
         max: usize,
     },
     /// A key occurs twice.
-    #[error("metadata key {0:?} occurs twice")]
+    #[error("metadata key \"{}\" occurs twice", Printable::new(.0))]
     DuplicateKey(String),
     /// `general.alignment` is of no use.
     #[error("general.alignment is {0}, expected a u32 power of two from 8 to 65536")]

@@ -8,6 +8,7 @@ use super::error::Malformed;
 use super::value::{Value, ValueType};
 use super::{ALIGNMENT, ALIGNMENT_KEY, MAGIC, MAX_DIMS, MAX_KEY, MAX_NAME};
 use crate::map::stand_in;
+use crate::printable::Printable;
 use crate::quant::QuantType;
 
 /// What the header of a file says, all of it checked against the file's length.
@@ -106,7 +107,7 @@ fn metadata(cursor: &mut Cursor, count: u64) -> Result<Vec<Entry>, Malformed> {
     for i in 0..count {
         cursor.place(format!("metadata key {} of {count}", i + 1));
         let key = cursor.name(MAX_KEY)?;
-        cursor.place(format!("the value of metadata key {key:?}"));
+        cursor.place(format!("the value of metadata key \"{}\"", Printable::new(key)));
         let ty = ValueType::read(cursor)?;
         let start = cursor.at;
         Value::read(cursor, ty)?;

@@ -1,11 +1,12 @@
 //! Metadata values, borrowed from the mapped file.
 
-use std::fmt::{self, Write};
+use std::fmt;
 
 use byteorder::{ByteOrder, LE};
 
 use super::cursor::Cursor;
 use super::error::Malformed;
+use crate::printable::Printable;
 
 /// The type of a metadata value, with its number in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -299,7 +300,7 @@ impl fmt::Display for Value<'_> {
             Value::F32(x) => x.fmt(f),
             Value::F64(x) => x.fmt(f),
             Value::Bool(b) => b.fmt(f),
-            Value::Str(s) => fmt_str(s, f),
+            Value::Str(s) => Printable::new(s).at_most(SHOWN_CHARS).fmt(f),
             Value::Array(a) => a.fmt(f),
         }
     }
@@ -314,16 +315,4 @@ impl fmt::Display for Array<'_> {
         }
         f.write_str(if self.len > SHOWN_ELEMENTS { ", …" } else { "" })
     }
-}
-
-/// Control characters are escaped: a file must not steer the terminal that prints its metadata.
-fn fmt_str(s: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let mut chars = s.chars();
-    for c in chars.by_ref().take(SHOWN_CHARS) {
-        match c.is_control() {
-            true => write!(f, "{}", c.escape_default())?,
-            false => f.write_char(c)?,
-        }
-    }
-    f.write_str(if chars.next().is_some() { "…" } else { "" })
 }

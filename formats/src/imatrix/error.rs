@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::gguf::GgufError;
+use crate::printable::Printable;
 use crate::quant::QuantType;
 
 /// Why an importance matrix cannot be read. Every message names the file.
@@ -36,7 +37,7 @@ pub enum ImatrixError {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Malformed {
     /// A GGUF file of something else.
-    #[error("holds a {0:?} (general.type), not an importance matrix")]
+    #[error("holds a \"{}\" (general.type), not an importance matrix", Printable::new(.0))]
     Kind(String),
     /// A GGUF file without entries.
     #[error("holds no importance matrix: no tensor is called NAME.in_sum2")]
@@ -115,7 +116,7 @@ pub enum Malformed {
         at: usize,
     },
     /// Two entries have one name.
-    #[error("{place} is for {name:?}, as one before it is")]
+    #[error("{place} is for \"{}\", as one before it is", Printable::new(name))]
     Duplicate {
         /// What was being read.
         place: String,

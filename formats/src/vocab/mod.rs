@@ -7,6 +7,8 @@ pub use pieces::{Piece, Pieces};
 
 use thiserror::Error;
 
+use crate::printable::Printable;
+
 /// What a piece is for; numbers as in SentencePiece and in GGUF's `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -61,7 +63,7 @@ pub enum VocabError {
     #[error("the vocabulary is empty")]
     Empty,
     /// A tokenizer of another kind.
-    #[error("tokenizer model {0:?} is not supported, only SentencePiece BPE")]
+    #[error("tokenizer model \"{}\" is not supported, only SentencePiece BPE", Printable::new(.0))]
     Model(String),
     /// Two lists that belong together have different lengths.
     #[error("{what} has {found} entries, but there are {pieces} pieces")]
@@ -78,6 +80,16 @@ pub enum VocabError {
     Score {
         /// The piece.
         id: usize,
+    },
+    /// A piece whose text is so long that finding it in a text would take forever.
+    #[error("piece {id} is {len} bytes long, at most {max} are allowed")]
+    TooLong {
+        /// The piece.
+        id: usize,
+        /// Its length in bytes.
+        len: usize,
+        /// The most that is allowed, in bytes.
+        max: usize,
     },
     /// A kind that SentencePiece does not have.
     #[error("piece {id} has the unknown kind {kind}")]
@@ -101,7 +113,7 @@ pub enum VocabError {
         len: usize,
     },
     /// A special token is a text that no piece has.
-    #[error("{what} is {text:?}, but no piece is")]
+    #[error("{what} is \"{}\", but no piece is", Printable::new(text))]
     NoSuchPiece {
         /// Which special token.
         what: &'static str,
@@ -110,6 +122,18 @@ pub enum VocabError {
     },
 }
 
+impl VocabError {
+    /// A tokenizer of `pieces` pieces for an embedding of `len` rows.
+    pub(crate) fn too_many_pieces(pieces: usize, len: usize) -> Self {
+        let what = "the tokenizer's last piece".to_owned();
+        Self::Id { what, id: pieces as u64 - 1, len }
+    }
+}
+
+/// Longest text of a piece, in bytes. Gemma's longest has 93; the time and the depth that a
+/// tokenizer takes grow with it.
+const MAX_PIECE: usize = 1024;
+
 impl Vocab {
     /// Id of the first piece whose text is `text`.
     pub fn find(&self, text: &str) -> Option<u32> {
@@ -117,8 +141,8 @@ impl Vocab {
         (0..pieces.len() as u32).find(|id| pieces.text_bytes(*id) == text.as_bytes())
     }
 
-    /// Checks what every reader of a vocabulary has to: pieces there, scores comparable, special
-    /// ids inside.
+    /// Checks what every reader of a vocabulary has to: pieces there and no longer than can be,
+    /// scores comparable, special ids inside.
     pub(crate) fn checked(self) -> Result<Self, VocabError> {
         let len = self.pieces.len();
         if len == 0 {
@@ -126,6 +150,11 @@ impl Vocab {
         }
         if let Some(id) = self.pieces.iter().position(|p| !p.score.is_finite()) {
             return Err(VocabError::Score { id });
+        }
+        let long = self.pieces.iter().position(|p| p.text.len() > MAX_PIECE);
+        if let Some(id) = long {
+            let len = self.pieces.text_bytes(id as u32).len();
+            return Err(VocabError::TooLong { id, len, max: MAX_PIECE });
         }
         let special = [
             ("bos", self.bos),

@@ -1,0 +1,77 @@
+//! JSON objects whose keys occur once. What serde makes of a key that occurs twice, the last value,
+//! is what only one of the programs that read a file may see.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::{self, Display};
+use std::hash::Hash;
+use std::marker::PhantomData;
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+
+use crate::printable::Printable;
+
+/// A map to be filled.
+pub(super) trait Map: Default {
+    type Key: Display;
+    type Value;
+
+    /// Adds an entry; gives back the key if it is there already.
+    fn add(&mut self, key: Self::Key, value: Self::Value) -> Result<(), Self::Key>;
+}
+
+impl<K: Display + Ord, V> Map for BTreeMap<K, V> {
+    type Key = K;
+    type Value = V;
+
+    fn add(&mut self, key: K, value: V) -> Result<(), K> {
+        match self.contains_key(&key) {
+            true => Err(key),
+            false => Ok(drop(self.insert(key, value))),
+        }
+    }
+}
+
+impl<K: Display + Eq + Hash, V> Map for HashMap<K, V> {
+    type Key = K;
+    type Value = V;
+
+    fn add(&mut self, key: K, value: V) -> Result<(), K> {
+        match self.contains_key(&key) {
+            true => Err(key),
+            false => Ok(drop(self.insert(key, value))),
+        }
+    }
+}
+
+/// Deserializes a map and refuses keys that occur twice; for `#[serde(deserialize_with)]`.
+pub(super) fn unique<'de, D, M>(deserializer: D) -> Result<M, D::Error>
+where
+    D: Deserializer<'de>,
+    M: Map<Key: Deserialize<'de>, Value: Deserialize<'de>>,
+{
+    deserializer.deserialize_map(Unique(PhantomData))
+}
+
+struct Unique<M>(PhantomData<M>);
+
+impl<'de, M> Visitor<'de> for Unique<M>
+where
+    M: Map<Key: Deserialize<'de>, Value: Deserialize<'de>>,
+{
+    type Value = M;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<M, A::Error> {
+        let mut map = M::default();
+        while let Some((key, value)) = access.next_entry()? {
+            map.add(key, value).map_err(|key| {
+                let key = key.to_string();
+                Error::custom(format!("\"{}\" occurs twice", Printable::new(&key)))
+            })?;
+        }
+        Ok(map)
+    }
+}
