@@ -172,3 +172,21 @@ fn generation_config_goes_before_config() {
     dir.json("generation_config.json", &json!({"eos_token_id": 99}));
     assert!(matches!(ids(), Err(CheckpointError::Value { key: "eos_token_id", .. })));
 }
+
+#[test]
+fn settings_far_larger_than_any_are_refused() {
+    let dir = Dir::new();
+    dir.write("config.json", &vec![b' '; (8 << 20) + 1]);
+    let message = dir.refused().to_string();
+    let expected = "config.json: has 8388609 bytes, at most 8388608 are read of such a file";
+    assert!(message.ends_with(expected), "{message}");
+}
+
+#[test]
+fn keys_that_occur_twice_are_refused() {
+    let dir = Dir::new();
+    let text = config().to_string().replacen('{', "{\"hidden_size\": 4, ", 1);
+    dir.write("config.json", text.as_bytes());
+    let message = dir.refused().to_string();
+    assert!(message.contains("config.json: duplicate field `hidden_size`"), "{message}");
+}

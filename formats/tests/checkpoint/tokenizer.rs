@@ -224,7 +224,7 @@ fn tokenizers_larger_than_the_embedding_are_refused() {
     assert!(matches!(cause(configured(added)), VocabError::Id { id: 16, .. }));
     let claimed = vocab(|dir| {
         let mut config = config();
-        config["vocab_size"] = json!(1 << 24);
+        config["vocab_size"] = json!(1 << 20);
         dir.json("config.json", &config);
     });
     assert!(matches!(claimed, Err(CheckpointError::Value { key: "vocab_size", .. })));
@@ -265,4 +265,32 @@ fn malformed_tokenizers_are_refused() {
     assert!(matches!(pointer, Err(CheckpointError::StandIn { .. })));
     let no_json = vocab(|dir| dir.write("tokenizer.json", b"{\"model\": 1}"));
     assert!(matches!(no_json, Err(CheckpointError::Json { .. })));
+}
+
+#[test]
+fn pieces_that_occur_twice_are_refused() {
+    let text = json().to_string().replacen("\"<pad>\":0", "\"<pad>\":0,\"<pad>\":9", 1);
+    let twice = vocab(|dir| dir.write("tokenizer.json", text.as_bytes()));
+    let message = twice.unwrap_err().to_string();
+    assert!(message.contains("tokenizer.json: \"<pad>\" occurs twice"), "{message}");
+}
+
+#[test]
+fn merges_that_are_none_are_refused() {
+    for merges in
+        [json!(["a b", 1]), json!([["a"]]), json!([["a", "b", "c"]]), json!([[1, 2]]), json!("a b")]
+    {
+        let mut tokenizer = json();
+        tokenizer["model"]["merges"] = merges.clone();
+        let error = from_json(tokenizer).unwrap_err();
+        assert!(matches!(error, CheckpointError::Json { .. }), "{merges}: {error}");
+    }
+}
+
+#[test]
+fn pieces_that_are_too_long_are_refused() {
+    let mut long = model();
+    long.pieces[8].piece = "a".repeat(1025);
+    let cause = cause(from_model(long)).to_string();
+    assert_eq!(cause, "piece 8 is 1025 bytes long, at most 1024 are allowed");
 }

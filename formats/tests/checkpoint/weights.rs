@@ -40,7 +40,8 @@ fn shards_are_read_as_one() {
 #[test]
 fn shard_names_that_leave_the_directory_are_refused() {
     let outside = ["../a.safetensors", "/etc/passwd", "sub/a.safetensors", "..", ".", ""];
-    for name in outside.into_iter().chain(["..\\a.safetensors", "C:a", "./a.safetensors"]) {
+    let more = ["..\\a.safetensors", "C:a", "./a.safetensors", "\x1b[2J.safetensors", "a\0"];
+    for name in outside.into_iter().chain(more) {
         let dir = sharded();
         dir.index(json!({"x": name}));
         let error = dir.refused();
@@ -52,13 +53,16 @@ fn shard_names_that_leave_the_directory_are_refused() {
 }
 
 #[test]
-fn shards_that_disagree_with_the_index_are_refused() {
+fn shards_that_are_missing_are_named() {
     let dir = sharded();
     dir.index(json!({"x": "a.safetensors", "y": "c.safetensors"}));
-    let error = dir.refused();
-    assert!(
-        matches!(error, CheckpointError::MissingShard { ref shard, .. } if shard == "c.safetensors")
-    );
+    let message = dir.refused().to_string();
+    assert!(message.ends_with("index.json: shard \"c.safetensors\" is missing"), "{message}");
+}
+
+#[test]
+fn shards_that_lack_the_tensor_are_refused() {
+    let dir = sharded();
     for (tensor, shard) in [("z", "b.safetensors"), ("x", "b.safetensors")] {
         dir.index(json!({"w": "a.safetensors", tensor: shard}));
         dir.write("a.safetensors", &super::weights::shard("w"));
@@ -68,20 +72,53 @@ fn shards_that_disagree_with_the_index_are_refused() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn tensors_in_two_shards_are_refused() {
     let dir = sharded();
     dir.write("b.safetensors", &shard("x"));
-    assert!(matches!(dir.refused(), CheckpointError::DuplicateTensor { .. }));
+    let message = dir.refused().to_string();
+    let expected = "b.safetensors: tensor \"x\" occurs in another shard too";
+    assert!(message.ends_with(expected), "{message}");
+}
+
+#[test]
+fn indexes_that_are_none_are_refused() {
+    let dir = sharded();
     dir.write("model.safetensors.index.json", b"{}");
     assert!(matches!(dir.refused(), CheckpointError::Json { .. }));
 }
 
 #[test]
-fn what_lies_in_the_place_of_a_shard_is_named() {
+fn tensors_that_an_index_has_twice_are_refused() {
+    let dir = sharded();
+    let index = r#"{"weight_map": {"x": "a.safetensors", "x": "../../etc/passwd"}}"#;
+    dir.write("model.safetensors.index.json", index.as_bytes());
+    let message = dir.refused().to_string();
+    assert!(message.contains("index.json: \"x\" occurs twice"), "{message}");
+}
+
+#[test]
+fn a_git_lfs_pointer_in_place_of_a_shard_is_named() {
     let dir = sharded();
     dir.write("b.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n");
-    assert!(dir.refused().to_string().contains("git lfs pull"));
+    let message = dir.refused().to_string();
+    let expected =
+        "b.safetensors: not the file that was asked for but a Git LFS pointer to it: fetch \
+                    the file itself with `git lfs pull`";
+    assert!(message.ends_with(expected), "{message}");
+}
+
+#[test]
+fn a_page_in_place_of_a_shard_is_named() {
+    let dir = sharded();
     dir.write("b.safetensors", b"\n<html><body>404</body></html>");
-    assert!(dir.refused().to_string().contains("HTML"));
+    let message = dir.refused().to_string();
+    let expected =
+        "b.safetensors: not the file that was asked for but an HTML page, probably a login \
+                    or error page saved by a download";
+    assert!(message.ends_with(expected), "{message}");
 }
 
 #[test]
@@ -116,12 +153,23 @@ fn truncation_at_every_byte_is_an_error() {
 }
 
 #[test]
+fn oversized_headers_are_refused() {
+    let dir = Dir::new();
+    for len in [100_000_001, 1 << 63, u64::MAX] {
+        dir.write("model.safetensors", &[&len.to_le_bytes()[..], b"{}"].concat());
+        let message = dir.refused().to_string();
+        let expected = format!("its header of {len} bytes is over the limit of 100000000");
+        assert!(message.ends_with(&expected), "{message}");
+    }
+    dir.write("model.safetensors", &[&100_000_000u64.to_le_bytes()[..], b"{}"].concat());
+    let message = dir.refused().to_string();
+    let expected = "has 10 bytes, its header asks for 100000008: the download is incomplete";
+    assert!(message.ends_with(expected), "{message}");
+}
+
+#[test]
 fn headers_that_are_none_are_refused() {
     let dir = Dir::new();
-    for len in [100_000_001, u64::MAX] {
-        dir.write("model.safetensors", &[&len.to_le_bytes()[..], b"{}"].concat());
-        assert!(matches!(dir.refused(), CheckpointError::Header { .. }));
-    }
     for json in ["[]", "{]", "\u{0}{}", ""] {
         let head = (json.len() as u64).to_le_bytes();
         dir.write("model.safetensors", &[&head[..], json.as_bytes()].concat());
@@ -161,4 +209,37 @@ fn tensors_that_cannot_be_are_named() {
     dir.write("model.safetensors", &safetensors(&two, 12));
     let error = dir.refused();
     assert!(matches!(error, CheckpointError::Tensor { ref tensor, .. } if tensor == "b"));
+}
+
+#[test]
+fn tensors_that_a_header_has_twice_are_refused() {
+    let entry = r#"{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}"#;
+    let json = format!(r#"{{"t": {entry}, "t": {entry}}}"#);
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(json.as_bytes());
+    bytes.extend([0; 8]);
+    let dir = Dir::new();
+    dir.write("model.safetensors", &bytes);
+    let message = dir.refused().to_string();
+    assert!(message.contains("not a safetensors file: \"t\" occurs twice"), "{message}");
+}
+
+#[test]
+fn tensors_without_a_name_or_with_one_too_long_are_refused() {
+    for name in [String::new(), "t".repeat(1025)] {
+        let dir = Dir::new();
+        let entry = json!({"dtype": "F32", "shape": [2], "data_offsets": [0, 8]});
+        dir.write("model.safetensors", &safetensors(&json!({name.as_str(): entry}), 8));
+        let message = dir.refused().to_string();
+        let expected = format!("its name has {} bytes, expected 1 to 1024", name.len());
+        assert!(message.ends_with(&expected), "{message}");
+    }
+}
+
+#[test]
+fn more_dimensions_than_any_tensor_has_are_refused() {
+    let entry = json!({"dtype": "F32", "shape": vec![1; 100_000], "data_offsets": [0, 4]});
+    let message = refused(entry, 4).to_string();
+    let expected = "tensor \"t\": 100000 dimensions, at most 8 are supported";
+    assert!(message.ends_with(expected), "{message}");
 }

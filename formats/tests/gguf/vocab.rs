@@ -80,6 +80,14 @@ fn vocabularies_that_cannot_be_are_refused() {
     }
     let nan = cause("tokenizer.ggml.scores", vec![f32::NAN; 9].into());
     assert!(matches!(nan, VocabError::Score { id: 0 }));
+    let long = |n: usize| {
+        let mut texts = vec![String::new(); 9];
+        texts[7] = "x".repeat(n);
+        changed(|h| h.set("tokenizer.ggml.tokens", texts))
+    };
+    assert!(long(1024).is_ok());
+    let message = long(1025).unwrap_err().to_string();
+    assert!(message.ends_with("piece 7 is 1025 bytes long, at most 1024 are allowed"), "{message}");
     for id in ["bos", "eos", "eot", "unknown", "padding"] {
         let cause = cause(&format!("tokenizer.ggml.{id}_token_id"), 9u32.into());
         assert!(matches!(cause, VocabError::Id { id: 9, len: 9, .. }));
