@@ -154,8 +154,7 @@ impl Opened {
     fn open(path: &Path) -> Result<(Self, Vec<Problem>), VerifyError> {
         match Source::open(path) {
             Ok(source) => Ok((Self::Source(Box::new(source)), Vec::new())),
-            Err(error @ (SourceError::Io { .. } | SourceError::Gguf(_))) => Err(error.into()),
-            Err(error) if path.is_dir() => Err(error.into()),
+            Err(error) if path.is_dir() || is_unreadable(&error) => Err(error.into()),
             Err(error) => {
                 let gguf = Gguf::open(path).map_err(|e: GgufError| SourceError::Gguf(e))?;
                 Ok((Self::Gguf(Box::new(gguf)), vec![Problem::of_model(path, &error)]))
@@ -197,6 +196,17 @@ impl Opened {
             Self::Source(source) => source.release(part),
             Self::Gguf(gguf) => gguf.release(part),
         }
+    }
+}
+
+/// Whether a file is not even a GGUF file of something else.
+fn is_unreadable(error: &SourceError) -> bool {
+    use GgufError::{Malformed, Open, Split};
+    let gguf = |error: &GgufError| matches!(error, Malformed { .. } | Open { .. } | Split { .. });
+    match error {
+        SourceError::Io { .. } => true,
+        SourceError::Gguf(error) => gguf(error),
+        _ => false,
     }
 }
 
@@ -315,10 +325,10 @@ impl fmt::Display for Problem {
                  {stored:016x} is stored"
             ),
             Self::NotFinite { rows, first, block, of } => {
-                let have = if *rows == 1 { "row has" } else { "rows have" };
+                let have = if *rows == 1 { "has" } else { "have" };
                 write!(
                     f,
-                    "{rows} of {of} {have} values that are NaN or infinite, the first row {first} in \
+                    "{rows} of {of} rows {have} values that are NaN or infinite, the first row {first} in \
                      block {block}"
                 )
             }

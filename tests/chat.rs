@@ -144,20 +144,63 @@ fn python_methods_and_whitespace_rules() {
     assert_eq!(template(source).render(&user("ab "), false).unwrap(), "AB!\n");
 }
 
+/// Why a template is not rendered.
+fn fails(source: &str) -> String {
+    template(source).render(&user("hi"), false).unwrap_err().to_string()
+}
+
 #[test]
-fn templates_are_limited() {
-    let render = |source: &str| template(source).render(&user("hi"), false);
-    let endless =
-        "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}";
-    assert!(matches!(render(endless), Err(ChatError::Render(_))));
-    let recursive = "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}";
-    assert!(matches!(render(recursive), Err(ChatError::Render(_))));
-    let itself = "{% include 'chat_template' %}";
-    assert!(matches!(render(itself), Err(ChatError::Render(_))));
-    let file = "{% include '/etc/hostname' %}";
-    assert!(matches!(render(file), Err(ChatError::Render(_))));
-    let long = "{% for i in range(100000) %}{{ 'x' * 1000 }}{% endfor %}";
-    assert!(matches!(render(long), Err(ChatError::TooLong { .. })));
+fn templates_that_loop_are_stopped() {
+    let long = "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}";
+    let message = fails(long);
+    assert!(message.starts_with("the chat template fails: engine ran out of fuel"), "{message}");
+}
+
+#[test]
+fn templates_that_call_themselves_are_stopped() {
+    let message = fails("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}");
+    assert!(message.contains("recursion limit exceeded"), "{message}");
+    let message = fails("{% include 'chat_template' %}");
+    assert!(message.contains("recursion limit exceeded"), "{message}");
+}
+
+#[test]
+fn templates_include_nothing() {
+    for source in [
+        "{% include '/etc/hostname' %}",
+        "{% include '../chat_template.jinja' %}",
+        "{% extends 'base' %}",
+        "{% import '/etc/hostname' as x %}",
+    ] {
+        let message = fails(source);
+        assert!(message.contains("template not found"), "{message}");
+    }
+}
+
+/// What has led to code that runs, where Jinja is Python's: CVE-2024-34359 and its like.
+#[test]
+fn templates_reach_no_python() {
+    for source in [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ self._TemplateReference__context }}",
+    ] {
+        let message = fails(source);
+        assert!(message.starts_with("the chat template fails: "), "{message}");
+    }
+}
+
+#[test]
+fn templates_that_write_without_end_are_stopped() {
+    let message = fails("{% for i in range(100000) %}{{ 'x' * 1000 }}{% endfor %}");
+    assert_eq!(message, "the chat template writes more than 16777216 bytes");
+}
+
+#[test]
+fn templates_that_are_too_long_are_refused() {
+    let source = " ".repeat((1 << 20) + 1);
+    let message = ChatTemplate::new(Some(&source), "<bos>", "<eos>").unwrap_err().to_string();
+    assert_eq!(message, "the chat template has 1048577 bytes, at most 1048576 are taken");
 }
 
 #[test]

@@ -141,7 +141,7 @@ impl<'a> Model<'a> {
         };
         let slice = state.options.slice;
         for (i, tokens) in tokens.chunks(slice).enumerate() {
-            self.layers(state, tokens, &mut ());
+            self.layers(state, tokens, &mut ())?;
             let at = i * slice;
             let wanted = first.saturating_sub(at).min(tokens.len());
             for rows in logit_blocks(wanted..tokens.len()) {
@@ -163,8 +163,7 @@ impl<'a> Model<'a> {
     pub fn evaluate(&self, state: &mut State, tokens: &[u32]) -> Result<(), ModelError> {
         assert!(tokens.len() <= state.options.slice, "more tokens than are evaluated together");
         self.check(state, tokens)?;
-        self.layers(state, tokens, &mut ());
-        Ok(())
+        self.layers(state, tokens, &mut ())
     }
 
     /// The logits of `rows` of the slice that was evaluated last, `[rows, n_vocab]`; the caller may
@@ -229,13 +228,10 @@ impl<'a> Model<'a> {
     ) -> Result<(), ModelError> {
         self.check(state, tokens)?;
         for tokens in tokens.chunks(state.options.slice) {
-            self.layers(state, tokens, observer);
+            self.layers(state, tokens, observer)?;
             let b = &mut state.buffers;
             self.norm_input(&b.x, &self.weights.output_norm, &mut b.input);
             observer.inputs(Readers::Head(self.weights.output_name), &b.input);
-            if !all_finite(&b.x) {
-                return Err(self.not_finite());
-            }
         }
         Ok(())
     }
@@ -256,7 +252,16 @@ impl<'a> Model<'a> {
     }
 
     /// From tokens to the stream after the last layer, in `state.buffers.x`.
-    fn layers(&self, state: &mut State, tokens: &[u32], observer: &mut dyn Observer) {
+    ///
+    /// Quantized activations have no way to say NaN, so that what is computed from them is looked at
+    /// before it becomes one: of the stream everything, of the rest the last position, as a row of
+    /// weights that is no number makes it none at every position.
+    fn layers(
+        &self,
+        state: &mut State,
+        tokens: &[u32],
+        observer: &mut dyn Observer,
+    ) -> Result<(), ModelError> {
         let (c, n) = (&self.config, tokens.len());
         let State { len: pos, cache, buffers, rope, .. } = state;
         refit(&mut buffers.x, n * c.n_embd, 0.0);
@@ -266,17 +271,23 @@ impl<'a> Model<'a> {
         });
         rope.prepare(*pos, n);
         observer.stream(0, &buffers.x);
+        let mut finite = true;
         for (i, (layer, cache)) in self.weights.layers.iter().zip(cache).enumerate() {
             self.read_ahead.reached(i);
-            self.attention(i, layer, *pos, n, cache, rope, buffers, observer);
+            finite &= self.attention(i, layer, *pos, n, cache, rope, buffers, observer);
             observer.stream(2 * i + 1, &buffers.x);
-            self.feed_forward(i, layer, n, buffers, observer);
+            finite &= self.feed_forward(i, layer, n, buffers, observer);
             observer.stream(2 * i + 2, &buffers.x);
         }
         self.read_ahead.reached(self.weights.layers.len());
         *pos += n;
+        match finite && all_finite(&buffers.x) {
+            true => Ok(()),
+            false => Err(self.not_finite()),
+        }
     }
 
+    /// The result is whether the last position has finite values.
     #[allow(clippy::too_many_arguments)]
     fn attention(
         &self,
@@ -288,7 +299,7 @@ impl<'a> Model<'a> {
         rope: &Rope,
         b: &mut Buffers,
         observer: &mut dyn Observer,
-    ) {
+    ) -> bool {
         let c = &self.config;
         self.norm_input(&b.x, &layer.attn_norm, &mut b.input);
         observer.inputs(Readers::AttnIn(index), &b.input);
@@ -320,7 +331,10 @@ impl<'a> Model<'a> {
         observer.inputs(Readers::AttnOut(index), &b.inner);
         cpu.matmul(&mut b.inner, [Product { w: &layer.attn_output, out: &mut b.delta }]);
         self.add_normed(&mut b.x, &b.delta, &layer.post_attention_norm);
+        [b.q.as_slice(), &b.k, &b.v, b.inner.x()].iter().all(|x| all_finite(last(x, n)))
     }
+
+    /// The result is whether the last position has finite values.
 
     fn feed_forward(
         &self,
@@ -329,7 +343,7 @@ impl<'a> Model<'a> {
         n: usize,
         b: &mut Buffers,
         observer: &mut dyn Observer,
-    ) {
+    ) -> bool {
         self.norm_input(&b.x, &layer.ffn_norm, &mut b.input);
         observer.inputs(Readers::FfnIn(index), &b.input);
         b.inner.fill(n, self.config.n_ff, |out| {
@@ -338,6 +352,7 @@ impl<'a> Model<'a> {
         observer.inputs(Readers::FfnOut(index), &b.inner);
         self.cpu.matmul(&mut b.inner, [Product { w: &layer.ffn_down, out: &mut b.delta }]);
         self.add_normed(&mut b.x, &b.delta, &layer.post_ffw_norm);
+        all_finite(last(b.inner.x(), n))
     }
 
     fn norm_input(&self, x: &[f32], weight: &[f32], input: &mut Activations) {
@@ -366,6 +381,11 @@ pub fn logit_blocks(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
 
 /// Logits that one thread looks at and squashes at a time.
 const LOGITS_PART: usize = 1 << 14;
+
+/// The last of `n` rows.
+fn last(x: &[f32], n: usize) -> &[f32] {
+    &x[x.len() - x.len() / n..]
+}
 
 /// Every value is looked at, which is faster than to stop at one.
 fn all_finite(x: &[f32]) -> bool {

@@ -126,7 +126,11 @@ impl Source {
     /// Opens a GGUF file (or any part of a split one) or a checkpoint directory.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
         let io = |error| SourceError::Io { path: path.to_owned(), error };
-        let config = |error| SourceError::Config { path: path.to_owned(), error };
+        let config = |error| match error {
+            // It names the file by itself.
+            ConfigError::Gguf(error) => SourceError::Gguf(error),
+            error => SourceError::Config { path: path.to_owned(), error },
+        };
         let (file, config) = if std::fs::metadata(path).map_err(io)?.is_dir() {
             let c = Checkpoint::open(path)?;
             let config = Config::from_checkpoint(c.config()).map_err(config)?;

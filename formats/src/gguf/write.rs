@@ -1,6 +1,7 @@
 //! A GGUF file, written front to back: the header first, then the tensors in its order. Values of
 //! the header that are known only later are put in their place then.
 
+use std::collections::HashMap;
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 
@@ -31,6 +32,8 @@ pub struct TensorInfo {
 #[derive(Clone, Debug, Default)]
 pub struct Header {
     metadata: Vec<(String, OwnedValue)>,
+    /// Where each key is in `metadata`: files that are copied may have a million of them.
+    places: HashMap<String, usize>,
     tensors: Vec<TensorInfo>,
 }
 
@@ -50,9 +53,12 @@ impl Header {
         if key == ALIGNMENT_KEY || key.starts_with("split.") {
             return;
         }
-        match self.metadata.iter_mut().find(|(k, _)| *k == key) {
-            Some((_, old)) => *old = value,
-            None => self.metadata.push((key, value)),
+        match self.places.get(&key) {
+            Some(place) => self.metadata[*place].1 = value,
+            None => {
+                self.places.insert(key.clone(), self.metadata.len());
+                self.metadata.push((key, value));
+            }
         }
     }
 

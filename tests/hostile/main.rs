@@ -1,0 +1,17 @@
+//! Files of strangers: whatever is in them, an answer or an error that names the place, and never a
+//! panic, nor more memory than a small multiple of the file.
+//!
+//! What is wrong with a container's bytes has its tests beside the readers
+//! (`formats/tests/gguf/malformed.rs`, `formats/tests/checkpoint/`), what is wrong with templates in
+//! `tests/chat.rs`. Here are the rest: models that contradict themselves, files made to take memory,
+//! and a hundred thousand mutations.
+
+mod allocations;
+mod allocator;
+mod model;
+mod mutations;
+mod raw;
+mod small;
+
+#[path = "../common/mod.rs"]
+mod common;
