@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::interrupt::Interrupted;
-use commands::{bench, convert, demo, imatrix, inspect, perplexity, run, verify};
+use commands::{bench, convert, demo, imatrix, inspect, perplexity, run, sandbox, verify};
 use lapidary_formats::printable::Printable;
 
 /// Cuts Gemma 2 to size: converts checkpoints to k-quant GGUF files, runs them on the CPU and
@@ -31,6 +31,8 @@ enum Command {
     Inspect(inspect::Args),
     Verify(verify::Args),
     Demo(demo::Args),
+    #[command(hide = true, name = sandbox::COMMAND)]
+    RenderChatTemplate,
 }
 
 fn main() -> ExitCode {
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::RenderChatTemplate => sandbox::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

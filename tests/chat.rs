@@ -161,7 +161,7 @@ fn templates_that_call_themselves_are_stopped() {
     let message = fails("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}");
     assert!(message.contains("recursion limit exceeded"), "{message}");
     let message = fails("{% include 'chat_template' %}");
-    assert!(message.contains("recursion limit exceeded"), "{message}");
+    assert!(message.starts_with("the chat template fails: could not render include"), "{message}");
 }
 
 #[test]

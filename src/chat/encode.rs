@@ -55,10 +55,24 @@ impl ChatTemplate {
         turns: &[Turn],
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>, ChatError> {
+        self.encode_turns_with(tokenizer, turns, |m| self.render(m, add_generation_prompt))
+    }
+
+    /// The same of what `render` makes of the messages, which does what [`render`](Self::render)
+    /// does, only elsewhere: in a process that can be stopped. It is called twice.
+    ///
+    /// # Errors
+    /// Those of `render`.
+    pub fn encode_turns_with<E: From<ChatError>>(
+        &self,
+        tokenizer: &Tokenizer,
+        turns: &[Turn],
+        render: impl Fn(&[Message]) -> Result<String, E>,
+    ) -> Result<Vec<u32>, E> {
         let messages = || turns.iter().map(|turn| &turn.message);
         let marks = Marks::unused(self.source(), messages())?;
         let mut marked = marks.mark(tokenizer, messages());
-        let text = self.render(&marked, add_generation_prompt)?;
+        let text = render(&marked)?;
 
         let is_control = |id: &u32| {
             tokenizer.vocab().pieces.get(*id).is_none_or(|p| p.kind == PieceKind::Control)
@@ -72,7 +86,7 @@ impl ChatTemplate {
             }
         }
         // A template may refuse what is no whole answer to it.
-        let pattern = self.render(&marked, add_generation_prompt).unwrap_or_default();
+        let pattern = render(&marked).unwrap_or_default();
         let stands_for = |content: &dyn Fn(&str) -> String| {
             let contents = contents.iter().map(|text| content(text));
             fill(&pattern, marks.answer, contents).as_deref() == Some(text.as_str())

@@ -31,8 +31,8 @@ struct Refusal(String);
 /// `eos_token`, `raise_exception` and Python's methods on values.
 ///
 /// A template comes with a model, so it is not trusted: it reads no files, and its instructions,
-/// its recursion and the length of its text are limited. The memory of the strings it builds on
-/// the way is not.
+/// its recursion and the length of its text are limited. What it builds on the way is not, which takes
+/// a process of its own: [`encode_turns_with`](Self::encode_turns_with).
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
@@ -63,6 +63,11 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_template_owned(NAME, source.clone()).map_err(ChatError::Syntax)?;
         Ok(Self { environment, source, bos: bos.to_owned(), eos: eos.to_owned() })
+    }
+
+    /// The spellings of the beginning and the end of a sequence.
+    pub fn bos_and_eos(&self) -> [&str; 2] {
+        [&self.bos, &self.eos]
     }
 
     /// The Jinja source.

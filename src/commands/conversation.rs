@@ -3,15 +3,15 @@
 use std::io::{self, Write};
 
 use anyhow::Context;
-use lapidary::chat::{ChatError, ChatTemplate, Role, Turn};
+use lapidary::chat::{ChatTemplate, Role, Turn};
 use lapidary::tokenizer::Tokenizer;
 use rustyline::error::ReadlineError;
 use rustyline::DefaultEditor;
 
 use super::generate::{Answer, Session, Stop};
-use super::interrupt;
 use super::prompt_cache::PromptCache;
 use super::shift::Shift;
+use super::{interrupt, sandbox};
 
 const HELP: &str = "\
 /reset  forget the conversation
@@ -122,16 +122,16 @@ struct Remembered<'c> {
 
 impl Remembered<'_> {
     /// The prompt.
-    fn encode(&self) -> Result<Vec<u32>, ChatError> {
+    fn encode(&self) -> anyhow::Result<Vec<u32>> {
         let system = self.system.map(|text| Turn::new(Role::System, text));
         let turns: Vec<Turn> = system.into_iter().chain(self.turns.iter().cloned()).collect();
-        self.template.encode_turns(self.tokenizer, &turns, true)
+        sandbox::encode(self.template, self.tokenizer, &turns)
     }
 
     /// Forgets the oldest messages with their answers, until the prompt and `more` tokens fill half
     /// of the context or the last message alone is left; gives the prompt. Templates want whole
     /// turns, so nothing else is cut out.
-    fn forget(&mut self, more: usize) -> Result<Vec<u32>, ChatError> {
+    fn forget(&mut self, more: usize) -> anyhow::Result<Vec<u32>> {
         loop {
             let prompt = self.encode()?;
             if self.turns.len() <= 2 || prompt.len() + more <= self.n_ctx / 2 {

@@ -7,6 +7,7 @@ pub mod imatrix;
 pub mod inspect;
 pub mod perplexity;
 pub mod run;
+pub mod sandbox;
 pub mod verify;
 
 mod budget;

@@ -17,6 +17,7 @@ use super::interrupt::{self, Interrupted};
 use super::memory::MemoryArgs;
 use super::prompt::Prompt;
 use super::prompt_cache::SessionArgs;
+use super::sandbox;
 use super::shift::{OldestHalf, Shift};
 use super::stats::Stats;
 use super::CpuArgs;
@@ -179,7 +180,7 @@ impl Args {
             let system = self.system.as_deref().map(|text| Turn::new(Role::System, text));
             let turns: Vec<_> = system.into_iter().chain([Turn::new(Role::User, text)]).collect();
             let template = chat_template(source, tokenizer)?;
-            return template.encode_turns(tokenizer, &turns, true).with_context(|| name(source));
+            return sandbox::encode(&template, tokenizer, &turns).with_context(|| name(source));
         }
         let special = if self.special { Special::Trusted } else { Special::Plain };
         Ok(tokenizer.encode_with_bos(text, special))
