@@ -335,7 +335,6 @@ impl<'a> Model<'a> {
     }
 
     /// The result is whether the last position has finite values.
-
     fn feed_forward(
         &self,
         index: usize,

@@ -8,10 +8,14 @@
 
 mod allocations;
 mod allocator;
+mod damage;
+mod file;
 mod model;
 mod mutations;
+mod random;
 mod raw;
 mod small;
+mod templates;
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -61,11 +61,11 @@ pub fn vocab() -> Vocab {
 }
 
 /// The metadata of a GGUF file.
-pub fn metadata() -> Header {
-    let (c, mut h) = (config(), Header::new());
+pub fn metadata(c: &Config) -> Header {
+    let mut h = Header::new();
     h.set("general.architecture", "gemma2");
     h.set("general.type", "model");
-    h.set("general.name", c.name);
+    h.set("general.name", c.name.as_str());
     let sizes = [
         ("context_length", c.n_ctx_train),
         ("embedding_length", c.n_embd),
@@ -79,18 +79,25 @@ pub fn metadata() -> Header {
     ];
     sizes.into_iter().for_each(|(key, n)| h.set(format!("gemma2.{key}"), n as u32));
     h.set("gemma2.attention.layer_norm_rms_epsilon", c.rms_eps);
+    h.set("gemma2.attention.scale", c.attn_scale);
     h.set_vocab(&vocab());
     h.set("tokenizer.chat_template", GEMMA2_TEMPLATE);
     h
 }
 
-/// A GGUF file with [`metadata`] that `change` has changed; matrices are Q8_0, and `values` may
-/// change what a tensor holds.
+/// A GGUF file of the model `config`, whose matrices are of type `ty` where they are whole blocks of
+/// it. `change` may change its [`metadata`], and `values` what a tensor holds.
 pub fn gguf_of(
+    config: &Config,
+    ty: QuantType,
     change: impl FnOnce(&mut Header),
     values: impl Fn(&TensorSpec, &mut [f32]),
 ) -> Vec<u8> {
-    let (specs, mut header) = (tensors(&config(), false), metadata());
+    let (specs, mut header) = (tensors(config, false), metadata(config));
+    let ty = |spec: &TensorSpec| match (spec.role, ty.row_bytes(spec.shape[0])) {
+        (Role::Matrix, Some(_)) => ty,
+        _ => QuantType::F32,
+    };
     for spec in &specs {
         header.add_tensor(&spec.name, ty(spec), &spec.shape).unwrap();
     }
@@ -109,16 +116,9 @@ pub fn gguf_of(
     writer.finish().unwrap()
 }
 
-/// A GGUF file with changed [`metadata`].
+/// The small model as a GGUF file of Q8_0 with changed [`metadata`].
 pub fn gguf(change: impl FnOnce(&mut Header)) -> Vec<u8> {
-    gguf_of(change, |_, _| ())
-}
-
-fn ty(spec: &TensorSpec) -> QuantType {
-    match spec.role {
-        Role::Norm => QuantType::F32,
-        Role::Matrix => QuantType::Q8_0,
-    }
+    gguf_of(&config(), QuantType::Q8_0, change, |_, _| ())
 }
 
 /// Norms are one; matrices have small values of both signs.

@@ -15,19 +15,20 @@ pub(super) trait Map: Default {
     type Key: Display;
     type Value;
 
-    /// Adds an entry; gives back the key if it is there already.
-    fn add(&mut self, key: Self::Key, value: Self::Value) -> Result<(), Self::Key>;
+    fn contains(&self, key: &Self::Key) -> bool;
+    fn add(&mut self, key: Self::Key, value: Self::Value);
 }
 
 impl<K: Display + Ord, V> Map for BTreeMap<K, V> {
     type Key = K;
     type Value = V;
 
-    fn add(&mut self, key: K, value: V) -> Result<(), K> {
-        match self.contains_key(&key) {
-            true => Err(key),
-            false => Ok(drop(self.insert(key, value))),
-        }
+    fn contains(&self, key: &K) -> bool {
+        self.contains_key(key)
+    }
+
+    fn add(&mut self, key: K, value: V) {
+        self.insert(key, value);
     }
 }
 
@@ -35,11 +36,12 @@ impl<K: Display + Eq + Hash, V> Map for HashMap<K, V> {
     type Key = K;
     type Value = V;
 
-    fn add(&mut self, key: K, value: V) -> Result<(), K> {
-        match self.contains_key(&key) {
-            true => Err(key),
-            false => Ok(drop(self.insert(key, value))),
-        }
+    fn contains(&self, key: &K) -> bool {
+        self.contains_key(key)
+    }
+
+    fn add(&mut self, key: K, value: V) {
+        self.insert(key, value);
     }
 }
 
@@ -67,10 +69,11 @@ where
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<M, A::Error> {
         let mut map = M::default();
         while let Some((key, value)) = access.next_entry()? {
-            map.add(key, value).map_err(|key| {
+            if map.contains(&key) {
                 let key = key.to_string();
-                Error::custom(format!("\"{}\" occurs twice", Printable::new(&key)))
-            })?;
+                return Err(Error::custom(format!("\"{}\" occurs twice", Printable::new(&key))));
+            }
+            map.add(key, value);
         }
         Ok(map)
     }
