@@ -172,7 +172,7 @@ fn a_file_tells_nothing_of_the_machine() {
     for kv in KvType::ALL {
         let file = |isa: &Isa| {
             let cpu = Cpu::new(std::num::NonZeroUsize::new(2), *isa).unwrap();
-            let model = Model::on(cpu, &source);
+            let model = Model::on(cpu, &source).unwrap();
             let options = StateOptions { slice: 16, ..StateOptions::new(100, kv) };
             save(&state(&model, options, ids), ids)
         };
