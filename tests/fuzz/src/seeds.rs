@@ -5,6 +5,7 @@ use std::path::Path;
 
 use lapidary::chat::GEMMA2_TEMPLATE;
 use lapidary_formats::imatrix::{Entry, Imatrix};
+use lapidary_formats::session::{Header, Writer};
 use lapidary_fuzz::{small, Place, FILES};
 
 fn seed(target: &str, name: &str, bytes: &[u8]) {
@@ -44,6 +45,17 @@ fn main() {
     for (ty, name) in (0u8..).zip(["float", "legacy", "k"]) {
         seed("quant", name, &[&[ty * 5][..], &[0x3c; 600]].concat());
     }
+    let header = Header {
+        model: "m".to_owned(),
+        kv: "f16".to_owned(),
+        note: String::new(),
+        row_bytes: 2,
+        ids: vec![2, 7],
+        first: vec![0, 1],
+    };
+    let mut session = Writer::new(Vec::new(), &header).expect("memory can be written");
+    session.write(&[1; 12]).expect("memory can be written");
+    seed("session", "small", &session.finish().expect("memory can be written"));
     seed("template", "gemma2", GEMMA2_TEMPLATE.as_bytes());
     let tools = "{% macro f(x) %}{{ x | tojson(indent=2) }}{% endmacro %}{% set ns = namespace(n=0) %}\
                  {% for m in messages if m.role != 'system' %}{% set ns.n = ns.n + 1 %}\
