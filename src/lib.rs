@@ -3,7 +3,8 @@
 //!
 //! Imports point one way: commands (the binary) → [`verify`] → [`convert`], [`imatrix`],
 //! [`perplexity`],
-//! [`chat`], [`tokenizer`], [`sampling`] → [`model`] → [`kernels`] → `lapidary_formats`.
+//! [`chat`], [`tokenizer`], [`sampling`] → [`model`] → [`kernels`] → `lapidary_formats`. What the
+//! system allows and refuses, [`machine`] and [`fault`], is for the commands alone.
 #![deny(unsafe_code)]
 
 pub mod bandwidth;

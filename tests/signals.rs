@@ -97,7 +97,7 @@ fn it_ends_when_it_is_asked_to() {
 }
 
 #[test]
-fn a_measurement_whose_text_is_gone_is_named_too() {
+fn a_measurement_whose_model_is_cut_short_names_it_too() {
     let dir = TempDir::new().unwrap();
     let path = converted(&dir);
     let args =

@@ -130,7 +130,9 @@ const PAGE: usize = 1 << 16;
 /// wait: `None` as well while a file is being opened or closed.
 pub fn file_at(address: usize) -> Option<PathBuf> {
     let maps = MAPS.try_lock().ok()?;
-    maps.iter().find(|(at, _)| at.contains(&address)).map(|(_, path)| path.clone())
+    let held = maps.iter().filter(|(at, _)| at.contains(&address));
+    // Where pages are smaller than `PAGE`, the next map may begin before the end that is assumed here.
+    held.max_by_key(|(at, _)| at.start).map(|(_, path)| path.clone())
 }
 
 /// What `bytes` are, if they are one of the things that downloads leave in the place of a model's
