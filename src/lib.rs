@@ -10,6 +10,7 @@
 pub mod bandwidth;
 pub mod chat;
 pub mod convert;
+pub mod engine;
 pub mod fault;
 pub mod imatrix;
 pub mod kernels;

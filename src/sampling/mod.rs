@@ -2,14 +2,18 @@
 //!
 //! The chain, its order and its defaults are llama.cpp's
 //! (<https://github.com/ggml-org/llama.cpp/tree/master/tools/main#sampling-parameters>):
-//! repeat penalty → top-k → top-p → min-p → temperature → draw.
+//! bias → penalties → top-k → top-p → min-p → temperature → draw.
 
 mod candidates;
+mod constraint;
 mod rng;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use candidates::Candidates;
+pub use constraint::{Constraint, ConstraintError};
 use rng::SplitMix64;
 
 /// How tokens are chosen.
@@ -28,6 +32,12 @@ pub struct SamplerConfig {
     pub repeat_penalty: f32,
     /// How many of the last tokens count as recent.
     pub repeat_last_n: usize,
+    /// Taken off the logits of tokens that were picked before, once; 0 does nothing.
+    pub presence_penalty: f32,
+    /// Taken off the logits of tokens for each time that they were picked before; 0 does nothing.
+    pub frequency_penalty: f32,
+    /// Added to the logits of these ids, each given once, before all else.
+    pub logit_bias: Vec<(u32, f32)>,
     /// Of the random numbers; `None` takes one that nobody can foresee.
     pub seed: Option<u64>,
 }
@@ -41,6 +51,9 @@ impl Default for SamplerConfig {
             min_p: 0.05,
             repeat_penalty: 1.0,
             repeat_last_n: 64,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
             seed: None,
         }
     }
@@ -64,6 +77,8 @@ pub struct Sampler {
     config: SamplerConfig,
     seed: u64,
     rng: SplitMix64,
+    /// How often each token was picked, where a penalty asks for it.
+    picked: BTreeMap<u32, u32>,
 }
 
 impl Sampler {
@@ -73,6 +88,7 @@ impl Sampler {
     /// If a setting is out of its range or not a number.
     pub fn new(config: SamplerConfig) -> Result<Self, SamplerError> {
         let SamplerConfig { temperature, top_p, min_p, repeat_penalty, .. } = config;
+        let (presence, frequency) = (config.presence_penalty, config.frequency_penalty);
         let finite = f32::MAX;
         let rules = [
             ("temperature", temperature, (0.0..=finite).contains(&temperature), "0 or more"),
@@ -84,14 +100,20 @@ impl Sampler {
                 repeat_penalty > 0.0 && repeat_penalty <= finite,
                 "above 0",
             ),
+            ("presence_penalty", presence, presence.is_finite(), "a finite number"),
+            ("frequency_penalty", frequency, frequency.is_finite(), "a finite number"),
         ];
         for (name, value, holds, range) in rules {
             if !holds {
                 return Err(SamplerError { name, value, range });
             }
         }
+        if let Some((_, bias)) = config.logit_bias.iter().find(|(_, bias)| bias.is_nan()) {
+            let (name, range) = ("logit_bias", "a number");
+            return Err(SamplerError { name, value: *bias, range });
+        }
         let seed = config.seed.unwrap_or_else(rng::unforeseen_seed);
-        Ok(Self { config, seed, rng: SplitMix64::new(seed) })
+        Ok(Self { config, seed, rng: SplitMix64::new(seed), picked: BTreeMap::new() })
     }
 
     /// The seed of the stream, to have the same choices again.
@@ -101,18 +123,37 @@ impl Sampler {
 
     /// The id of the next token, given the logits of all ids and the tokens so far.
     ///
-    /// The logits are changed where the penalty applies. Those that are not numbers count as
+    /// The logits are changed where a bias or a penalty applies. Those that are not numbers count as
     /// impossible, and infinite ones as the largest finite of their sign.
     ///
     /// # Panics
     /// If there are no logits.
     pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> u32 {
         assert!(!logits.is_empty(), "a vocabulary has at least one token");
+        for (id, bias) in &self.config.logit_bias {
+            if let Some(logit) = logits.get_mut(*id as usize) {
+                *logit += bias;
+            }
+        }
         let recent = &history[history.len().saturating_sub(self.config.repeat_last_n)..];
         penalize(logits, recent, self.config.repeat_penalty);
+        let (presence, frequency) = (self.config.presence_penalty, self.config.frequency_penalty);
+        for (id, count) in &self.picked {
+            // Only ids with a logit were picked.
+            logits[*id as usize] -= presence + *count as f32 * frequency;
+        }
         for logit in logits.iter_mut() {
             *logit = if logit.is_nan() { f32::MIN } else { logit.clamp(f32::MIN, f32::MAX) };
         }
+        let id = self.pick(logits);
+        if presence != 0.0 || frequency != 0.0 {
+            *self.picked.entry(id).or_default() += 1;
+        }
+        id
+    }
+
+    /// Of finite logits.
+    fn pick(&mut self, logits: &[f32]) -> u32 {
         if self.config.temperature == 0.0 {
             return argmax(logits);
         }
