@@ -19,12 +19,12 @@ impl Rope {
         Self { inv_freq, ..Self::default() }
     }
 
-    /// Prepares for `n` rows at positions `pos`, `pos + 1`, … Angles are rounded to f32 before
+    /// Prepares for a row at each of `positions`. Angles are rounded to f32 before
     /// the cosine is taken, as transformers does: at position 8000 that is a visible difference.
-    pub fn prepare(&mut self, pos: usize, n: usize) {
+    pub fn prepare(&mut self, positions: impl IntoIterator<Item = usize>) {
         self.cos.clear();
         self.sin.clear();
-        for pos in pos..pos + n {
+        for pos in positions {
             let angles = self.inv_freq.iter().map(|freq| pos as f32 * freq);
             self.cos.extend(angles.clone().map(f32::cos));
             self.sin.extend(angles.map(f32::sin));

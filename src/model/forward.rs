@@ -10,13 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use thiserror::Error;
 
+use super::batch::{last_rows, n_rows, Part};
 use super::observer::{Observer, Readers};
 use super::read_ahead::ReadAhead;
-use super::state::{Buffers, Cache, LOGIT_ROWS};
+use super::state::{Cache, Workspace, LOGIT_ROWS};
 use super::weights::{Layer, Weights};
-use super::{Config, Source, SourceError, State};
+use super::{Config, Sequence, Source, SourceError, State};
 use crate::kernels::{
-    add_rms_norm, refit, rms_norm, scale, softcap, Activations, Attention, Cpu, Isa, Product, Rope,
+    add_rms_norm, refit, rms_norm, scale, softcap, Activations, Attention, Cpu, Isa, Product,
     TeamError,
 };
 
@@ -133,15 +134,15 @@ impl<'a> Model<'a> {
         rows: Rows,
         mut sink: impl FnMut(usize, &mut [f32]),
     ) -> Result<(), ModelError> {
-        self.check(state, tokens)?;
+        self.check(&state.sequence, tokens)?;
         let first = match rows {
             Rows::All => 0,
             Rows::From(row) => row,
             Rows::Last => tokens.len().saturating_sub(1),
         };
-        let slice = state.options.slice;
+        let slice = state.options().slice;
         for (i, tokens) in tokens.chunks(slice).enumerate() {
-            self.layers(state, tokens, &mut ())?;
+            self.slice(state, tokens, &mut ())?;
             let at = i * slice;
             let wanted = first.saturating_sub(at).min(tokens.len());
             for rows in logit_blocks(wanted..tokens.len()) {
@@ -161,9 +162,9 @@ impl<'a> Model<'a> {
     /// # Panics
     /// If there are more tokens.
     pub fn evaluate(&self, state: &mut State, tokens: &[u32]) -> Result<(), ModelError> {
-        assert!(tokens.len() <= state.options.slice, "more tokens than are evaluated together");
-        self.check(state, tokens)?;
-        self.layers(state, tokens, &mut ())
+        assert!(tokens.len() <= state.options().slice, "more tokens than are evaluated together");
+        self.check(&state.sequence, tokens)?;
+        self.slice(state, tokens, &mut ())
     }
 
     /// The logits of `rows` of the slice that was evaluated last, `[rows, n_vocab]`; the caller may
@@ -179,10 +180,18 @@ impl<'a> Model<'a> {
         state: &'s mut State,
         rows: Range<usize>,
     ) -> Result<&'s mut [f32], ModelError> {
-        assert!(!rows.is_empty(), "the logits of no rows");
-        let (c, b) = (&self.config, &mut state.buffers);
-        let x = &b.x[rows.start * c.n_embd..rows.end * c.n_embd];
-        self.norm_input(x, &self.weights.output_norm, &mut b.input);
+        self.head(&mut state.work, rows)
+    }
+
+    /// The logits of some rows of the pass before, `[rows, n_vocab]`.
+    pub(super) fn head<'s>(
+        &self,
+        work: &'s mut Workspace,
+        rows: impl ExactSizeIterator<Item = usize>,
+    ) -> Result<&'s mut [f32], ModelError> {
+        assert!(rows.len() > 0, "the logits of no rows");
+        let b = &mut work.buffers;
+        self.norm_input(&b.x, rows, &self.weights.output_norm, &mut b.input);
         self.cpu.matmul(&mut b.input, [Product { w: &self.weights.output, out: &mut b.logits }]);
         let finite = AtomicBool::new(true);
         self.cpu.team.for_each(b.logits.chunks_mut(LOGITS_PART), |x| {
@@ -190,7 +199,7 @@ impl<'a> Model<'a> {
             if !all_finite(x) {
                 finite.store(false, Ordering::Relaxed);
             }
-            if let Some(cap) = c.final_softcap {
+            if let Some(cap) = self.config.final_softcap {
                 softcap(self.cpu.isa, x, cap);
             }
         });
@@ -211,7 +220,7 @@ impl<'a> Model<'a> {
         tokens: &[u32],
     ) -> Result<&'s mut [f32], ModelError> {
         self.forward(state, tokens, Rows::Last, |_, _| ())?;
-        Ok(&mut state.buffers.logits)
+        Ok(&mut state.work.buffers.logits)
     }
 
     /// Evaluates `tokens` after those that `state` holds and shows `observer` everything on the way,
@@ -226,21 +235,21 @@ impl<'a> Model<'a> {
         tokens: &[u32],
         observer: &mut dyn Observer,
     ) -> Result<(), ModelError> {
-        self.check(state, tokens)?;
-        for tokens in tokens.chunks(state.options.slice) {
-            self.layers(state, tokens, observer)?;
-            let b = &mut state.buffers;
-            self.norm_input(&b.x, &self.weights.output_norm, &mut b.input);
+        self.check(&state.sequence, tokens)?;
+        for tokens in tokens.chunks(state.options().slice) {
+            self.slice(state, tokens, observer)?;
+            let b = &mut state.work.buffers;
+            self.norm_input(&b.x, 0..tokens.len(), &self.weights.output_norm, &mut b.input);
             observer.inputs(Readers::Head(self.weights.output_name), &b.input);
         }
         Ok(())
     }
 
-    fn check(&self, state: &State, tokens: &[u32]) -> Result<(), ModelError> {
+    pub(super) fn check(&self, sequence: &Sequence, tokens: &[u32]) -> Result<(), ModelError> {
         if tokens.is_empty() {
             return Err(ModelError::NoTokens);
         }
-        let (wanted, n_ctx) = (state.len + tokens.len(), state.options.n_ctx);
+        let (wanted, n_ctx) = (sequence.len + tokens.len(), sequence.options.n_ctx);
         if wanted > n_ctx {
             return Err(ModelError::ContextFull { wanted, n_ctx });
         }
@@ -251,71 +260,79 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// From tokens to the stream after the last layer, in `state.buffers.x`.
-    ///
-    /// Quantized activations have no way to say NaN, so that what is computed from them is looked at
-    /// before it becomes one: of the stream everything, of the rest the last position, as a row of
-    /// weights that is no number makes it none at every position.
-    fn layers(
+    fn slice(
         &self,
         state: &mut State,
         tokens: &[u32],
         observer: &mut dyn Observer,
     ) -> Result<(), ModelError> {
-        let (c, n) = (&self.config, tokens.len());
-        let State { len: pos, cache, buffers, rope, .. } = state;
-        refit(&mut buffers.x, n * c.n_embd, 0.0);
-        self.cpu.team.for_each(buffers.x.chunks_mut(c.n_embd).zip(tokens), |(x, id)| {
+        let State { sequence, work } = state;
+        self.layers(work, &mut [Part { sequence, tokens }], observer)
+    }
+
+    /// From tokens to the stream after the last layer, in the buffer `x`: the rows of all parts in
+    /// order.
+    ///
+    /// Quantized activations have no way to say NaN, so that what is computed from them is looked at
+    /// before it becomes one: of the stream everything, of the rest the last position of each part, as
+    /// a row of weights that is no number makes it none at every position.
+    pub(super) fn layers(
+        &self,
+        work: &mut Workspace,
+        parts: &mut [Part<'_>],
+        observer: &mut dyn Observer,
+    ) -> Result<(), ModelError> {
+        let c = &self.config;
+        let tokens: Vec<u32> = parts.iter().flat_map(|part| part.tokens).copied().collect();
+        refit(&mut work.buffers.x, tokens.len() * c.n_embd, 0.0);
+        self.cpu.team.for_each(work.buffers.x.chunks_mut(c.n_embd).zip(&tokens), |(x, id)| {
             self.weights.token_embd.dequantize_row(*id as usize, x);
             scale(x, c.embd_scale());
         });
-        rope.prepare(*pos, n);
-        observer.stream(0, &buffers.x);
+        work.rope.prepare(parts.iter().flat_map(Part::positions));
+        observer.stream(0, &work.buffers.x);
         let mut finite = true;
-        for (i, (layer, cache)) in self.weights.layers.iter().zip(cache).enumerate() {
+        for (i, layer) in self.weights.layers.iter().enumerate() {
             self.read_ahead.reached(i);
-            finite &= self.attention(i, layer, *pos, n, cache, rope, buffers, observer);
-            observer.stream(2 * i + 1, &buffers.x);
-            finite &= self.feed_forward(i, layer, n, buffers, observer);
-            observer.stream(2 * i + 2, &buffers.x);
+            finite &= self.attention(i, layer, parts, work, observer);
+            observer.stream(2 * i + 1, &work.buffers.x);
+            finite &= self.feed_forward(i, layer, parts, work, observer);
+            observer.stream(2 * i + 2, &work.buffers.x);
         }
         self.read_ahead.reached(self.weights.layers.len());
-        *pos += n;
-        match finite && all_finite(&buffers.x) {
+        for part in parts {
+            part.sequence.len += part.tokens.len();
+        }
+        match finite && all_finite(&work.buffers.x) {
             true => Ok(()),
             false => Err(self.not_finite()),
         }
     }
 
-    /// The result is whether the last position has finite values.
-    #[allow(clippy::too_many_arguments)]
+    /// The result is whether the last positions have finite values.
     fn attention(
         &self,
         index: usize,
         layer: &Layer<'_>,
-        pos: usize,
-        n: usize,
-        cache: &mut Cache,
-        rope: &Rope,
-        b: &mut Buffers,
+        parts: &mut [Part<'_>],
+        work: &mut Workspace,
         observer: &mut dyn Observer,
     ) -> bool {
-        let c = &self.config;
-        self.norm_input(&b.x, &layer.attn_norm, &mut b.input);
+        let (c, cpu, Workspace { buffers: b, rope }) = (&self.config, &self.cpu, work);
+        let (n, q_row, kv_row) = (n_rows(parts), c.n_embd_q(), c.n_embd_kv());
+        self.norm_input(&b.x, 0..n, &layer.attn_norm, &mut b.input);
         observer.inputs(Readers::AttnIn(index), &b.input);
         let products = [
             Product { w: &layer.attn_q, out: &mut b.q },
             Product { w: &layer.attn_k, out: &mut b.k },
             Product { w: &layer.attn_v, out: &mut b.v },
         ];
-        self.cpu.matmul(&mut b.input, products);
-        let rows = b.q.chunks_mut(c.n_embd_q()).zip(b.k.chunks_mut(c.n_embd_kv()));
-        self.cpu.team.for_each(rows.enumerate(), |(row, (q, k))| {
+        cpu.matmul(&mut b.input, products);
+        let rows = b.q.chunks_mut(q_row).zip(b.k.chunks_mut(kv_row));
+        cpu.team.for_each(rows.enumerate(), |(row, (q, k))| {
             rope.apply(row, q);
             rope.apply(row, k);
         });
-        cache.k.push(&self.cpu, &b.k);
-        cache.v.push(&self.cpu, &b.v);
         let attention = Attention {
             n_head: c.n_head,
             n_head_kv: c.n_head_kv,
@@ -324,26 +341,36 @@ impl<'a> Model<'a> {
             softcap: c.attn_softcap,
             window: if c.is_local(index) { c.sliding_window } else { usize::MAX },
         };
-        let (cpu, Cache { k, v }) = (&self.cpu, cache);
-        b.inner.fill(n, c.n_embd_q(), |out| {
-            attention.run(cpu, pos, &b.q, k, v, &mut b.partials, out);
+        b.inner.fill(n, q_row, |out| {
+            let mut rows = 0..0;
+            for Part { sequence, tokens } in &mut *parts {
+                rows = rows.end..rows.end + tokens.len();
+                let Cache { k, v } = &mut sequence.cache[index];
+                k.push(cpu, &b.k[rows.start * kv_row..rows.end * kv_row]);
+                v.push(cpu, &b.v[rows.start * kv_row..rows.end * kv_row]);
+                let q = rows.start * q_row..rows.end * q_row;
+                let out = &mut out[q.clone()];
+                attention.run(cpu, sequence.len, &b.q[q], k, v, &mut b.partials, out);
+            }
         });
         observer.inputs(Readers::AttnOut(index), &b.inner);
         cpu.matmul(&mut b.inner, [Product { w: &layer.attn_output, out: &mut b.delta }]);
         self.add_normed(&mut b.x, &b.delta, &layer.post_attention_norm);
-        [b.q.as_slice(), &b.k, &b.v, b.inner.x()].iter().all(|x| all_finite(last(x, n)))
+        let looked_at = [b.q.as_slice(), &b.k, &b.v, b.inner.x()];
+        looked_at.iter().all(|x| last_rows(parts, x).all(all_finite))
     }
 
-    /// The result is whether the last position has finite values.
+    /// The result is whether the last positions have finite values.
     fn feed_forward(
         &self,
         index: usize,
         layer: &Layer<'_>,
-        n: usize,
-        b: &mut Buffers,
+        parts: &[Part<'_>],
+        work: &mut Workspace,
         observer: &mut dyn Observer,
     ) -> bool {
-        self.norm_input(&b.x, &layer.ffn_norm, &mut b.input);
+        let (n, b) = (n_rows(parts), &mut work.buffers);
+        self.norm_input(&b.x, 0..n, &layer.ffn_norm, &mut b.input);
         observer.inputs(Readers::FfnIn(index), &b.input);
         b.inner.fill(n, self.config.n_ff, |out| {
             self.cpu.gated(&mut b.input, &layer.ffn_gate, &layer.ffn_up, out);
@@ -351,14 +378,23 @@ impl<'a> Model<'a> {
         observer.inputs(Readers::FfnOut(index), &b.inner);
         self.cpu.matmul(&mut b.inner, [Product { w: &layer.ffn_down, out: &mut b.delta }]);
         self.add_normed(&mut b.x, &b.delta, &layer.post_ffw_norm);
-        all_finite(last(b.inner.x(), n))
+        last_rows(parts, b.inner.x()).all(all_finite)
     }
 
-    fn norm_input(&self, x: &[f32], weight: &[f32], input: &mut Activations) {
+    /// `input = norm(x)` of some of its rows.
+    fn norm_input(
+        &self,
+        x: &[f32],
+        rows: impl ExactSizeIterator<Item = usize>,
+        weight: &[f32],
+        input: &mut Activations,
+    ) {
         let (d, eps, cpu) = (weight.len(), self.config.rms_eps, &self.cpu);
-        input.fill(x.len() / d, d, |out| {
-            let rows = out.chunks_mut(d).zip(x.chunks(d));
-            cpu.team.for_each(rows, |(out, x)| rms_norm(cpu.isa, x, weight, eps, out));
+        input.fill(rows.len(), d, |out| {
+            let rows = out.chunks_mut(d).zip(rows);
+            cpu.team.for_each(rows, |(out, row)| {
+                rms_norm(cpu.isa, &x[row * d..][..d], weight, eps, out);
+            });
         });
     }
 
@@ -380,11 +416,6 @@ pub fn logit_blocks(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
 
 /// Logits that one thread looks at and squashes at a time.
 const LOGITS_PART: usize = 1 << 14;
-
-/// The last of `n` rows.
-fn last(x: &[f32], n: usize) -> &[f32] {
-    &x[x.len() - x.len() / n..]
-}
 
 /// Every value is looked at, which is faster than to stop at one.
 fn all_finite(x: &[f32]) -> bool {

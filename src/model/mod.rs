@@ -1,6 +1,7 @@
-//! Gemma 2: blueprint ([`Config`]), what is read ([`Weights`]), what is written ([`State`]), and
-//! the forward pass over them ([`Model`]).
+//! Gemma 2: blueprint ([`Config`]), what is read ([`Weights`]), what is written ([`State`]: a
+//! [`Sequence`] and a [`Workspace`]), and the forward pass over them ([`Model`]).
 
+mod batch;
 mod config;
 mod forward;
 mod memory;
@@ -13,6 +14,7 @@ mod state;
 mod tensors;
 mod weights;
 
+pub use batch::Part;
 pub use config::{Config, ConfigError};
 pub use forward::{logit_blocks, Model, ModelError, Rows};
 pub use memory::Memory;
@@ -20,6 +22,6 @@ pub use observer::{Observer, Readers};
 pub use pick::Wish;
 pub use saved::{Saved, SavedError};
 pub use source::{Source, SourceError};
-pub use state::{State, StateOptions, SLICE};
+pub use state::{Sequence, State, StateOptions, Workspace, SLICE};
 pub use tensors::{block_name, tensors, Role, TensorSpec, OUTPUT, OUTPUT_NORM, TOKEN_EMBD};
 pub use weights::{Layer, Weights};

@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use lapidary_formats::session::{Header, Reader, SessionError, Writer};
 use thiserror::Error;
 
+use super::state::Sequence;
 use super::{Config, State, StateOptions};
 use crate::kernels::KvType;
 
@@ -62,18 +63,19 @@ impl State {
     /// # Panics
     /// If there are not as many ids as positions.
     pub fn save<W: Write>(&self, model: &str, ids: &[u32], note: &str, out: W) -> io::Result<W> {
-        assert_eq!(ids.len(), self.len, "one token a position");
+        let Sequence { len, options, cache, .. } = &self.sequence;
+        assert_eq!(ids.len(), *len, "one token a position");
         let mut row = Vec::new();
         let header = Header {
             model: model.to_owned(),
-            kv: self.options.kv.name().to_owned(),
+            kv: options.kv.name().to_owned(),
             note: note.to_owned(),
-            row_bytes: self.cache.first().map_or(0, |cache| cache.k.row_bytes()) as u64,
+            row_bytes: cache.first().map_or(0, |cache| cache.k.row_bytes()) as u64,
             ids: ids.to_vec(),
-            first: self.cache.iter().map(|cache| cache.k.positions().start as u64).collect(),
+            first: cache.iter().map(|cache| cache.k.positions().start as u64).collect(),
         };
         let mut writer = Writer::new(out, &header)?;
-        for rows in self.cache.iter().flat_map(|cache| [&cache.k, &cache.v]) {
+        for rows in cache.iter().flat_map(|cache| [&cache.k, &cache.v]) {
             for pos in rows.positions() {
                 row.clear();
                 rows.append_row(pos, &mut row);
@@ -98,7 +100,7 @@ impl State {
         let mut reader = Reader::new(from, len)?;
         let mut state = Self::new(config, options);
         state.check(config, model, reader.header())?;
-        for (layer, cache) in state.cache.iter_mut().enumerate() {
+        for (layer, cache) in state.sequence.cache.iter_mut().enumerate() {
             let positions = reader.header().positions(layer);
             // They were compared with the context, which is counted so too.
             let positions = positions.start as usize..positions.end as usize;
@@ -106,13 +108,13 @@ impl State {
             cache.v.restore(positions, |row| reader.read(row))?;
         }
         let Header { ids, note, .. } = reader.finish()?;
-        state.len = ids.len();
+        state.sequence.len = ids.len();
         Ok(Saved { state, ids, note })
     }
 
     /// Whether what comes after `header` can be this state's.
     fn check(&self, config: &Config, model: &str, header: &Header) -> Result<(), SavedError> {
-        let StateOptions { n_ctx, kv, .. } = self.options;
+        let StateOptions { n_ctx, kv, .. } = *self.options();
         if header.model != model {
             return Err(SavedError::Model);
         }

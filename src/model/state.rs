@@ -1,4 +1,4 @@
-//! What a forward pass writes: the key/value cache and the activations of one slice.
+//! What a forward pass writes: the key/value cache of each sequence, and the activations of one slice.
 
 use super::Config;
 use crate::kernels::{Activations, KvRows, KvType, Partials, Rope};
@@ -10,7 +10,7 @@ pub const SLICE: usize = 512;
 /// Rows of logits that are computed together (256,000 pieces: 64 rows are 66 MB).
 pub(super) const LOGIT_ROWS: usize = 64;
 
-/// What a sequence may take.
+/// What a sequence may take, and the slices that it is evaluated in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateOptions {
     /// The most positions.
@@ -39,9 +39,9 @@ impl StateOptions {
     }
 }
 
-/// One sequence on its way through a model.
+/// One sequence: the keys and values of what was read so far.
 #[derive(Debug)]
-pub struct State {
+pub struct Sequence {
     pub(super) options: StateOptions,
     /// Positions that a local layer sees, its own included.
     window: usize,
@@ -49,8 +49,20 @@ pub struct State {
     pub(super) len: usize,
     /// By layer.
     pub(super) cache: Vec<Cache>,
+}
+
+/// What a pass over the weights works in, for one sequence after another or for many together.
+#[derive(Debug)]
+pub struct Workspace {
     pub(super) buffers: Buffers,
     pub(super) rope: Rope,
+}
+
+/// One sequence on its way through a model by itself.
+#[derive(Debug)]
+pub struct State {
+    pub(super) sequence: Sequence,
+    pub(super) work: Workspace,
 }
 
 /// Keys and values of one layer.
@@ -84,7 +96,7 @@ pub(super) struct Buffers {
     pub logits: Vec<f32>,
 }
 
-impl State {
+impl Sequence {
     /// An empty sequence. The cache grows as positions come.
     pub fn new(config: &Config, options: StateOptions) -> Self {
         let rows = |capacity| KvRows::new(options.kv, config.n_head_kv, config.head_dim, capacity);
@@ -92,14 +104,8 @@ impl State {
             let capacity = options.capacity(config, layer);
             Cache { k: rows(capacity), v: rows(capacity) }
         };
-        Self {
-            options,
-            window: config.sliding_window,
-            len: 0,
-            cache: (0..config.n_layer).map(cache).collect(),
-            buffers: Buffers::default(),
-            rope: Rope::new(config.head_dim, config.rope_freq_base),
-        }
+        let cache = (0..config.n_layer).map(cache).collect();
+        Self { options, window: config.sliding_window, len: 0, cache }
     }
 
     /// Positions evaluated so far.
@@ -117,23 +123,79 @@ impl State {
         &self.options
     }
 
-    /// Forgets all positions.
-    pub fn clear(&mut self) {
-        self.truncate(0);
+    /// The positions that [`truncate`](Self::truncate) would keep.
+    pub fn keeps(&self, len: usize) -> usize {
+        let len = self.len.min(len);
+        let seen = (len + 1).saturating_sub(self.window);
+        match self.cache.iter().all(|cache| cache.k.first() <= seen) {
+            true => len,
+            false => 0,
+        }
     }
 
     /// Forgets all positions from `len` on, and those before as well if a ring has written over what
     /// position `len` would see: rings go back by a slice, at least. Gives the positions kept.
     pub fn truncate(&mut self, len: usize) -> usize {
-        self.len = self.len.min(len);
-        let seen = (self.len + 1).saturating_sub(self.window);
-        if self.cache.iter().any(|cache| cache.k.first() > seen) {
-            self.len = 0;
-        }
+        self.len = self.keeps(len);
         for cache in &mut self.cache {
             cache.k.truncate(self.len);
             cache.v.truncate(self.len);
         }
         self.len
+    }
+
+    /// Holds the first `len` positions of `other` from now on, as far as it
+    /// [`keeps`](Self::keeps) them, and nothing else; gives how many those are.
+    ///
+    /// # Panics
+    /// If the other one is of another model, or has other options.
+    pub fn copy_from(&mut self, other: &Self, len: usize) -> usize {
+        assert_eq!(self.options, other.options, "sequences of one kind");
+        self.len = other.keeps(len);
+        for (cache, other) in self.cache.iter_mut().zip(&other.cache) {
+            cache.k.copy_from(&other.k, self.len);
+            cache.v.copy_from(&other.v, self.len);
+        }
+        self.len
+    }
+}
+
+impl Workspace {
+    /// One that has grown for nothing yet.
+    pub fn new(config: &Config) -> Self {
+        let rope = Rope::new(config.head_dim, config.rope_freq_base);
+        Self { buffers: Buffers::default(), rope }
+    }
+}
+
+impl State {
+    /// An empty sequence.
+    pub fn new(config: &Config, options: StateOptions) -> Self {
+        Self { sequence: Sequence::new(config, options), work: Workspace::new(config) }
+    }
+
+    /// Positions evaluated so far.
+    pub fn len(&self) -> usize {
+        self.sequence.len
+    }
+
+    /// Whether nothing has been evaluated.
+    pub fn is_empty(&self) -> bool {
+        self.sequence.is_empty()
+    }
+
+    /// What it may take.
+    pub fn options(&self) -> &StateOptions {
+        &self.sequence.options
+    }
+
+    /// Forgets all positions.
+    pub fn clear(&mut self) {
+        self.truncate(0);
+    }
+
+    /// As [`Sequence::truncate`].
+    pub fn truncate(&mut self, len: usize) -> usize {
+        self.sequence.truncate(len)
     }
 }

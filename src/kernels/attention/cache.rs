@@ -56,7 +56,7 @@ pub struct KvRows {
     slots: Slots,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     n_head_kv: usize,
     head_dim: usize,
@@ -138,6 +138,25 @@ impl KvRows {
         }
     }
 
+    /// Holds the positions of `other` before `len` that are still there, and nothing else.
+    ///
+    /// # Panics
+    /// If the other one has another shape or type.
+    pub fn copy_from(&mut self, other: &Self, len: usize) {
+        assert_eq!(self.shape, other.shape, "caches of one shape");
+        let wrapped = other.reached > self.shape.capacity;
+        let n = if wrapped { usize::MAX } else { len.div_ceil(SPAN) };
+        match (&mut self.slots, &other.slots) {
+            (Slots::F16(to), Slots::F16(from)) => to.copy_from(from, n),
+            (Slots::Q8_0(to), Slots::Q8_0(from)) => to.copy_from(from, n),
+            (Slots::F32(to), Slots::F32(from)) => to.copy_from(from, n),
+            _ => panic!("caches of one type"),
+        }
+        self.len = len;
+        // What is written over there is missing here.
+        self.reached = if wrapped { other.reached } else { len };
+    }
+
     pub(super) fn slots(&self) -> &Slots {
         &self.slots
     }
@@ -146,6 +165,16 @@ impl KvRows {
 impl<U: Unit> Spans<U> {
     fn new(shape: Shape) -> Self {
         Self { shape, slots: Vec::new() }
+    }
+
+    /// Makes the first `n` slots, or all that there are, the same.
+    fn copy_from(&mut self, other: &Self, n: usize) {
+        for (slot, from) in other.slots.iter().take(n).enumerate() {
+            match self.slots.get_mut(slot) {
+                Some(to) => to.copy_from_slice(from),
+                None => self.slots.push(from.clone()),
+            }
+        }
     }
 
     /// Positions of every slot but perhaps the last, and units of a head at one of them.
