@@ -79,9 +79,16 @@ impl Decoder<'_> {
         text
     }
 
+    /// Whether a character waits for its last bytes.
+    pub fn is_within_a_character(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// What is left at the end: U+FFFD if a character is incomplete, otherwise nothing.
-    pub fn finish(self) -> String {
-        String::from_utf8_lossy(&self.pending).into_owned()
+    pub fn finish(&mut self) -> String {
+        let rest = String::from_utf8_lossy(&self.pending).into_owned();
+        self.pending.clear();
+        rest
     }
 }
 

@@ -1,0 +1,217 @@
+//! A place for one sequence: an answer in the making, or what is left of the last one.
+
+use std::time::{Duration, Instant};
+
+use super::handle::Job;
+use super::pick::{Picked, Row};
+use super::text::{Shown, Text};
+use super::{Done, EngineError, Event, Finish, Request, Token, TokenLogprobs, Totals};
+use crate::model::{Config, Sequence, StateOptions};
+use crate::tokenizer::{ControlPieces, Tokenizer};
+
+/// Fewer tokens are evaluated as fast as all before them are copied.
+const WORTH_COPYING: usize = 16;
+
+/// A place for one sequence.
+#[derive(Debug)]
+pub(super) struct Slot<'t> {
+    pub sequence: Sequence,
+    /// The tokens of the sequence, and then those that it has yet to evaluate.
+    pub ids: Vec<u32>,
+    pub running: Option<Running<'t>>,
+    /// The pass in which it was last used.
+    pub used: u64,
+}
+
+/// An answer in the making.
+#[derive(Debug)]
+pub(super) struct Running<'t> {
+    pub job: Job,
+    text: Text<'t>,
+    /// Tokens of the answer.
+    generated: usize,
+    /// The most there may be.
+    limit: usize,
+    /// Tokens of the prompt that were in a cache.
+    pub cached: usize,
+    /// Of the prompt.
+    pub logprobs: Vec<TokenLogprobs>,
+    started: Instant,
+    /// When the prompt was read.
+    read: Option<Instant>,
+}
+
+impl<'t> Slot<'t> {
+    pub fn new(config: &Config, options: StateOptions) -> Self {
+        let sequence = Sequence::new(config, options);
+        Self { sequence, ids: Vec::new(), running: None, used: 0 }
+    }
+
+    /// The tokens whose keys and values are there.
+    pub fn evaluated(&self) -> &[u32] {
+        &self.ids[..self.sequence.len()]
+    }
+
+    /// How many tokens it has yet to evaluate.
+    pub fn missing(&self) -> usize {
+        self.ids.len() - self.sequence.len()
+    }
+
+    /// How many of the first tokens of `ids` it has and could go on from, less the last of them, whose
+    /// logits are wanted.
+    pub fn shares(&self, ids: &[u32]) -> usize {
+        let common = self.evaluated().iter().zip(ids).take_while(|(a, b)| a == b).count();
+        self.sequence.keeps(common.min(ids.len().saturating_sub(1)))
+    }
+
+    /// Whether it has a prompt to read.
+    pub fn is_reading(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| !running.answering())
+    }
+
+    /// Whether it has a prompt to read that need not be evaluated as a whole.
+    pub fn can_borrow(&self) -> bool {
+        let borrows = |running: &Running<'_>| !running.job.request.prompt_logprobs;
+        self.is_reading() && self.running.as_ref().is_some_and(borrows)
+    }
+
+    /// Begins with a request.
+    pub fn begin(&mut self, job: Job, tokenizer: &'t Tokenizer) {
+        let whole = job.request.prompt_logprobs;
+        let cached = if whole { 0 } else { self.shares(&job.request.prompt) };
+        let cached = self.sequence.truncate(cached);
+        self.ids.clone_from(&job.request.prompt);
+        let room = self.sequence.options().n_ctx - self.ids.len();
+        let limit = job.request.max_tokens.map_or(room, |max| max.min(room));
+        let decoder = tokenizer.stream(ControlPieces::Omit);
+        let text = Text::new(decoder, job.request.stop.clone());
+        let (logprobs, started) = (Vec::new(), Instant::now());
+        let generated = 0;
+        self.running =
+            Some(Running { job, text, generated, limit, cached, logprobs, started, read: None });
+    }
+
+    /// Takes over what `other` has of the prompt, if that is so much more that it is faster.
+    pub fn borrow_from(&mut self, other: &Self) {
+        let shared = other.shares(&self.ids);
+        if shared >= self.sequence.len() + WORTH_COPYING {
+            let before = self.sequence.len();
+            let now = self.sequence.copy_from(&other.sequence, shared);
+            if let Some(running) = &mut self.running {
+                running.cached += now - before;
+            }
+        }
+    }
+
+    /// Goes on with what comes after a row.
+    pub fn take(&mut self, row: &Row, picked: Picked, stop_ids: &[u32], totals: &mut Totals) {
+        let Some(running) = &mut self.running else { return };
+        if let (Some(_), Ok(token)) = (row.next, &picked) {
+            running.logprobs.extend(token.logprobs.clone());
+            return;
+        }
+        if !running.answering() {
+            totals.prompt_tokens += running.job.request.prompt.len() as u64;
+            totals.cached_tokens += running.cached as u64;
+            running.prompt_read();
+        }
+        let finish = match picked {
+            // The prompt was all that was asked for.
+            Ok(_) if running.limit == 0 => Ok(Some(Finish::Length)),
+            Ok(token) => {
+                totals.generated_tokens += 1;
+                let id = token.id;
+                let finish = running.push(token, stop_ids);
+                if finish.is_none() {
+                    self.ids.push(id);
+                }
+                Ok(finish)
+            }
+            Err(error) => Err(error),
+        };
+        match finish {
+            Ok(None) => return,
+            Ok(Some(Finish::Stop)) => totals.finished_stop += 1,
+            Ok(Some(Finish::Length)) => totals.finished_length += 1,
+            Err(_) => totals.failed += 1,
+        }
+        match (self.end(), finish) {
+            (Some(running), Ok(Some(finish))) => running.done(finish),
+            (Some(running), Err(error)) => running.failed(error),
+            _ => {}
+        }
+    }
+
+    /// Ends the work, whatever came of it.
+    pub fn end(&mut self) -> Option<Running<'t>> {
+        self.ids.truncate(self.sequence.len());
+        self.running.take()
+    }
+}
+
+impl Running<'_> {
+    /// Whether the prompt was read.
+    fn answering(&self) -> bool {
+        self.read.is_some()
+    }
+
+    /// Whether somebody waits for the answer.
+    pub fn is_wanted(&self) -> bool {
+        !self.job.events.is_closed()
+    }
+
+    /// Tells that the prompt was read.
+    fn prompt_read(&mut self) {
+        self.read = Some(Instant::now());
+        let logprobs = std::mem::take(&mut self.logprobs);
+        self.send(Event::Prompt { cached: self.cached, logprobs });
+    }
+
+    /// Goes on with a token; gives how the answer ends if it does.
+    fn push(&mut self, token: Token, stop_ids: &[u32]) -> Option<Finish> {
+        self.generated += 1;
+        let Request { constraint, ignore_eos, .. } = &self.job.request;
+        if stop_ids.contains(&token.id) && (!ignore_eos || constraint.is_some()) {
+            return Some(Finish::Stop);
+        }
+        let whole = constraint.as_ref().is_some_and(|constraint| constraint.is_complete());
+        let (shown, stopped) = self.text.push(token);
+        self.show(shown);
+        match (stopped || whole, self.generated == self.limit) {
+            (true, _) => Some(Finish::Stop),
+            (false, true) => Some(Finish::Length),
+            (false, false) => None,
+        }
+    }
+
+    fn show(&self, Shown { text, tokens }: Shown) {
+        if !text.is_empty() || !tokens.is_empty() {
+            self.send(Event::Text { text, tokens });
+        }
+    }
+
+    /// Tells that the answer is whole.
+    pub fn done(mut self, finish: Finish) {
+        let rest = self.text.finish();
+        self.show(rest);
+        let read = self.read.unwrap_or(self.started);
+        let done = Done {
+            finish,
+            tokens: self.generated,
+            queued: self.started - self.job.arrived,
+            prompt_time: read - self.started,
+            decode_time: self.read.map_or(Duration::ZERO, |read| read.elapsed()),
+        };
+        self.send(Event::Done(done));
+    }
+
+    /// Tells that there will be no answer.
+    pub fn failed(self, error: EngineError) {
+        self.send(Event::Failed(error));
+    }
+
+    fn send(&self, event: Event) {
+        // Whoever does not wait any more is found before the next pass.
+        let _ = self.job.events.send(event);
+    }
+}
