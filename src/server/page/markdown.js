@@ -1,0 +1,145 @@
+// An answer on the page. `update` may be called with a growing text as often as it comes: what stands
+// finished is left as it is, and only what may still change is made anew.
+
+import { blocksOf } from './blocks.js';
+import { copyText } from './clipboard.js';
+import { appendInline } from './inline.js';
+
+export class Markdown {
+  /** @param {Element} root that holds nothing else */
+  constructor(root) {
+    this.root = root;
+    this.text = '';
+    /** All before this offset of the text is on the page for good. */
+    this.settled = 0;
+    /** The elements after it, and the blocks that they show. */
+    this.open = [];
+  }
+
+  update(text) {
+    if (text === this.text) return;
+    if (!text.startsWith(this.text)) this.clear();
+    this.text = text;
+    const tail = text.slice(this.settled);
+    const blocks = blocksOf(tail);
+    // A block is finished when another has begun with a whole line: half a line may yet become anything.
+    const whole = tail.lastIndexOf('\n') + 1;
+    const last = blocks.findLastIndex((block) => block.start < whole);
+    this.show(blocks);
+    if (last > 0) {
+      this.open.splice(0, last);
+      const shift = blocks[last].start;
+      this.settled += shift;
+    }
+  }
+
+  clear() {
+    this.root.replaceChildren();
+    this.settled = 0;
+    this.open = [];
+  }
+
+  show(blocks) {
+    blocks.forEach((block, index) => {
+      const shown = this.open[index];
+      if (shown && grown(shown, block)) return;
+      const made = { block, node: build(block) };
+      if (shown) shown.node.replaceWith(made.node);
+      else this.root.append(made.node);
+      this.open[index] = made;
+    });
+    for (const { node } of this.open.splice(blocks.length)) node.remove();
+  }
+}
+
+/** Whether the element shows the block already, or does after some code was added to it. */
+function grown(shown, block) {
+  const before = shown.block;
+  if (block.kind === 'paragraph' && before.kind === 'paragraph' && block.text === before.text) return true;
+  if (block.kind !== 'code' || before.kind !== 'code' || before.language !== block.language) return false;
+  if (!block.text.startsWith(before.text)) return false;
+  shown.node.querySelector('code').firstChild.appendData(block.text.slice(before.text.length));
+  shown.block = block;
+  return true;
+}
+
+function build(block) {
+  switch (block.kind) {
+    case 'heading': return withText(`h${Math.min(block.level + 2, 6)}`, block.text);
+    case 'code': return code(block);
+    case 'rule': return document.createElement('hr');
+    case 'quote': return within('blockquote', block.blocks);
+    case 'list': return list(block);
+    case 'table': return table(block);
+    default: return withText('p', block.text);
+  }
+}
+
+function withText(name, text) {
+  const made = document.createElement(name);
+  appendInline(made, text);
+  return made;
+}
+
+function within(name, blocks) {
+  const made = document.createElement(name);
+  made.append(...blocks.map(build));
+  return made;
+}
+
+function list({ ordered, first, items }) {
+  const made = document.createElement(ordered ? 'ol' : 'ul');
+  if (ordered && first !== 1) made.start = first;
+  made.append(...items.map((blocks) => within('li', blocks)));
+  return made;
+}
+
+function table({ head, align, rows }) {
+  const row = (name, texts) => {
+    const made = document.createElement('tr');
+    made.append(...texts.map((text, column) => {
+      const cell = withText(name, text);
+      if (align[column] !== 'left') cell.className = align[column];
+      return cell;
+    }));
+    return made;
+  };
+  const made = document.createElement('table');
+  made.createTHead().append(row('th', head));
+  made.createTBody().append(...rows.map((texts) => row('td', texts)));
+  return scrollable(made, 'Table', 'table');
+}
+
+function code({ language, text }) {
+  const figure = document.createElement('figure');
+  figure.className = 'code';
+  const caption = document.createElement('figcaption');
+  const name = document.createElement('span');
+  name.textContent = language || 'code';
+  const copy = document.createElement('button');
+  copy.type = 'button';
+  copy.textContent = 'Copy';
+  copy.setAttribute('aria-label', 'Copy the code');
+  const body = document.createElement('code');
+  body.append(document.createTextNode(text));
+  copy.addEventListener('click', async () => {
+    copy.textContent = (await copyText(body.textContent)) ? 'Copied' : 'Not copied';
+    setTimeout(() => { copy.textContent = 'Copy'; }, 2000);
+  });
+  caption.append(name, copy);
+  const pre = document.createElement('pre');
+  pre.append(body);
+  figure.append(caption, scrollable(pre, language ? `Code, ${language}` : 'Code', 'pre'));
+  return figure;
+}
+
+/** A part that scrolls sideways has to be reached by keyboard. */
+function scrollable(content, label, name) {
+  const box = document.createElement('div');
+  box.className = `scroll ${name}`;
+  box.tabIndex = 0;
+  box.setAttribute('role', 'group');
+  box.setAttribute('aria-label', label);
+  box.append(content);
+  return box;
+}

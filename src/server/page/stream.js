@@ -1,0 +1,110 @@
+// The server's API: which model it has, and answers as they come.
+
+/** An answer that was refused, or that cannot go on. `status` is HTTP's, 0 if there was none. */
+export class ServerError extends Error {
+  constructor(message, status = 0) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** The connection ended before the answer did. */
+export class BrokenConnection extends Error {}
+
+/** The first model of the server: `{id, context}`, with `context` in tokens or `null`. */
+export async function model(key) {
+  const response = await request('v1/models', { headers: headers(key) });
+  const first = (await response.json().catch(() => null))?.data?.[0];
+  if (typeof first?.id !== 'string') throw new ServerError('The server names no model.');
+  const context = first.meta?.n_ctx;
+  return { id: first.id, context: Number.isFinite(context) ? context : null };
+}
+
+/**
+ * Asks for an answer and yields its pieces: `{text}`, `{finish}`, `{usage, timings}`, in the order in which
+ * they come. Aborting `signal` ends it with an `AbortError` and frees the server's slot.
+ */
+export async function* answer(body, key, signal) {
+  const response = await request('v1/chat/completions', {
+    method: 'POST',
+    headers: { ...headers(key), 'content-type': 'application/json' },
+    body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
+    signal,
+  });
+  let finished = false;
+  try {
+    for await (const data of events(response.body)) {
+      if (data === '[DONE]') return;
+      const chunk = parsed(data);
+      if (chunk.error) throw new ServerError(wording(chunk.error), chunk.error.code);
+      const choice = chunk.choices?.[0];
+      if (choice?.delta?.content) yield { text: choice.delta.content };
+      if (choice?.finish_reason) {
+        finished = true;
+        yield { finish: choice.finish_reason };
+      }
+      if (chunk.usage) yield { usage: chunk.usage, timings: chunk.timings ?? null };
+    }
+  } catch (error) {
+    if (error instanceof ServerError || error.name === 'AbortError') throw error;
+    throw new BrokenConnection(error.message);
+  }
+  // Some servers send no [DONE]; one that has told its reason to finish has finished.
+  if (!finished) throw new BrokenConnection('the stream ended early');
+}
+
+/** The `data` of each server-sent event. What is cut off at the end is no event. */
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = '';
+  let data = [];
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const lines = (rest + value).split('\n');
+      rest = lines.pop();
+      for (const ended of lines) {
+        const line = ended.endsWith('\r') ? ended.slice(0, -1) : ended;
+        if (line === '') {
+          if (data.length > 0) yield data.join('\n');
+          data = [];
+        } else if (line.startsWith('data:')) {
+          data.push(line.slice(line[5] === ' ' ? 6 : 5));
+        }
+      }
+    }
+  } finally {
+    // Who stops listening closes the connection.
+    reader.cancel().catch(() => {});
+  }
+}
+
+function parsed(data) {
+  try {
+    return JSON.parse(data) ?? {};
+  } catch {
+    throw new ServerError('The server sent what is no JSON.');
+  }
+}
+
+function headers(key) {
+  return key ? { authorization: `Bearer ${key}` } : {};
+}
+
+async function request(path, options) {
+  let response;
+  try {
+    response = await fetch(path, { cache: 'no-store', ...options });
+  } catch (error) {
+    if (error.name === 'AbortError') throw error;
+    throw new ServerError('The server cannot be reached.');
+  }
+  if (response.ok) return response;
+  const body = await response.json().catch(() => null);
+  throw new ServerError(wording(body?.error) || `The server answered with status ${response.status}.`, response.status);
+}
+
+function wording(error) {
+  return typeof error === 'string' ? error : String(error?.message ?? '');
+}
