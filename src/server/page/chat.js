@@ -28,10 +28,12 @@ let ended = Promise.resolve();
 let saidNotLasting = false;
 let savedAt = 0;
 let drawing = false;
+/** Whether the page is being closed, which ends what it reads before it ends itself. */
+let leaving = false;
 
 const follow = new Follow(byId('log'), byId('to-end'));
 const transcript = new Transcript(byId('messages'), { edit, retry, remove: removeExchange });
-const sidebar = new Sidebar({ open, create: () => show(store.create()), rename, remove, notify });
+const sidebar = new Sidebar({ open, create: () => show(store.create()), rename, remove, imported });
 
 // The conversation in view
 
@@ -138,6 +140,11 @@ function rename(id, title) {
   drawList();
 }
 
+function imported(text) {
+  drawList();
+  notify(text);
+}
+
 async function remove(id) {
   if (answer?.conversation.id === id) {
     answer.discarded = true;
@@ -224,10 +231,10 @@ async function make(made) {
   const { conversation, message } = made;
   const ticking = setInterval(drawSoon, 1000);
   try {
-    if (!model) await connect();
-    const body = settings.requestOf(conversation.messages.slice(0, -1), model?.id);
     let again;
     do {
+      if (!model) await connect();
+      const body = settings.requestOf(conversation.messages.slice(0, -1), model?.id);
       const key = settings.apiKey();
       const status = made.stopped ? 0 : await made.run(body, key, model?.context, came);
       again = status === 401 && (await askKey(wantsKey(key)));
@@ -247,6 +254,7 @@ function came() {
 
 function finish({ conversation, message, discarded }) {
   if (discarded) return;
+  if (leaving && message.state === 'broken') message.state = 'unfinished';
   keep(conversation);
   transcript.update(message, null);
   follow.grown();
@@ -341,6 +349,11 @@ function wire() {
     drawList();
   });
   document.addEventListener('visibilitychange', refresh);
+  window.addEventListener('beforeunload', () => {
+    leaving = true;
+    // The page may be left for a link that only downloads.
+    setTimeout(() => { leaving = false; }, 3000);
+  });
   window.addEventListener('pagehide', () => {
     if (answer && !answer.discarded) keep(answer.conversation);
   });

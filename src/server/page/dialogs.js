@@ -17,7 +17,7 @@ function ask(id, answer) {
       dialog.close();
     };
     const leave = (event) => {
-      if (event.target === dialog || event.target.closest('[data-close]')) dialog.close();
+      if (event.target.closest('[data-close]')) dialog.close();
     };
     form.addEventListener('submit', submit);
     dialog.addEventListener('click', leave);

@@ -12,6 +12,8 @@ export class Markdown {
     this.text = '';
     /** All before this offset of the text is on the page for good. */
     this.settled = 0;
+    /** The level of the last heading before it. A message's own is 2. */
+    this.level = 2;
     /** The elements after it, and the blocks that they show. */
     this.open = [];
   }
@@ -25,9 +27,10 @@ export class Markdown {
     // A block is finished when another has begun with a whole line: half a line may yet become anything.
     const whole = tail.lastIndexOf('\n') + 1;
     const last = blocks.findLastIndex((block) => block.start < whole);
+    rank(blocks, this.level);
     this.show(blocks);
     if (last > 0) {
-      this.open.splice(0, last);
+      for (const { block } of this.open.splice(0, last)) this.level = block.rank ?? this.level;
       const shift = blocks[last].start;
       this.settled += shift;
     }
@@ -36,6 +39,7 @@ export class Markdown {
   clear() {
     this.root.replaceChildren();
     this.settled = 0;
+    this.level = 2;
     this.open = [];
   }
 
@@ -52,6 +56,14 @@ export class Markdown {
   }
 }
 
+/** Gives headings levels that leave none out, whichever marks a model begins with. */
+function rank(blocks, before) {
+  let last = before;
+  for (const block of blocks) {
+    if (block.kind === 'heading') block.rank = last = Math.min(block.level + 2, last + 1, 6);
+  }
+}
+
 /** Whether the element shows the block already, or does after some code was added to it. */
 function grown(shown, block) {
   const before = shown.block;
@@ -65,7 +77,7 @@ function grown(shown, block) {
 
 function build(block) {
   switch (block.kind) {
-    case 'heading': return withText(`h${Math.min(block.level + 2, 6)}`, block.text);
+    case 'heading': return heading(block);
     case 'code': return code(block);
     case 'rule': return document.createElement('hr');
     case 'quote': return within('blockquote', block.blocks);
@@ -73,6 +85,13 @@ function build(block) {
     case 'table': return table(block);
     default: return withText('p', block.text);
   }
+}
+
+/** One within a list or a quotation has no rank among the others. */
+function heading({ level, rank: place, text }) {
+  const made = withText(place ? `h${place}` : 'p', text);
+  made.className = `heading level-${level}`;
+  return made;
 }
 
 function withText(name, text) {

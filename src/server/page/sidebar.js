@@ -10,7 +10,7 @@ const narrow = window.matchMedia('(max-width: 800px)');
 export class Sidebar {
   #actions;
 
-  /** `actions`: `open(id)`, `create()`, `rename(id, name)`, `remove(id)` and `notify(text)`. */
+  /** `actions`: `open(id)`, `create()`, `rename(id, name)`, `remove(id)`, `imported(text)`, what came of it. */
   constructor(actions) {
     this.#actions = actions;
     byId('new-chat').addEventListener('click', () => {
@@ -20,9 +20,10 @@ export class Sidebar {
     byId('open-sidebar').addEventListener('click', () => this.#openNarrow());
     byId('close-sidebar').addEventListener('click', () => this.close());
     byId('scrim').addEventListener('click', () => this.close());
-    byId('sidebar').addEventListener('keydown', (event) => {
-      if (event.key !== 'Escape' || !this.#isOpen) return;
-      event.stopPropagation();
+    document.addEventListener('keydown', (event) => {
+      if (event.key !== 'Escape' || !this.#isOpen || document.querySelector('dialog[open]')) return;
+      // Escape does one thing at a time.
+      event.stopImmediatePropagation();
       this.close();
     });
     narrow.addEventListener('change', () => this.close());
@@ -102,9 +103,9 @@ export class Sidebar {
       if (counts.known) parts.push(`${counts.known} here already`);
       if (counts.refused) parts.push(`${counts.refused} not understood`);
       if (!counts.lasting) parts.push('the storage is full, so that some are gone when the page is closed');
-      this.#actions.notify(`${parts.join(', ')}.`);
+      this.#actions.imported(`${parts.join(', ')}.`);
     } catch (error) {
-      this.#actions.notify(error.message);
+      this.#actions.imported(error.message);
     }
   }
 

@@ -8,7 +8,7 @@ import { Markdown } from './markdown.js';
 const NOTES = {
   stopped: 'Stopped.',
   broken: 'The connection broke before the answer was whole. What came is kept.',
-  unfinished: 'The page was closed before the answer was whole.',
+  unfinished: 'This answer is not whole: it is being made in another tab, or the page was closed before.',
 };
 
 export class Transcript {

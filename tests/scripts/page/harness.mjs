@@ -1,0 +1,127 @@
+// A browser to drive the page with, and what every check needs.
+
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdtempSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { delimiter, join } from 'node:path';
+
+const FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+  '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+
+/** A package out of NODE_PATH, or else installed beside nothing of the project's. */
+export function packages(...names) {
+  const given = (process.env.NODE_PATH ?? '').split(delimiter).filter(Boolean);
+  const holds = (folder) => names.every((name) => existsSync(join(folder, name)));
+  let folder = given.find(holds);
+  if (!folder) {
+    const place = mkdtempSync(join(tmpdir(), 'lapidary-page-'));
+    execFileSync('npm', ['install', '--silent', '--no-save', '--prefix', place, ...names], { stdio: 'inherit' });
+    folder = join(place, 'node_modules');
+  }
+  const require = createRequire(join(folder, 'none.js'));
+  return names.map((name) => ({ exports: require(name), path: require.resolve(name) }));
+}
+
+/** A browser with a profile of its own, which is thrown away. */
+export function launch(playwright) {
+  const browsers = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
+  const executablePath = browsers.find((path) => path && existsSync(path));
+  if (!executablePath) throw new Error('there is no Chromium: install it, or name it in CHROMIUM');
+  return playwright.chromium.launch({ executablePath, args: FLAGS });
+}
+
+/** Runs checks one after the other, each in a browser context of its own, and counts what failed. */
+export class Checks {
+  failed = 0;
+  passed = 0;
+
+  /** Only checks whose names have `only` in them are made. */
+  constructor(browser, url, only = '') {
+    this.browser = browser;
+    this.url = url;
+    this.only = only;
+  }
+
+  /** `body(chat, page, context)`; `options` are those of a browser context, and `init`, a script that runs before the page's. */
+  async check(name, body, { init, ...options } = {}) {
+    if (!name.includes(this.only)) return;
+    const context = await this.browser.newContext({ viewport: { width: 1200, height: 800 }, ...options });
+    context.setDefaultTimeout(15_000);
+    if (init) await context.addInitScript(init);
+    const complaints = [];
+    const watch = (page) => {
+      page.on('pageerror', (error) => complaints.push(`error on the page: ${error.message}`));
+      page.on('console', (message) => {
+        // The browser logs each refusal that a check asks for.
+        if (message.type() === 'error' && !/Failed to load resource/.test(message.text())) complaints.push(message.text());
+      });
+      page.on('request', (request) => {
+        if (!request.url().startsWith(this.url) && !/^(data|blob):/.test(request.url())) complaints.push(`asked for ${request.url()}`);
+      });
+    };
+    context.on('page', watch);
+    try {
+      const page = await context.newPage();
+      const chat = new Chat(page, this.url);
+      await chat.open();
+      await body(chat, page, context);
+      if (complaints.length > 0) throw new Error(complaints.join('\n'));
+      this.passed += 1;
+      console.log(`ok      ${name}`);
+    } catch (error) {
+      this.failed += 1;
+      console.log(`FAILED  ${name}\n${error.stack.replace(/^/gm, '        ')}`);
+    } finally {
+      await context.close();
+    }
+  }
+}
+
+/** The page as somebody uses it. */
+export class Chat {
+  constructor(page, url) {
+    this.page = page;
+    this.url = url;
+    this.prompt = page.getByRole('textbox', { name: 'Message', exact: true });
+    this.send = page.getByRole('button', { name: 'Send' });
+    this.stop = page.getByRole('button', { name: 'Stop', exact: true });
+    this.answers = page.locator('article.assistant');
+    this.questions = page.locator('article.user .bubble');
+    this.conversations = page.locator('#conversations li');
+  }
+
+  async open() {
+    await this.page.goto(this.url);
+    await this.prompt.waitFor();
+  }
+
+  /** Sends a message and does not wait. */
+  async say(text) {
+    await this.prompt.fill(text);
+    await this.prompt.press('Enter');
+  }
+
+  /** Sends a message and waits until it is answered. */
+  async ask(text) {
+    const before = await this.answers.count();
+    await this.say(text);
+    await this.answers.nth(before).waitFor();
+    await this.idle();
+  }
+
+  /** Waits until nothing is being answered. */
+  async idle() {
+    await this.page.locator('#send:not([hidden])').waitFor();
+  }
+
+  lastText() {
+    return this.answers.last().locator('.prose').innerText();
+  }
+
+  /** Waits until the answer has so many characters. */
+  async has(characters) {
+    await this.page.waitForFunction(
+      (least) => [...document.querySelectorAll('article.assistant .prose')].at(-1)?.textContent.length >= least, characters);
+  }
+}
