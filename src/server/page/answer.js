@@ -17,6 +17,8 @@ export class Answer {
     this.message = message;
     /** Set when nobody wants to keep it. */
     this.discarded = false;
+    /** What it is to replace. */
+    this.before = null;
   }
 
   /**

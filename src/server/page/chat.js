@@ -4,7 +4,7 @@ import { Answer, contextText } from './answer.js';
 import { askKey, askSettings, confirmed, wireSettings } from './dialogs.js';
 import { Follow } from './follow.js';
 import * as settings from './settings.js';
-import { Sidebar } from './sidebar.js';
+import { Sidebar, wireTheme } from './sidebar.js';
 import { local, session } from './storage.js';
 import * as store from './store.js';
 import { model as askModel } from './stream.js';
@@ -42,7 +42,13 @@ function show(conversation) {
   session.set(CURRENT, current.id);
   draw();
   follow.toEnd();
-  if (window.matchMedia('(pointer: fine)').matches) prompt.focus();
+  focusPrompt();
+}
+
+/** To the message box, or where that would bring up a keyboard over half of the page, to the text. */
+function focusPrompt() {
+  const fine = window.matchMedia('(pointer: fine)').matches;
+  (fine ? prompt : byId('log')).focus({ preventScroll: true });
 }
 
 function open(id) {
@@ -78,7 +84,8 @@ function drawState() {
   const elsewhere = answer && answer.conversation !== current ? 'In another conversation: ' : '';
   byId('live').textContent = answer ? elsewhere + answer.progress : '';
   byId('keys').hidden = answer !== null;
-  const figures = current.messages.findLast(({ role }) => role === 'assistant')?.figures;
+  // An answer of which nothing came has used nothing.
+  const figures = current.messages.findLast(({ role, content }) => role === 'assistant' && content)?.figures;
   const known = figures?.used !== undefined;
   byId('context').hidden = !known;
   if (!known) return;
@@ -194,7 +201,7 @@ async function retry(message) {
   if (follows && !(await confirmed('Answer again?', 'What follows this answer will be deleted.', 'Answer again'))) return;
   if (!(await free(message))) return;
   current.messages.length = current.messages.indexOf(message);
-  begin();
+  begin(message);
 }
 
 async function removeExchange(message) {
@@ -208,21 +215,23 @@ async function removeExchange(message) {
   if (current.messages.length === 0 && !current.named) show(store.create());
   else draw();
   announce('Message deleted.');
-  prompt.focus();
+  focusPrompt();
 }
 
 // Answers
 
-function begin() {
+/** Has the last question answered. `before` is the answer that it had. */
+function begin(before = null) {
   const message = { role: 'assistant', content: '', state: 'unfinished' };
   const conversation = current;
   conversation.messages.push(message);
   conversation.updated = Date.now();
   answer = new Answer(conversation, message);
+  answer.before = before;
   keep(conversation);
   draw();
   follow.toEnd();
-  prompt.focus();
+  focusPrompt();
   announce('The model is answering.');
   ended = make(answer);
 }
@@ -252,9 +261,11 @@ function came() {
   drawSoon();
 }
 
-function finish({ conversation, message, discarded }) {
+function finish({ conversation, message, before, discarded }) {
   if (discarded) return;
   if (leaving && message.state === 'broken') message.state = 'unfinished';
+  const none = message.content === '' && message.state !== 'whole';
+  if (none && before?.content) return restore(conversation, message, before);
   keep(conversation);
   transcript.update(message, null);
   follow.grown();
@@ -264,6 +275,14 @@ function finish({ conversation, message, discarded }) {
   const said = transcript.textOf(message).slice(0, READ_ALOUD);
   const ends = { stopped: 'Stopped.', broken: 'The connection broke.', failed: message.problem };
   announce([said && `Answer: ${said}`, ends[message.state]].filter(Boolean).join(' '));
+}
+
+/** Puts an answer back in place of one of which nothing came. */
+function restore(conversation, message, before) {
+  conversation.messages.splice(conversation.messages.indexOf(message), 1, before);
+  keep(conversation);
+  draw();
+  notify(`${message.problem ?? 'Nothing came.'} The answer that was there is kept.`);
 }
 
 async function stop() {
@@ -329,14 +348,14 @@ function wire() {
   });
   byId('stop').addEventListener('click', async () => {
     await stop();
-    prompt.focus();
+    focusPrompt();
   });
   document.addEventListener('keydown', (event) => {
     if (event.key === 'Escape' && !event.isComposing && !document.querySelector('dialog[open]')) stop();
   });
   byId('close-notice').addEventListener('click', () => {
     byId('notice').hidden = true;
-    prompt.focus();
+    focusPrompt();
   });
   byId('open-settings').addEventListener('click', async () => {
     const values = await askSettings();
@@ -362,22 +381,6 @@ function wire() {
 function notifyUnlessKept(kept) {
   if (!kept) notify('The browser keeps nothing for this page: the settings hold until it is closed.');
   else announce('Settings saved.');
-}
-
-function wireTheme() {
-  const { name, show: showTheme } = window.lapidaryTheme;
-  const choose = (theme) => {
-    for (const input of document.querySelectorAll('#theme input')) input.checked = input.value === theme;
-    showTheme(theme);
-  };
-  choose(local.get(name) ?? '');
-  byId('theme').addEventListener('change', ({ target }) => {
-    local.set(name, target.value);
-    showTheme(target.value);
-  });
-  window.addEventListener('storage', ({ key, newValue }) => {
-    if (key === name) choose(newValue ?? '');
-  });
 }
 
 wire();

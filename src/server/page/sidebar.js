@@ -1,7 +1,8 @@
-// The list of conversations, and what can be done with them.
+// The list of conversations, what can be done with them, and the switch below it.
 
 import { askName, confirmed } from './dialogs.js';
 import { iconButton } from './icons.js';
+import { local } from './storage.js';
 import * as store from './store.js';
 
 const byId = (id) => document.getElementById(id);
@@ -130,4 +131,21 @@ export class Sidebar {
     byId('page').inert = false;
     byId('open-sidebar').focus();
   }
+}
+
+/** The switch between light and dark, which theme.js puts into effect. */
+export function wireTheme() {
+  const { name, show: showTheme } = window.lapidaryTheme;
+  const choose = (theme) => {
+    for (const input of document.querySelectorAll('#theme input')) input.checked = input.value === theme;
+    showTheme(theme);
+  };
+  choose(local.get(name) ?? '');
+  byId('theme').addEventListener('change', ({ target }) => {
+    local.set(name, target.value);
+    showTheme(target.value);
+  });
+  window.addEventListener('storage', ({ key, newValue }) => {
+    if (key === name) choose(newValue ?? '');
+  });
 }

@@ -85,8 +85,7 @@ export class Transcript {
     tools.className = 'tools';
     const figures = document.createElement('span');
     figures.className = 'figures';
-    const copy = copyButton(() => message.content, 'Copy this answer');
-    tools.append(copy, iconButton('retry', 'Answer again', () => this.#actions.retry(message)), figures);
+    tools.append(copyButton(() => message.content, 'Copy this answer'), iconButton('retry', 'Answer again', () => this.#actions.retry(message)), figures);
     article.append(prose, waiting, note, tools);
 
     const draw = (now) => {
@@ -94,10 +93,10 @@ export class Transcript {
       markdown.update(message.content);
       article.setAttribute('aria-busy', String(working));
       prose.hidden = message.content === '';
-      waiting.hidden = !working || message.content !== '';
-      tools.hidden = working;
-      copy.hidden = message.content === '';
       this.#note(note, message, working);
+      waiting.hidden = !working || message.content !== '';
+      // Without a text there is only to retry, and the note has a button for that.
+      tools.hidden = working || (message.content === '' && !note.hidden);
       figures.textContent = message.figures ? figuresText(message.figures) : '';
     };
     this.#answers.set(message, draw);
@@ -113,7 +112,7 @@ export class Transcript {
     if (note.dataset.text === text) return;
     note.dataset.text = text;
     note.textContent = text;
-    if (!text || message.state === 'whole' || message.state === 'stopped') return;
+    if (!text || message.state === 'whole' || (message.state === 'stopped' && message.content)) return;
     const retry = document.createElement('button');
     retry.type = 'button';
     retry.className = 'plain';

@@ -21,7 +21,7 @@ export async function checkAccess(checks, axePath, mock) {
         if (mock) mock.answer = () => ({ pieces: [SAMPLE] });
         await page.emulateMedia({ reducedMotion: 'reduce' });
         await page.getByRole('button', { name: 'Settings' }).click();
-        await page.getByLabel('Most tokens').fill('20');
+        await page.getByLabel('Max tokens').fill('20');
         await audit(page, 'settings');
         await page.getByRole('button', { name: 'Save' }).click();
         await audit(page, 'welcome');
@@ -38,6 +38,21 @@ export async function checkAccess(checks, axePath, mock) {
     }
   }
 
+  await checks.check('nothing moves for who wants that', async (chat, page) => {
+    if (mock) mock.answer = () => ({ pieces: ['late'], delay: 300 });
+    const moving = () => page.evaluate(() => document.getAnimations().length);
+    await chat.say('Wait');
+    await page.locator('.waiting:not([hidden])').waitFor();
+    assert.equal(await moving(), 0);
+    if (mock) {
+      await chat.idle();
+      await page.emulateMedia({ reducedMotion: 'no-preference' });
+      await chat.say('Wait');
+      await page.locator('.waiting:not([hidden])').waitFor();
+      assert.ok((await moving()) > 0);
+    }
+  }, { reducedMotion: 'reduce' });
+
   await checks.check('a screen reader hears the whole answer, once', async (chat, page) => {
     if (mock) mock.answer = () => ({ pieces: Array.from({ length: 40 }, (_, index) => `part${index} `), delay: 10 });
     await page.evaluate(() => {
@@ -46,7 +61,7 @@ export async function checkAccess(checks, axePath, mock) {
         .observe(document.getElementById('announce'), { childList: true, subtree: true, characterData: true });
     });
     await page.getByRole('button', { name: 'Settings' }).click();
-    await page.getByLabel('Most tokens').fill('30');
+    await page.getByLabel('Max tokens').fill('30');
     await page.getByRole('button', { name: 'Save' }).click();
     await chat.ask('Talk');
     const heard = await page.evaluate(() => window.heard);

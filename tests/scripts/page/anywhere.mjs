@@ -8,7 +8,7 @@ import { join } from 'node:path';
 /** Sets the most tokens of an answer, in the settings dialog. */
 async function limitTokens(page, tokens) {
   await page.getByRole('button', { name: 'Settings' }).click();
-  await page.getByLabel('Most tokens').fill(String(tokens));
+  await page.getByLabel('Max tokens').fill(String(tokens));
   await page.getByRole('button', { name: 'Save' }).click();
 }
 

@@ -13,7 +13,7 @@ const CONTEXT = 8192;
 
 /**
  * `mock.answer(body)` says what comes next: `{pieces, delay, breakAfter, status, error, finish}`, with `pieces`
- * texts, `delay` milliseconds between them, `breakAfter` the piece after which the connection is cut.
+ * texts, `delay` milliseconds before each, `breakAfter` the piece after which the connection is cut.
  */
 export async function startMock() {
   const mock = { requests: [], aborted: 0, key: null, answer: echo };
@@ -86,10 +86,10 @@ async function complete(mock, request, response) {
   const started = performance.now();
   chunk({ role: 'assistant', content: '' });
   for (const [index, piece] of pieces.entries()) {
+    if (delay) await sleep(delay);
     if (closed) return;
     if (index === breakAfter) return response.destroy();
     chunk({ content: piece });
-    if (delay) await sleep(delay);
   }
   if (midway) {
     event({ error: { message: midway, code: 500 } });

@@ -78,7 +78,7 @@ export async function checkScripted(checks, mock) {
     });
     await page.getByRole('button', { name: 'Settings' }).click();
     await dialog.getByLabel('System message').fill('Be brief.');
-    for (const [name, value] of [['Temperature', '0.5'], ['Top p', '0.9'], ['Top k', '40'], ['Min p', '0.05'], ['Most tokens', '64'], ['Seed', '0']]) {
+    for (const [name, value] of [['Temperature', '0.5'], ['Top p', '0.9'], ['Top k', '40'], ['Min p', '0.05'], ['Max tokens', '64'], ['Seed', '0']]) {
       await dialog.getByLabel(name).fill(value);
     }
     await dialog.getByRole('button', { name: 'Save' }).click();
@@ -135,6 +135,12 @@ export async function checkScripted(checks, mock) {
     await page.getByRole('button', { name: 'Retry' }).click();
     await page.getByText('You said: hello').first().waitFor();
     await chat.idle();
+    // A good answer is not given away for a refusal.
+    mock.answer = () => ({ status: 429, error: '4 requests are waiting already' });
+    await page.getByRole('button', { name: 'Answer again' }).click();
+    await page.getByText('The answer that was there is kept.').first().waitFor();
+    await page.reload();
+    assert.equal(await chat.lastText(), 'You said: hello');
   });
 
   await check('a server that wants a key', async (chat, page) => {
