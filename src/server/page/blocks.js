@@ -123,7 +123,8 @@ function list(reader, depth) {
   while (!reader.done) {
     const item = ITEM.exec(reader.line);
     if (!item || (item[3] !== undefined) !== ordered || RULE.test(reader.line)) break;
-    items.push(blocksOf(itemText(reader, item), depth + 1));
+    const text = itemText(reader, item);
+    items.push({ text, blocks: blocksOf(text, depth + 1) });
   }
   return { kind: 'list', ordered, first: ordered ? Number(first[3]) : 1, items };
 }

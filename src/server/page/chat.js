@@ -48,7 +48,7 @@ function show(conversation) {
 /** To the message box, or where that would bring up a keyboard over half of the page, to the text. */
 function focusPrompt() {
   const fine = window.matchMedia('(pointer: fine)').matches;
-  (fine ? prompt : byId('log')).focus({ preventScroll: true });
+  (fine ? prompt : byId('messages')).focus({ preventScroll: true });
 }
 
 function open(id) {

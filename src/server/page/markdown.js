@@ -64,14 +64,30 @@ function rank(blocks, before) {
   }
 }
 
-/** Whether the element shows the block already, or does after some code was added to it. */
+/** Whether the element shows the block already, or does after what is new was added to it. */
 function grown(shown, block) {
   const before = shown.block;
-  if (block.kind === 'paragraph' && before.kind === 'paragraph' && block.text === before.text) return true;
-  if (block.kind !== 'code' || before.kind !== 'code' || before.language !== block.language) return false;
-  if (!block.text.startsWith(before.text)) return false;
-  shown.node.querySelector('code').firstChild.appendData(block.text.slice(before.text.length));
-  shown.block = block;
+  if (before.kind !== block.kind) return false;
+  const is = block.kind === 'paragraph' ? before.text === block.text
+    : block.kind === 'code' ? codeGrown(shown.node, before, block)
+    : block.kind === 'list' && listGrown(shown.node, before, block);
+  if (is) shown.block = block;
+  return is;
+}
+
+function codeGrown(node, before, block) {
+  if (before.language !== block.language || !block.text.startsWith(before.text)) return false;
+  node.querySelector('code').firstChild.appendData(block.text.slice(before.text.length));
+  return true;
+}
+
+/** A whole answer may be one list: only the items that have changed are made anew. */
+function listGrown(node, before, { ordered, first, items }) {
+  if (before.ordered !== ordered || before.first !== first) return false;
+  const changed = items.findIndex(({ text }, index) => text !== before.items[index]?.text);
+  if (changed < 0) return before.items.length === items.length;
+  while (node.children.length > changed) node.lastChild.remove();
+  node.append(...items.slice(changed).map(listItem));
   return true;
 }
 
@@ -109,8 +125,12 @@ function within(name, blocks) {
 function list({ ordered, first, items }) {
   const made = document.createElement(ordered ? 'ol' : 'ul');
   if (ordered && first !== 1) made.start = first;
-  made.append(...items.map((blocks) => within('li', blocks)));
+  made.append(...items.map(listItem));
   return made;
+}
+
+function listItem({ blocks }) {
+  return within('li', blocks);
 }
 
 function table({ head, align, rows }) {
