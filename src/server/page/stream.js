@@ -36,7 +36,7 @@ export async function* answer(body, key, signal) {
     for await (const data of events(response.body)) {
       if (data === '[DONE]') return;
       const chunk = parsed(data);
-      if (chunk.error) throw new ServerError(wording(chunk.error), chunk.error.code);
+      if (chunk.error) throw new ServerError(wording(chunk.error));
       const choice = chunk.choices?.[0];
       if (choice?.delta?.content) yield { text: choice.delta.content };
       if (choice?.finish_reason) {

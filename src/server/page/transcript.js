@@ -155,7 +155,7 @@ function editForm(content, follows, done) {
   actions.className = 'actions';
   const hint = document.createElement('span');
   hint.className = 'muted space';
-  hint.textContent = follows ? 'What follows is made anew.' : '';
+  hint.textContent = follows ? 'What follows will be replaced.' : '';
   const cancel = document.createElement('button');
   cancel.type = 'button';
   cancel.className = 'plain';

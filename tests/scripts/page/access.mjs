@@ -38,21 +38,6 @@ export async function checkAccess(checks, axePath, mock) {
     }
   }
 
-  await checks.check('nothing moves for who wants that', async (chat, page) => {
-    if (mock) mock.answer = () => ({ pieces: ['late'], delay: 300 });
-    const moving = () => page.evaluate(() => document.getAnimations().length);
-    await chat.say('Wait');
-    await page.locator('.waiting:not([hidden])').waitFor();
-    assert.equal(await moving(), 0);
-    if (mock) {
-      await chat.idle();
-      await page.emulateMedia({ reducedMotion: 'no-preference' });
-      await chat.say('Wait');
-      await page.locator('.waiting:not([hidden])').waitFor();
-      assert.ok((await moving()) > 0);
-    }
-  }, { reducedMotion: 'reduce' });
-
   await checks.check('a screen reader hears the whole answer, once', async (chat, page) => {
     if (mock) mock.answer = () => ({ pieces: Array.from({ length: 40 }, (_, index) => `part${index} `), delay: 10 });
     await page.evaluate(() => {

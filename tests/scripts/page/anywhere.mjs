@@ -1,7 +1,7 @@
 // Checks that any server passes, whatever its model answers.
 
 import assert from 'node:assert/strict';
-import { readFile, writeFile } from 'node:fs/promises';
+import { readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -83,6 +83,7 @@ export async function checkAnywhere(checks) {
     await writeFile(file, '{"conversations": 1}');
     await page.locator('#import-file').setInputFiles(file);
     await page.getByText('This file has no conversations of Lapidary.').first().waitFor();
+    await rm(file);
   });
 
   await checks.check('settings are kept, and reset', async (chat, page) => {

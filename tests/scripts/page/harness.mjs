@@ -1,7 +1,7 @@
 // A browser to drive the page with, and what every check needs.
 
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
@@ -9,13 +9,14 @@ import { delimiter, join } from 'node:path';
 const FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
   '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
-/** A package out of NODE_PATH, or else installed beside nothing of the project's. */
+/** Packages out of NODE_PATH, or else installed for this run. */
 export function packages(...names) {
   const given = (process.env.NODE_PATH ?? '').split(delimiter).filter(Boolean);
   const holds = (folder) => names.every((name) => existsSync(join(folder, name)));
   let folder = given.find(holds);
   if (!folder) {
     const place = mkdtempSync(join(tmpdir(), 'lapidary-page-'));
+    process.on('exit', () => rmSync(place, { recursive: true, force: true }));
     execFileSync('npm', ['install', '--silent', '--no-save', '--prefix', place, ...names], { stdio: 'inherit' });
     folder = join(place, 'node_modules');
   }

@@ -265,4 +265,36 @@ export async function checkScripted(checks, mock) {
     await chat.stop.click();
     await chat.idle();
   });
+
+  await check('nothing moves for who wants that', async (chat, page) => {
+    mock.answer = () => ({ pieces: ['late'], delay: 300 });
+    const moving = async () => {
+      await chat.say('Wait');
+      await page.locator('.waiting:not([hidden])').waitFor();
+      const count = await page.evaluate(() => document.getAnimations().length);
+      await chat.idle();
+      return count;
+    };
+    assert.equal(await moving(), 0);
+    await page.emulateMedia({ reducedMotion: 'no-preference' });
+    assert.ok((await moving()) > 0);
+  }, { reducedMotion: 'reduce' });
+
+  for (const [where, init] of [['', undefined], [', without a clipboard for scripts', () => Object.defineProperty(navigator, 'clipboard', { value: undefined })]]) {
+    await check(`copying${where}`, async (chat, page) => {
+      mock.answer = () => ({ pieces: ['Say **this**:\n\n```sh\necho "<b>"\n\techo 2\n```\n'] });
+      await chat.ask('code');
+      await page.getByRole('button', { name: 'Copy the code' }).click();
+      await page.getByText('Copied', { exact: true }).waitFor();
+      await chat.prompt.focus();
+      await page.keyboard.press('Control+V');
+      assert.equal(await chat.prompt.inputValue(), 'echo "<b>"\n\techo 2');
+      await chat.prompt.fill('');
+      await page.getByRole('button', { name: 'Copy this answer' }).click();
+      await page.locator('.tools .done').waitFor();
+      await chat.prompt.focus();
+      await page.keyboard.press('Control+V');
+      assert.match(await chat.prompt.inputValue(), /^Say \*\*this\*\*:/);
+    }, { init, permissions: ['clipboard-read', 'clipboard-write'] });
+  }
 }
