@@ -2,6 +2,12 @@
 
 import { answer as stream, BrokenConnection, ServerError } from './stream.js';
 
+/** What refusals mean to who reads the page. The server says the rest. */
+const WORDS = {
+  401: 'The server answers only those who have an API key.',
+  429: 'The server is busy with other answers. Try again in a moment.',
+};
+
 const oneDecimal = new Intl.NumberFormat('en', { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const whole = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
 
@@ -74,7 +80,7 @@ export class Answer {
       message.state = 'broken';
     } else if (error instanceof ServerError) {
       message.state = 'failed';
-      message.problem = error.status === 429 ? 'The server is busy with other answers. Try again in a moment.' : error.message;
+      message.problem = WORDS[error.status] ?? error.message;
       return error.status;
     } else {
       throw error;

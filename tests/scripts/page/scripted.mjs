@@ -150,6 +150,10 @@ export async function checkScripted(checks, mock) {
     await dialog.getByLabel('Key', { exact: true }).waitFor();
     await page.keyboard.press('Escape');
     await chat.say('hello');
+    await dialog.getByLabel('Key', { exact: true }).waitFor();
+    await page.keyboard.press('Escape');
+    await page.getByText('The server answers only those who have an API key.').first().waitFor();
+    await page.getByRole('button', { name: 'Retry' }).click();
     await dialog.getByLabel('Key', { exact: true }).fill('wrong');
     await page.keyboard.press('Enter');
     await dialog.getByText('does not take this key').waitFor();
@@ -204,6 +208,24 @@ export async function checkScripted(checks, mock) {
     await chat.idle();
     await page.getByRole('button', { name: 'long one' }).click();
     assert.match(await chat.lastText(), /word60$/);
+  });
+
+  await check('a conversation that is deleted while it is answered is gone, here and in other tabs', async (chat, page, context) => {
+    mock.answer = words(5000);
+    await chat.say('long one');
+    await chat.has(60);
+    const other = await context.newPage();
+    const second = new chat.constructor(other, chat.url);
+    await second.open();
+    await other.getByRole('button', { name: 'long one' }).click();
+    await page.locator('#conversations').getByRole('button', { name: 'Delete' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+    await chat.idle();
+    await second.questions.first().waitFor({ state: 'detached' });
+    assert.equal(mock.aborted, 1);
+    await page.reload();
+    assert.equal(await chat.conversations.count(), 0);
+    assert.equal(await second.conversations.count(), 0);
   });
 
   await check('a page that is closed midway keeps what came', async (chat, page) => {
