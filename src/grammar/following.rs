@@ -5,7 +5,7 @@ use std::fmt;
 use llguidance::toktrie::{SimpleVob, TokEnv};
 use llguidance::Matcher;
 
-use super::first_line;
+use super::plainly;
 use crate::sampling::{Constraint, ConstraintError};
 
 /// Where an answer stands in its grammar.
@@ -19,7 +19,7 @@ pub(super) struct Following {
 impl Following {
     /// At the beginning.
     pub(super) fn new(matcher: Matcher) -> Result<Self, ConstraintError> {
-        let tokens = matcher.tok_env().map_err(|error| first_line(&error))?;
+        let tokens = matcher.tok_env().map_err(|error| plainly(&error))?;
         Ok(Self { matcher, tokens, ended: false })
     }
 
@@ -33,7 +33,7 @@ impl Following {
         if self.tokens.tok_trie().token(id).is_empty() {
             return Ok(false);
         }
-        let taken = self.matcher.try_consume_tokens(&[id]).map_err(|error| first_line(&error))?;
+        let taken = self.matcher.try_consume_tokens(&[id]).map_err(|error| plainly(&error))?;
         Ok(taken == 1)
     }
 }
@@ -42,7 +42,7 @@ impl Constraint for Following {
     fn mask(&mut self, logits: &mut [f32]) -> Result<(), ConstraintError> {
         let allowed = match self.ended {
             true => self.tokens.tok_trie().eos_token_set(),
-            false => self.matcher.compute_mask_or_eos().map_err(|error| first_line(&error))?,
+            false => self.matcher.compute_mask_or_eos().map_err(|error| plainly(&error))?,
         };
         keep(&allowed, logits);
         Ok(())

@@ -38,7 +38,7 @@ pub struct Grammars {
 }
 
 impl Grammars {
-    /// Indexes the vocabulary, for a second and some tens of megabytes. `stop_ids` are what the model
+    /// Indexes the vocabulary: 2 s and 90 MB for 256,000 pieces. `stop_ids` are what the model
     /// ends its answers with.
     ///
     /// # Errors
@@ -57,7 +57,7 @@ impl Grammars {
         let tokens: TokEnv = Arc::new(ApproximateTokEnv::new(trie.with_eos_tokens(stop_ids)));
         let slices = SlicedBiasComputer::json_slices();
         let mut factory = ParserFactory::new(&tokens, InferenceCapabilities::default(), &slices)
-            .map_err(|error| first_line(&error))?;
+            .map_err(|error| plainly(&error))?;
         factory.quiet();
         *factory.limits_mut() = limits();
         Ok(Self { factory })
@@ -92,9 +92,12 @@ impl Grammars {
             })?;
             let compiled = compiling.join();
             let compiled = compiled.map_err(|_| ConstraintError("the schema failed".into()))?;
-            compiled.map_err(|error| first_line(&error))
+            compiled.map_err(|error| plainly(&error))
         })?;
-        Ok(Box::new(Following::new(Matcher::new(Ok(parser)))?))
+        let mut following = Following::new(Matcher::new(Ok(parser)))?;
+        // A schema that only an endless value fits is found out by this.
+        following.mask(&mut [])?;
+        Ok(Box::new(following))
     }
 }
 
@@ -123,8 +126,21 @@ fn limits() -> ParserLimits {
     }
 }
 
-/// What went wrong, without a trace of the crate's state.
-fn first_line(error: &anyhow::Error) -> ConstraintError {
+/// What went wrong, in one line and without the crate's own words for it.
+fn plainly(error: &anyhow::Error) -> ConstraintError {
+    const MOST: usize = 200;
     let text = error.to_string();
-    ConstraintError(text.lines().next().unwrap_or("no reason given").to_owned())
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.starts_with('<'));
+    let first = lines.next().unwrap_or_default();
+    ConstraintError(match first {
+        "NoExtensionBias" => "nothing that may come next leads to an end".into(),
+        "regex parse error:" => format!("regex parse {}", lines.next_back().unwrap_or_default()),
+        _ if first.starts_with("oneOf constraints are not supported") => {
+            "`oneOf` is supported only where types, texts or required constants tell its schemas \
+             apart; `anyOf` is"
+                .into()
+        }
+        _ if first.starts_with("panic:") => "the grammar failed".into(),
+        _ => first.chars().take(MOST).collect(),
+    })
 }

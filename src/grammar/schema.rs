@@ -23,8 +23,10 @@ const MAX_DEPTH: usize = 64;
 const MAX_PATTERNS: usize = 100;
 /// Schemas of a `oneOf`, each of which is compared with each.
 const MAX_ONE_OF: usize = 100;
-/// Properties of an object that has a least or a largest number of them: it is written out for each.
-const MAX_COUNTED_PROPERTIES: usize = 100;
+/// Properties of an object: where all may be left out, each is a way to go on.
+const MAX_PROPERTIES: usize = 400;
+/// Those of an object that has a least or a largest number of them: it is written out for each.
+const MAX_COUNTED_PROPERTIES: usize = 40;
 
 /// The largest integer that all readers of JSON have exactly (RFC 7493, 2.2).
 const MAX_NUMBER: f64 = 9_007_199_254_740_991.0;
@@ -311,7 +313,12 @@ impl<'s> Writer<'s> {
 
     /// What is wrong, and where.
     fn error(&self, message: &str) -> ConstraintError {
-        ConstraintError(format!("{} in the schema: {message}", self.path.join("/")))
+        const SHOWN: usize = 8;
+        let (hidden, shown) = match self.path.len() {
+            0..=SHOWN => ("", &self.path[..]),
+            steps => ("…/", &self.path[steps - SHOWN..]),
+        };
+        ConstraintError(format!("{hidden}{} in the schema: {message}", shown.join("/")))
     }
 }
 

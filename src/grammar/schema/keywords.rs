@@ -2,7 +2,9 @@
 
 use serde_json::{json, Map, Value};
 
-use super::{shortened, Types, Writer, MAX_COUNTED_PROPERTIES, MAX_NUMBER, MAX_PATTERNS};
+use super::{
+    shortened, Types, Writer, MAX_COUNTED_PROPERTIES, MAX_NUMBER, MAX_PATTERNS, MAX_PROPERTIES,
+};
 use crate::sampling::ConstraintError;
 
 type Keywords = Map<String, Value>;
@@ -76,6 +78,9 @@ impl<'s> Writer<'s> {
     pub(super) fn object(&mut self, map: &'s Keywords, written: &mut Keywords) -> Done {
         let properties = self.map(map, "properties")?;
         let patterns = self.map(map, "patternProperties")?;
+        if properties.len() > MAX_PROPERTIES {
+            return Err(self.error(&format!("more than {MAX_PROPERTIES} properties")));
+        }
         if !properties.is_empty() && !patterns.is_empty() {
             let message = "`patternProperties` beside `properties` is not supported";
             return Err(self.error(message));
