@@ -138,3 +138,74 @@ fn settings_out_of_range_are_refused() {
     let error = Sampler::new(SamplerConfig { top_p: 0.0, ..default() }).unwrap_err();
     assert_eq!(error.to_string(), "top_p is 0, but has to be above 0 and at most 1");
 }
+
+#[test]
+fn presence_and_frequency_count_what_was_picked() {
+    // The likelier falls to 1.5, 1, 0.5 and 0, the other to 0.5 and 0; of equals the first is picked.
+    let config = SamplerConfig { presence_penalty: 1.0, frequency_penalty: 0.5, ..greedy() };
+    let mut both = sampler(config.clone());
+    let picked: Vec<u32> = (0..6).map(|_| both.sample(&mut [3.0, 2.0, 0.1], &[])).collect();
+    assert_eq!(picked, [0, 1, 0, 0, 0, 1]);
+    let mut logits = [3.0, 2.0, 0.1];
+    both.sample(&mut logits, &[]);
+    assert_eq!(logits, [3.0 - 1.0 - 2.0, 2.0 - 1.0 - 1.0, 0.1]);
+    // What stands in the text before the answer does not count.
+    assert_eq!(sampler(config).sample(&mut [3.0, 2.0], &[0, 0, 0]), 0);
+}
+
+#[test]
+fn presence_counts_once_and_frequency_each_time() {
+    let picks = |config: SamplerConfig| -> Vec<u32> {
+        let mut sampler = sampler(config);
+        (0..5).map(|_| sampler.sample(&mut [1.0, 0.0], &[])).collect()
+    };
+    let presence = SamplerConfig { presence_penalty: 1.5, ..greedy() };
+    assert_eq!(picks(presence), [0, 1, 0, 0, 0]);
+    let frequency = SamplerConfig { frequency_penalty: 0.75, ..greedy() };
+    assert_eq!(picks(frequency), [0, 0, 1, 0, 1]);
+    let reward = SamplerConfig { presence_penalty: -2.0, ..greedy() };
+    assert_eq!(picks(reward), [0; 5]);
+    assert_eq!(picks(greedy()), [0; 5]);
+}
+
+#[test]
+fn bias_comes_before_all_else() {
+    let config = SamplerConfig { logit_bias: vec![(2, 5.0), (0, -3.0), (9, 100.0)], ..greedy() };
+    let mut logits = [1.0, 0.5, 0.0];
+    // An id without a logit is of no account.
+    assert_eq!(sampler(config.clone()).sample(&mut logits, &[]), 2);
+    assert_eq!(logits, [-2.0, 0.5, 5.0]);
+    let penalty = SamplerConfig { repeat_penalty: 2.0, ..config.clone() };
+    let mut logits = [1.0, 0.5, 0.0];
+    sampler(penalty).sample(&mut logits, &[0, 2]);
+    assert_eq!(logits, [-4.0, 0.5, 2.5]);
+    let cut = SamplerConfig { temperature: 1.0, top_k: 1, ..config };
+    assert_eq!(sampler(cut).sample(&mut [1.0, 0.5, 0.0], &[]), 2);
+}
+
+#[test]
+fn infinite_biases_force_and_forbid() {
+    let inf = f32::INFINITY;
+    let bias = |logit_bias| SamplerConfig { logit_bias, ..whole(1.0, 3) };
+    let mut forbids = sampler(bias(vec![(0, -inf)]));
+    assert!((0..1000).all(|_| forbids.sample(&mut [9.0, 0.0, 0.0], &[]) != 0));
+    let mut forces = sampler(bias(vec![(2, inf)]));
+    assert!((0..1000).all(|_| forces.sample(&mut [9.0, 0.0, 0.0], &[]) == 2));
+    // What a constraint has ruled out stays so.
+    let mut masked = sampler(bias(vec![(0, inf), (1, 100.0)]));
+    assert!((0..1000).all(|_| masked.sample(&mut [-inf, -inf, 0.0], &[]) == 2));
+}
+
+#[test]
+fn penalties_and_biases_that_are_no_numbers_are_refused() {
+    let (nan, inf) = (f32::NAN, f32::INFINITY);
+    let default = SamplerConfig::default;
+    for (config, name) in [
+        (SamplerConfig { presence_penalty: nan, ..default() }, "presence_penalty"),
+        (SamplerConfig { presence_penalty: -inf, ..default() }, "presence_penalty"),
+        (SamplerConfig { frequency_penalty: inf, ..default() }, "frequency_penalty"),
+        (SamplerConfig { logit_bias: vec![(0, 1.0), (1, nan)], ..default() }, "logit_bias"),
+    ] {
+        assert_eq!(Sampler::new(config).unwrap_err().name, name);
+    }
+}
