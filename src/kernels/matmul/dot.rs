@@ -81,7 +81,9 @@ impl<T: KBlock> IntOp for DotK<'_, '_, T> {
         let Rows { w, blocks, x, out } = self.0;
         let qs: &[[[u8; 64]; 4]] = bytemuck::cast_slice(&x.qs);
         let (stride, mut first) = (blocks + WRAPPED, 0);
-        for out in out.chunks_mut(2) {
+        // Sums of four columns stay in registers where there are 32 of them.
+        let together = if S::WIDE { 4 } else { 2 };
+        for out in out.chunks_mut(together) {
             let column = |t: usize| ColumnK {
                 qs: &qs[(first + t) * stride..][..stride],
                 bsums: &x.bsums[(first + t) * stride..][..stride],
@@ -89,11 +91,18 @@ impl<T: KBlock> IntOp for DotK<'_, '_, T> {
                 d: &x.d[(first + t) * stride..][..stride],
             };
             match out {
+                [a, b, c, d] => {
+                    let x = [column(0), column(1), column(2), column(3)];
+                    rows_k(s, w, blocks, x, [a, b, c, d]);
+                }
+                [a, b, c] => {
+                    rows_k(s, w, blocks, [column(0), column(1), column(2)], [a, b, c]);
+                }
                 [a, b] => rows_k(s, w, blocks, [column(0), column(1)], [a, b]),
                 [a] => rows_k(s, w, blocks, [column(0)], [a]),
                 _ => {}
             }
-            first += 2;
+            first += together;
         }
     }
 }
