@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use lapidary::convert::Totals;
 use lapidary::kernels::{default_threads, KvType};
-use lapidary::model::{Config, Memory, Source, StateOptions};
+use lapidary::model::{Config, Load, Memory, Source, StateOptions};
 use lapidary_formats::gguf::Value;
 use lapidary_formats::printable::Printable;
 use lapidary_formats::tensor::TensorView;
@@ -75,7 +75,8 @@ impl<'a> Inspected<'a> {
         let options = |kv| StateOptions { slice, ..StateOptions::new(n_ctx, kv) };
         let threads = default_threads();
         let file = file_bytes(source);
-        let memory_of = |kv| (kv, Memory::new(source.config(), file, options(kv), threads));
+        let memory_of =
+            |kv| (kv, Memory::new(source.config(), file, options(kv), threads, Load::One));
         let memory = KvType::ALL.into_iter().filter(|kv| args.kv.is_none_or(|only| only == *kv));
         let memory = memory.map(memory_of).collect();
         Self { source, tensors, totals, options: options(KvType::F16), memory }

@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Args;
 use lapidary::kernels::KvType;
 use lapidary::machine::{limits, LimitKind};
-use lapidary::model::{Memory, Source, StateOptions, Wish};
+use lapidary::model::{Load, Memory, Source, StateOptions, Wish};
 use serde_json::json;
 
 use super::size::{parse_size, size};
@@ -44,10 +44,10 @@ pub struct Settled {
 }
 
 impl MemoryArgs {
-    /// Picks what was left open, and looks whether it fits.
-    pub fn settle(&self, source: &Source, threads: usize) -> anyhow::Result<Settled> {
+    /// Picks what was left open, and looks whether it fits what is to be done at a time.
+    pub fn settle(&self, source: &Source, threads: usize, load: Load) -> anyhow::Result<Settled> {
         let needs = |options: &StateOptions| {
-            Memory::new(source.config(), file_bytes(source), *options, threads)
+            Memory::new(source.config(), file_bytes(source), *options, threads, load)
         };
         let wish = self.wish(source)?;
         let model = source.path().display();

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{bail, Context};
 use clap::Args as ClapArgs;
 use lapidary::chat::{ChatTemplate, Role, Turn};
-use lapidary::model::{Model, Source};
+use lapidary::model::{Load, Model, Source};
 use lapidary::sampling::{Sampler, SamplerConfig};
 use lapidary::tokenizer::{Special, Tokenizer};
 
@@ -94,7 +94,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let seed = sampler.seed();
     let source = Source::open(&args.model)?;
     let cpu = args.cpu.cpu()?;
-    let settled = args.memory.settle(&source, cpu.team.threads())?;
+    let settled = args.memory.settle(&source, cpu.team.threads(), Load::One)?;
     let tokenizer = Tokenizer::new(source.vocab()?).with_context(|| name(&source))?;
     let model = Model::on(cpu, &source)?;
     let stop_ids = source.stop_ids(tokenizer.vocab());
@@ -221,7 +221,7 @@ impl SamplingArgs {
 }
 
 /// The model's template, or Gemma 2's own.
-fn chat_template(source: &Source, tokenizer: &Tokenizer) -> anyhow::Result<ChatTemplate> {
+pub fn chat_template(source: &Source, tokenizer: &Tokenizer) -> anyhow::Result<ChatTemplate> {
     let vocab = tokenizer.vocab();
     let spelling = |id: Option<u32>| id.map_or("", |id| vocab.pieces.text(id));
     let template = source.chat_template()?;

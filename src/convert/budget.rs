@@ -8,7 +8,9 @@ use super::metadata::header;
 use super::pipeline::pool;
 use super::{ConvertError, Options, Plan, Progress, Weighting};
 use crate::kernels::{Isa, KvType};
-use crate::model::{Config, Memory, Role, Source, StateOptions, TensorSpec, OUTPUT, TOKEN_EMBD};
+use crate::model::{
+    Config, Load, Memory, Role, Source, StateOptions, TensorSpec, OUTPUT, TOKEN_EMBD,
+};
 
 /// What a model must not exceed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,7 +40,7 @@ impl Budget {
     pub fn memory(&self, config: &Config, file: u64) -> Option<Memory> {
         match *self {
             Budget::Memory { n_ctx, kv, .. } => {
-                Some(Memory::new(config, file, StateOptions::new(n_ctx, kv), THREADS))
+                Some(Memory::new(config, file, StateOptions::new(n_ctx, kv), THREADS, Load::One))
             }
             Budget::File(_) | Budget::BitsPerWeight(_) => None,
         }

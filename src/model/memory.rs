@@ -1,16 +1,39 @@
 //! What a run will hold in memory, computed from the model's blueprint before anything is allocated.
 
+use super::state::LOGIT_ROWS;
 use super::{Config, StateOptions};
 use crate::tokenizer::Tokenizer;
 
-/// Bytes that are resident at most while a text is generated, by part.
+/// What a model has to do at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// One sequence.
+    One,
+    /// As many as [an engine](crate::engine) has.
+    Engine {
+        /// At least one.
+        parallel: usize,
+    },
+}
+
+impl Load {
+    fn sequences(self) -> usize {
+        match self {
+            Load::One => 1,
+            Load::Engine { parallel } => parallel,
+        }
+    }
+}
+
+/// Bytes that are resident at most while texts are generated, by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// The mapped file: weights, the pieces' texts and metadata.
     pub file: u64,
-    /// Keys and values of a full context.
+    /// Keys and values of full contexts, one for each sequence.
     pub kv_cache: u64,
-    /// Activations of one slice of a long prompt, and the logits of its last position.
+    /// Activations of one slice of a long prompt and of the other sequences' tokens beside it, and the
+    /// logits of those positions that are wanted together.
     pub buffers: u64,
     /// The tokenizer's tables.
     pub tokenizer: u64,
@@ -34,14 +57,20 @@ const SPAN: usize = 256;
 const ITEM: usize = 48;
 
 impl Memory {
-    /// For a file of `file` bytes, and a sequence that fills what it may take, on `threads`.
-    pub fn new(config: &Config, file: u64, options: StateOptions, threads: usize) -> Self {
+    /// For a file of `file` bytes, and sequences that fill what each may take, on `threads`.
+    pub fn new(
+        config: &Config,
+        file: u64,
+        options: StateOptions,
+        threads: usize,
+        load: Load,
+    ) -> Self {
         let norms = (4 * config.n_layer + 1) * config.n_embd * size_of::<f32>();
         let tokenizer = Tokenizer::predicted_heap_bytes(config.n_vocab);
         Self {
             file,
-            kv_cache: kv_cache(config, options) as u64,
-            buffers: buffers(config, options) as u64,
+            kv_cache: (load.sequences() * kv_cache(config, options)) as u64,
+            buffers: buffers(config, options, threads, load) as u64,
             tokenizer: tokenizer as u64,
             program: (PROGRAM + norms + threads * THREAD) as u64,
         }
@@ -78,9 +107,10 @@ fn kv_cache(config: &Config, options: StateOptions) -> usize {
 }
 
 /// As in `Buffers`: x and delta; q, k, v; the two inputs of matrices, each with a quantized form of at
-/// most a byte and a quarter for each value (Q8_0 in panels); attention's spans; logits.
-fn buffers(config: &Config, options: StateOptions) -> usize {
-    let rows = options.n_ctx.min(options.slice);
+/// most a byte and a quarter for each value (Q8_0 in panels); attention's spans, of one sequence at a
+/// time; logits, and what is picked from them on so many threads.
+fn buffers(config: &Config, options: StateOptions, threads: usize, load: Load) -> usize {
+    let rows = options.n_ctx.min(options.slice) + load.sequences() - 1;
     let widest = config.n_ff.max(config.n_embd_q());
     let inputs = config.n_embd + widest;
     let values = 2 * config.n_embd + config.n_embd_q() + 2 * config.n_embd_kv() + inputs;
@@ -88,6 +118,11 @@ fn buffers(config: &Config, options: StateOptions) -> usize {
     let rope = config.head_dim * size_of::<f32>();
     // For each span of a head: the query, its scores, and the sum of values.
     let spans = options.n_ctx.div_ceil(SPAN) * config.n_head * (2 * config.head_dim + SPAN);
-    let logits = config.n_vocab * (size_of::<f32>() + SAMPLING);
+    let (logit_rows, pickers) = match load {
+        Load::One => (1, 1),
+        // Somebody may ask for a whole prompt's, and how likely a token was before it was picked.
+        Load::Engine { parallel } => (LOGIT_ROWS, parallel.min(threads)),
+    };
+    let logits = config.n_vocab * (logit_rows * size_of::<f32>() + pickers * SAMPLING);
     rows * (row + rope) + spans * size_of::<f32>() + logits
 }

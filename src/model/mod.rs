@@ -17,7 +17,7 @@ mod weights;
 pub use batch::Part;
 pub use config::{Config, ConfigError};
 pub use forward::{logit_blocks, Model, ModelError, Rows};
-pub use memory::Memory;
+pub use memory::{Load, Memory};
 pub use observer::{Observer, Readers};
 pub use pick::Wish;
 pub use saved::{Saved, SavedError};

@@ -49,6 +49,13 @@ impl Tokenizer {
         Decoder { tokenizer: self, control, pending: Vec::new() }
     }
 
+    /// The bytes that one id stands for within a text, a space that it begins with included.
+    pub fn piece_bytes(&self, id: u32, control: ControlPieces) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.decode_onto(id, control, &mut bytes);
+        bytes
+    }
+
     fn decode_onto(&self, id: u32, control: ControlPieces, bytes: &mut Vec<u8>) {
         let Some(piece) = self.vocab.pieces.get(id) else {
             bytes.extend(UNKNOWN.bytes());
