@@ -19,5 +19,6 @@ pub mod machine;
 pub mod model;
 pub mod perplexity;
 pub mod sampling;
+pub mod server;
 pub mod tokenizer;
 pub mod verify;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::interrupt::Interrupted;
-use commands::{bench, convert, demo, imatrix, inspect, perplexity, run, sandbox, verify};
+use commands::{bench, convert, demo, imatrix, inspect, perplexity, run, sandbox, serve, verify};
 use lapidary_formats::printable::Printable;
 
 /// Cuts Gemma 2 to size: converts checkpoints to k-quant GGUF files, runs them on the CPU and
@@ -26,6 +26,7 @@ enum Command {
     Convert(convert::Args),
     Imatrix(imatrix::Args),
     Run(run::Args),
+    Serve(serve::Args),
     Perplexity(perplexity::Args),
     Bench(bench::Args),
     Inspect(inspect::Args),
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(args),
         Command::Imatrix(args) => imatrix::run(args),
         Command::Run(args) => run::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Inspect(args) => inspect::run(args),

@@ -8,6 +8,7 @@ pub mod inspect;
 pub mod perplexity;
 pub mod run;
 pub mod sandbox;
+pub mod serve;
 pub mod verify;
 
 mod budget;

@@ -1,0 +1,162 @@
+//! The JSON that comes with a request, within bounds of length and time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use futures_util::StreamExt;
+use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::app::App;
+use super::error::ApiError;
+
+/// The longest body, in bytes.
+pub const MAX_BODY: usize = 4 << 20;
+
+/// How long a body may take to arrive.
+const MAX_TIME: Duration = Duration::from_secs(60);
+
+/// All bodies that are held at a time, in bytes.
+const MAX_BODIES: usize = 64 << 20;
+
+/// What they are counted in, in bytes.
+const UNIT: usize = 16 << 10;
+
+/// Room for the bodies of all requests.
+pub struct Bodies(Arc<Semaphore>);
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_BODIES / UNIT)))
+    }
+}
+
+impl Bodies {
+    /// Waits for room for a body of so many bytes.
+    async fn room(&self, length: usize) -> Option<OwnedSemaphorePermit> {
+        let units = length.div_ceil(UNIT) as u32;
+        // Never closed.
+        Arc::clone(&self.0).acquire_many_owned(units).await.ok()
+    }
+}
+
+/// A request's body. It has to say that it is JSON: a page of another origin may send forms and plain
+/// text without being asked, and this not (<https://fetch.spec.whatwg.org/#cors-safelisted-method>).
+pub struct JsonBody {
+    bytes: Vec<u8>,
+    /// Held for as long as it is.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl JsonBody {
+    /// What it says.
+    pub fn parse(&self) -> Result<Value, ApiError> {
+        let json = serde_json::from_slice(&self.bytes);
+        json.map_err(|error| ApiError::bad(format!("the body is not JSON: {error}")))
+    }
+
+    async fn receive(request: Request, bodies: &Bodies) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        if !is_json(&parts.headers) {
+            let message = "the body has to be application/json";
+            return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+        }
+        let length = parts.headers.get(CONTENT_LENGTH).and_then(|n| n.to_str().ok()?.parse().ok());
+        let length = length.unwrap_or(MAX_BODY);
+        if length > MAX_BODY {
+            return Err(too_long());
+        }
+        let room = bodies.room(length).await;
+        let slow =
+            |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time");
+        let bytes = tokio::time::timeout(MAX_TIME, read(body)).await.map_err(slow)??;
+        Ok(Self { bytes, _room: room })
+    }
+}
+
+impl FromRequest<Arc<App>> for JsonBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        Self::receive(request, &app.bodies).await
+    }
+}
+
+async fn read(body: Body) -> Result<Vec<u8>, ApiError> {
+    let mut bytes = Vec::new();
+    let mut stream = body.into_data_stream();
+    while let Some(part) = stream.next().await {
+        let part = part.map_err(|error| ApiError::bad(format!("the body is cut off: {error}")))?;
+        if bytes.len() + part.len() > MAX_BODY {
+            return Err(too_long());
+        }
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes)
+}
+
+fn too_long() -> ApiError {
+    let message = format!("the body is longer than {} MiB", MAX_BODY >> 20);
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = value.and_then(|value| value.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    async fn status(content_type: &str, body: impl Into<Body>) -> u16 {
+        let request = Request::builder().header(CONTENT_TYPE, content_type).body(body.into());
+        let body = JsonBody::receive(request.unwrap(), &Bodies::default()).await;
+        match body.and_then(|body| body.parse()) {
+            Ok(_) => 200,
+            Err(error) => error.status.as_u16(),
+        }
+    }
+
+    #[tokio::test]
+    async fn only_json_of_some_length_is_read() {
+        assert_eq!(status("application/json", "{}").await, 200);
+        assert_eq!(status("Application/JSON; charset=utf-8", "[]").await, 200);
+        for other in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""] {
+            assert_eq!(status(other, "{}").await, 415, "{other}");
+        }
+        for flawed in ["", "{", "{\"a\":1}x", "\u{feff}{}", "[NaN]"] {
+            assert_eq!(status("application/json", flawed).await, 400, "{flawed}");
+        }
+        assert_eq!(status("application/json", "[".repeat(100_000)).await, 400);
+        assert_eq!(status("application/json", " ".repeat(MAX_BODY - 2) + "{}").await, 200);
+        assert_eq!(status("application/json", " ".repeat(MAX_BODY - 1) + "{}").await, 413);
+    }
+
+    #[tokio::test]
+    async fn bodies_wait_for_room_and_give_it_back() {
+        let bodies = Bodies::default();
+        let receive = || {
+            let request = Request::builder().header(CONTENT_TYPE, "application/json");
+            // Of a length that is not told.
+            JsonBody::receive(request.body("{}".into()).unwrap(), &bodies)
+        };
+        let mut held = Vec::new();
+        for _ in 0..MAX_BODIES / MAX_BODY {
+            held.push(receive().await.unwrap());
+        }
+        let mut waiting = std::pin::pin!(receive());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        held.pop();
+        assert!(waiting.await.is_ok());
+    }
+}

@@ -1,0 +1,324 @@
+//! What requests for answers have in common: how long, how many, how tokens are picked.
+
+use serde_json::Value;
+
+use super::error::ApiError;
+use super::fields::{wrong, Fields};
+use crate::sampling::{Sampler, SamplerConfig};
+
+/// The most choices of one prompt.
+const MAX_CHOICES: i64 = 16;
+/// The most texts that end an answer.
+const MAX_STOPS: usize = 16;
+/// The longest of them, in bytes.
+const MAX_STOP_BYTES: usize = 1024;
+/// The most ids with a bias.
+const MAX_BIASES: usize = 4096;
+/// The most likely tokens that are named beside a token.
+pub const MAX_TOP_LOGPROBS: i64 = 20;
+
+/// What is asked for besides a text to go on with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Params {
+    /// Whether the answer is sent as it comes.
+    pub stream: bool,
+    /// Whether a stream ends with what it took.
+    pub include_usage: bool,
+    /// Answers of each prompt.
+    pub n: usize,
+    /// The most tokens of an answer; `None` for as many as the context takes.
+    pub max_tokens: Option<usize>,
+    /// How tokens are picked.
+    pub sampling: SamplerConfig,
+    /// Texts that end an answer.
+    pub stop: Vec<String>,
+    /// Whether it goes on where the model would end it.
+    pub ignore_eos: bool,
+}
+
+impl Params {
+    /// Reads them. `max_tokens` is what the endpoint calls the length of an answer, the name that
+    /// counts first, and `default` its length where a request has none of these.
+    pub fn read(
+        fields: &Fields,
+        max_tokens: &[&str],
+        default: Option<usize>,
+        n_vocab: usize,
+    ) -> Result<Self, ApiError> {
+        let stream = fields.flag("stream")?;
+        let options = fields.object("stream_options")?;
+        if options.is_some() && !stream {
+            let message = "stream_options are for answers with stream true";
+            return Err(ApiError::field("stream_options", message));
+        }
+        let include_usage = options.map_or(Ok(false), |options| options.flag("include_usage"))?;
+        let n = fields.integer("n", 1..=MAX_CHOICES)?.unwrap_or(1) as usize;
+        Ok(Self {
+            stream,
+            include_usage,
+            n,
+            max_tokens: length(fields, max_tokens, default)?,
+            sampling: sampling(fields, n_vocab)?,
+            stop: stop(fields)?,
+            ignore_eos: fields.flag("ignore_eos")?,
+        })
+    }
+
+    /// The sampler of the `choice`th answer of a prompt. With a seed each has a stream of its own.
+    pub fn sampler(&self, choice: usize) -> Result<Sampler, ApiError> {
+        let seed = self.sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
+        let config = SamplerConfig { seed, ..self.sampling.clone() };
+        Sampler::new(config).map_err(|error| ApiError::field(error.name, error.to_string()))
+    }
+}
+
+/// The most tokens; −1 is llama.cpp's word for as many as the context takes.
+fn length(
+    fields: &Fields,
+    names: &[&str],
+    default: Option<usize>,
+) -> Result<Option<usize>, ApiError> {
+    for name in names {
+        match fields.integer(name, -1..=i64::MAX)? {
+            None => continue,
+            Some(n) => return Ok(usize::try_from(n).ok()),
+        }
+    }
+    Ok(default)
+}
+
+/// How tokens are picked. A request that says nothing of it gets what `lapidary run` does; one that
+/// names any of the four settings has OpenAI's meaning of the rest, which is that they do nothing.
+fn sampling(fields: &Fields, n_vocab: usize) -> Result<SamplerConfig, ApiError> {
+    let silent = ["temperature", "top_p", "top_k", "min_p"].iter().all(|f| fields.get(f).is_none());
+    let mut config = match silent {
+        true => SamplerConfig::default(),
+        false => SamplerConfig {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            ..SamplerConfig::default()
+        },
+    };
+    let set = |setting: &mut f32, value: Option<f32>| *setting = value.unwrap_or(*setting);
+    set(&mut config.temperature, fields.number("temperature", 0.0..=2.0)?);
+    set(&mut config.top_p, fields.number("top_p", 0.0..=1.0)?);
+    // 0 keeps the likeliest token, as little as there can be.
+    config.top_p = config.top_p.max(f32::MIN_POSITIVE);
+    set(&mut config.min_p, fields.number("min_p", 0.0..=1.0)?);
+    // llama.cpp's clients turn it off by −1 as well as by 0.
+    if let Some(k) = fields.integer("top_k", -1..=i64::MAX)? {
+        config.top_k = usize::try_from(k).unwrap_or(0);
+    }
+    set(&mut config.presence_penalty, fields.number("presence_penalty", -2.0..=2.0)?);
+    set(&mut config.frequency_penalty, fields.number("frequency_penalty", -2.0..=2.0)?);
+    for name in ["repeat_penalty", "repetition_penalty"] {
+        set(&mut config.repeat_penalty, fields.number(name, 0.01..=100.0)?);
+    }
+    if let Some(n) = fields.integer("repeat_last_n", 0..=i64::MAX)? {
+        config.repeat_last_n = n as usize;
+    }
+    config.seed = seed(fields)?;
+    config.logit_bias = logit_bias(fields, n_vocab)?;
+    Ok(config)
+}
+
+/// Any whole number of 64 bits, with a sign or without.
+fn seed(fields: &Fields) -> Result<Option<u64>, ApiError> {
+    let number = |value: &Value| value.as_u64().or(value.as_i64().map(|n| n as u64));
+    let seed = |value| number(value).ok_or_else(|| wrong("seed", "a whole number of 64 bits"));
+    fields.get("seed").map(seed).transpose()
+}
+
+fn stop(fields: &Fields) -> Result<Vec<String>, ApiError> {
+    let texts = match fields.get("stop") {
+        None => return Ok(Vec::new()),
+        Some(text @ Value::String(_)) => std::slice::from_ref(text),
+        Some(Value::Array(texts)) if texts.len() <= MAX_STOPS => texts,
+        Some(_) => {
+            let what = format!("a string or a list of at most {MAX_STOPS} strings");
+            return Err(wrong("stop", &what));
+        }
+    };
+    let mut stop = Vec::new();
+    for text in texts {
+        match text.as_str() {
+            Some(text) if !text.is_empty() && text.len() <= MAX_STOP_BYTES => {
+                stop.push(text.to_owned());
+            }
+            _ => {
+                let what = format!("made of strings of 1 to {MAX_STOP_BYTES} bytes");
+                return Err(wrong("stop", &what));
+            }
+        }
+    }
+    Ok(stop)
+}
+
+fn logit_bias(fields: &Fields, n_vocab: usize) -> Result<Vec<(u32, f32)>, ApiError> {
+    let what = format!(
+        "an object of at most {MAX_BIASES} token ids, below {n_vocab}, each once, with numbers \
+         from -100 to 100"
+    );
+    let error = || wrong("logit_bias", &what);
+    let Some(value) = fields.get("logit_bias") else { return Ok(Vec::new()) };
+    let biases = value.as_object().filter(|map| map.len() <= MAX_BIASES).ok_or_else(error)?;
+    let mut read = Vec::with_capacity(biases.len());
+    for (id, bias) in biases {
+        let id = id.parse().ok().filter(|id: &u32| (*id as usize) < n_vocab);
+        let bias = bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias));
+        let (id, bias) = id.zip(bias).ok_or_else(error)?;
+        read.push((id, bias as f32));
+    }
+    read.sort_unstable_by_key(|(id, _)| *id);
+    // Different spellings of one number, such as 1 and 01.
+    match read.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        true => Err(error()),
+        false => Ok(read),
+    }
+}
+
+/// Refuses fields that would change the answer, and that this server knows nothing of. Empty lists and
+/// objects, and false, ask for nothing.
+pub fn refuse(fields: &Fields, names: &[&str]) -> Result<(), ApiError> {
+    let asks = |value: &Value| match value {
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        Value::Bool(on) => *on,
+        Value::String(text) => !matches!(text.as_str(), "" | "none" | "auto"),
+        _ => true,
+    };
+    match names.iter().find(|name| fields.get(name).is_some_and(asks)) {
+        Some(name) => {
+            Err(ApiError::unsupported(*name, format!("{name} is not supported by this server")))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(body: &Value) -> Result<Params, ApiError> {
+        Params::read(&Fields::of(body)?, &["max_completion_tokens", "max_tokens"], Some(16), 100)
+    }
+
+    #[test]
+    fn what_is_absent_or_null_has_its_default() {
+        let params = read(&json!({})).unwrap();
+        assert_eq!(params.sampling, SamplerConfig::default());
+        assert_eq!((params.n, params.max_tokens, params.stream), (1, Some(16), false));
+        let nulls = json!({
+            "n": null, "stop": null, "seed": null, "logit_bias": null, "temperature": null,
+            "stream": null, "stream_options": null, "max_tokens": null, "top_k": null,
+        });
+        assert_eq!(read(&nulls).unwrap(), params);
+    }
+
+    #[test]
+    fn what_is_given_is_taken() {
+        let params = read(&json!({
+            "n": 3, "max_tokens": 5, "max_completion_tokens": 6, "stop": ["a", "b"], "seed": -1,
+            "logit_bias": {"7": -100, "3": 1.5}, "presence_penalty": 1, "frequency_penalty": -1,
+            "repetition_penalty": 1.5, "stream": true, "stream_options": {"include_usage": true},
+            "ignore_eos": true, "user": "x", "metadata": {"y": 1},
+        }))
+        .unwrap();
+        assert_eq!((params.n, params.max_tokens), (3, Some(6)));
+        assert_eq!(params.stop, ["a", "b"]);
+        assert!(params.stream && params.include_usage && params.ignore_eos);
+        let sampling = &params.sampling;
+        assert_eq!(sampling.logit_bias, [(3, 1.5), (7, -100.0)]);
+        assert_eq!((sampling.presence_penalty, sampling.frequency_penalty), (1.0, -1.0));
+        assert_eq!((sampling.repeat_penalty, sampling.seed), (1.5, Some(u64::MAX)));
+        assert_eq!(read(&json!({"stop": "one"})).unwrap().stop, ["one"]);
+        assert_eq!(read(&json!({"max_tokens": -1})).unwrap().max_tokens, None);
+        assert_eq!(read(&json!({"seed": u64::MAX})).unwrap().sampling.seed, Some(u64::MAX));
+    }
+
+    #[test]
+    fn naming_one_setting_leaves_the_others_without_effect() {
+        for (body, expected) in [
+            (json!({"temperature": 0}), (0.0, 0, 1.0, 0.0)),
+            (json!({"top_k": 5}), (1.0, 5, 1.0, 0.0)),
+            (json!({"top_k": -1}), (1.0, 0, 1.0, 0.0)),
+            (json!({"top_p": 0}), (1.0, 0, f32::MIN_POSITIVE, 0.0)),
+            (json!({"min_p": 0.5, "temperature": 2}), (2.0, 0, 1.0, 0.5)),
+        ] {
+            let SamplerConfig { temperature, top_k, top_p, min_p, .. } =
+                read(&body).unwrap().sampling;
+            assert_eq!((temperature, top_k, top_p, min_p), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn choices_of_one_seed_differ_and_repeat() {
+        let params = read(&json!({"seed": u64::MAX, "n": 2})).unwrap();
+        let seeds = [0, 1, 0].map(|choice| params.sampler(choice).unwrap().seed());
+        assert_eq!(seeds, [u64::MAX, 0, u64::MAX]);
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_refused_by_name() {
+        let long = "x".repeat(MAX_STOP_BYTES + 1);
+        let many = vec!["x"; MAX_STOPS + 1];
+        for (param, value) in [
+            ("n", json!(0)),
+            ("n", json!(17)),
+            ("n", json!("1")),
+            ("n", json!(1.5)),
+            ("max_tokens", json!(-2)),
+            ("max_completion_tokens", json!(true)),
+            ("temperature", json!(-0.1)),
+            ("temperature", json!(2.1)),
+            ("temperature", json!("hot")),
+            ("top_p", json!(1.1)),
+            ("top_k", json!(-2)),
+            ("min_p", json!(-1)),
+            ("presence_penalty", json!(2.5)),
+            ("frequency_penalty", json!(-2.5)),
+            ("repeat_penalty", json!(0)),
+            ("repetition_penalty", json!([])),
+            ("seed", json!(0.5)),
+            ("seed", json!("7")),
+            ("stop", json!("")),
+            ("stop", json!(["a", ""])),
+            ("stop", json!(["a", 1])),
+            ("stop", json!({"a": 1})),
+            ("stop", json!(long)),
+            ("stop", json!(many)),
+            ("logit_bias", json!([])),
+            ("logit_bias", json!({"x": 1})),
+            ("logit_bias", json!({"-1": 1})),
+            ("logit_bias", json!({"100": 1})),
+            ("logit_bias", json!({"1": 101})),
+            ("logit_bias", json!({"1": null})),
+            ("logit_bias", json!({"1": 1, "01": 2})),
+            ("stream", json!("yes")),
+            ("stream_options", json!({"include_usage": true})),
+            ("ignore_eos", json!(1)),
+        ] {
+            let error = read(&json!({param: value.clone()})).unwrap_err();
+            assert_eq!(error.status, 400);
+            assert_eq!(error.param.as_deref(), Some(param), "{value}");
+            assert!(error.message.contains(param), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn what_asks_for_nothing_is_not_refused() {
+        let body = json!({"tools": [], "tool_choice": "none", "audio": null, "logit": 1});
+        let names = ["tools", "tool_choice", "audio"];
+        assert_eq!(refuse(&Fields::of(&body).unwrap(), &names), Ok(()));
+        let body = json!({"tools": [{}]});
+        let error = refuse(&Fields::of(&body).unwrap(), &names).unwrap_err();
+        assert_eq!(error.message, "tools is not supported by this server");
+        assert_eq!(
+            (error.param.as_deref(), error.code),
+            (Some("tools"), Some("unsupported_parameter"))
+        );
+    }
+}
