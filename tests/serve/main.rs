@@ -1,0 +1,13 @@
+//! `lapidary serve`, as clients see it: a program of its own, asked over TCP.
+#![cfg(unix)]
+
+mod capacity;
+mod chat;
+mod client;
+mod completions;
+mod guard;
+mod running;
+mod status;
+
+#[path = "../common/mod.rs"]
+mod common;
