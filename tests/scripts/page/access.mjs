@@ -23,7 +23,7 @@ export async function checkAccess(checks, axePath, mock) {
         await page.getByRole('button', { name: 'Settings' }).click();
         await page.getByLabel('Max tokens').fill('20');
         await audit(page, 'settings');
-        await page.getByRole('button', { name: 'Save' }).click();
+        await chat.saveSettings();
         await audit(page, 'welcome');
         await chat.ask('Show me everything');
         await audit(page, 'answer');
@@ -45,9 +45,7 @@ export async function checkAccess(checks, axePath, mock) {
       new MutationObserver(() => window.heard.push(document.getElementById('announce').textContent))
         .observe(document.getElementById('announce'), { childList: true, subtree: true, characterData: true });
     });
-    await page.getByRole('button', { name: 'Settings' }).click();
-    await page.getByLabel('Max tokens').fill('30');
-    await page.getByRole('button', { name: 'Save' }).click();
+    await chat.limitTokens(30);
     await chat.ask('Talk');
     const heard = await page.evaluate(() => window.heard);
     assert.deepEqual(heard.slice(0, 2), ['Settings saved.', 'The model is answering.']);

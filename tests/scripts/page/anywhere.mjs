@@ -5,16 +5,9 @@ import { readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-/** Sets the most tokens of an answer, in the settings dialog. */
-async function limitTokens(page, tokens) {
-  await page.getByRole('button', { name: 'Settings' }).click();
-  await page.getByLabel('Max tokens').fill(String(tokens));
-  await page.getByRole('button', { name: 'Save' }).click();
-}
-
 export async function checkAnywhere(checks) {
   await checks.check('an answer comes, with its figures and the context', async (chat, page) => {
-    await limitTokens(page, 20);
+    await chat.limitTokens(20);
     await chat.ask('Hello there');
     assert.match(await page.locator('#model').innerText(), /\S/);
     assert.match(await page.locator('#context-text').innerText(), /^[\d,]+ of [\d,]+ tokens$/);
@@ -24,7 +17,7 @@ export async function checkAnywhere(checks) {
   });
 
   await checks.check('the history survives a reload', async (chat, page) => {
-    await limitTokens(page, 10);
+    await chat.limitTokens(10);
     await chat.ask('First question');
     const answer = await chat.lastText();
     await page.reload();
@@ -35,7 +28,7 @@ export async function checkAnywhere(checks) {
   });
 
   await checks.check('several conversations: new, switch, rename, delete', async (chat, page) => {
-    await limitTokens(page, 5);
+    await chat.limitTokens(5);
     await chat.ask('About cats');
     await page.getByRole('button', { name: 'New conversation' }).click();
     assert.equal(await chat.answers.count(), 0);
@@ -60,7 +53,7 @@ export async function checkAnywhere(checks) {
   });
 
   await checks.check('export and import', async (chat, page) => {
-    await limitTokens(page, 5);
+    await chat.limitTokens(5);
     await chat.ask('Keep me');
     const answer = await chat.lastText();
     const [download] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: 'Export all' }).click()]);
@@ -91,13 +84,13 @@ export async function checkAnywhere(checks) {
     await page.getByRole('button', { name: 'Settings' }).click();
     await settings.getByLabel('System message').fill('Be brief.');
     await settings.getByLabel('Temperature').fill('0.5');
-    await settings.getByRole('button', { name: 'Save' }).click();
+    await chat.saveSettings();
     await page.reload();
     await page.getByRole('button', { name: 'Settings' }).click();
     assert.equal(await settings.getByLabel('System message').inputValue(), 'Be brief.');
     assert.equal(await settings.getByLabel('Temperature').inputValue(), '0.5');
     await settings.getByRole('button', { name: 'Reset to defaults' }).click();
-    await settings.getByRole('button', { name: 'Save' }).click();
+    await chat.saveSettings();
     await page.getByRole('button', { name: 'Settings' }).click();
     assert.equal(await settings.getByLabel('Temperature').inputValue(), '');
   });
@@ -150,7 +143,7 @@ export async function checkAnywhere(checks) {
       const fits = () => page.evaluate(() => document.documentElement.scrollWidth <= innerWidth
         && [...document.querySelectorAll('#log, header, #composer, dialog[open]')].every((box) => box.scrollWidth <= box.clientWidth + 1)
         && [...document.querySelectorAll('#page *, dialog[open] *')].every((box) => box.closest('.hidden, .skip, .scroll') || box.getBoundingClientRect().right <= innerWidth + 1));
-      await limitTokens(page, 40);
+      await chat.limitTokens(40);
       assert.ok(await fits());
       await chat.ask(`Averylongwordwithoutanyspace${'x'.repeat(200)}`);
       assert.ok(await fits());

@@ -116,6 +116,19 @@ export class Chat {
     await this.page.locator('#send:not([hidden])').waitFor();
   }
 
+  /** Sets the most tokens of an answer. */
+  async limitTokens(tokens) {
+    await this.page.getByRole('button', { name: 'Settings' }).click();
+    await this.page.getByLabel('Max tokens').fill(String(tokens));
+    await this.saveSettings();
+  }
+
+  /** Leaves the settings, and waits until they are kept. */
+  async saveSettings() {
+    await this.page.getByRole('dialog').getByRole('button', { name: 'Save' }).click();
+    await this.page.locator('#announce', { hasText: 'Settings saved.' }).waitFor({ state: 'attached' });
+  }
+
   lastText() {
     return this.answers.last().locator('.prose').innerText();
   }

@@ -81,7 +81,7 @@ export async function checkScripted(checks, mock) {
     for (const [name, value] of [['Temperature', '0.5'], ['Top p', '0.9'], ['Top k', '40'], ['Min p', '0.05'], ['Max tokens', '64'], ['Seed', '0']]) {
       await dialog.getByLabel(name).fill(value);
     }
-    await dialog.getByRole('button', { name: 'Save' }).click();
+    await chat.saveSettings();
     await page.getByRole('button', { name: 'New conversation' }).click();
     await chat.ask('again');
     const { messages, temperature, top_p, top_k, min_p, max_tokens, seed } = mock.requests.at(-1);
@@ -172,7 +172,7 @@ export async function checkScripted(checks, mock) {
     await dialog.getByLabel('Key', { exact: true }).fill('secret');
     await dialog.getByLabel('Remember').check();
     await page.keyboard.press('Enter');
-    await dialog.waitFor({ state: 'hidden' });
+    await page.locator('#model', { hasText: 'gemma' }).waitFor();
     assert.ok((await page.evaluate(() => JSON.stringify(localStorage))).includes('secret'));
   });
 
