@@ -266,3 +266,21 @@ fn a_save_that_fails_leaves_the_file_as_it_was() {
     assert_eq!(cache.names(), ["session"]);
     assert!(std::fs::read(&cache.path).unwrap() == before);
 }
+
+#[test]
+#[cfg(unix)]
+fn a_session_is_saved_when_its_reader_goes_away() {
+    use std::io::Read;
+    let cache = Cache::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
+    command.arg("run").arg(tiny()).args(["--temp", "0", "-p", PROMPT, "-n", "-1"]);
+    command.args(["--ctx", "100000", "--prompt-cache"]).arg(&cache.path);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdout.take().unwrap().read_exact(&mut [0; 20]).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(cache.names(), ["session"]);
+    let known = cache.run(&["-p", PROMPT, "-n", "3"]);
+    assert!(known["prompt_evaluated"].as_u64() < known["prompt_tokens"].as_u64(), "{known}");
+}

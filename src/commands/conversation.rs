@@ -1,29 +1,41 @@
-//! `lapidary run --chat` on a terminal: a conversation, one line a turn.
+//! `lapidary run --chat` on a terminal: a conversation.
+
+mod input;
+mod transcript;
 
 use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
 
-use anyhow::Context;
 use lapidary::chat::{ChatTemplate, Role, Turn};
 use lapidary::tokenizer::Tokenizer;
-use rustyline::error::ReadlineError;
-use rustyline::DefaultEditor;
+use thiserror::Error;
 
-use super::generate::{Answer, Session, Stop};
+use super::generate::{speed, Answer, Session, Stop};
 use super::prompt_cache::PromptCache;
 use super::shift::Shift;
-use super::{interrupt, sandbox};
+use super::{interrupt, sandbox, size, stats};
+use input::{Command, Input, Reader};
 
 const HELP: &str = "\
-/reset  forget the conversation
-/exit   leave (or Ctrl-D)
-/help   show this
-Ctrl-C  stop an answer";
+/retry       have the last message answered again
+/undo        take the last message and its answer back
+/reset       forget the conversation
+/save FILE   write the conversation to FILE, as JSON; /save! FILE over what is there
+/load FILE   go on with the conversation in FILE
+/stats       show what the conversation takes
+/exit        leave (or Ctrl-D)
+/help        show this
+Ctrl-C       stop an answer, or clear the line
+A line that ends with \\ goes on in the next one; so does all between two \"\"\".";
 
 /// A conversation and what it takes to go on with it.
 pub struct Conversation<'s, 'm> {
     pub session: &'s mut Session<'m>,
     pub tokenizer: &'m Tokenizer,
     pub template: ChatTemplate,
+    /// What messages call the model.
+    pub model: String,
     pub system: Option<String>,
     /// The most tokens of an answer.
     pub limit: Option<usize>,
@@ -35,12 +47,39 @@ pub struct Conversation<'s, 'm> {
     pub cache: Option<&'s PromptCache>,
     /// What was said, but for the system's message.
     pub turns: Vec<Turn>,
+    /// What decoding took.
+    pub decoded: Decoded,
+}
+
+/// Evaluations of single tokens, and their time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Decoded {
+    /// Tokens of each second of the last answer that had any.
+    last: Option<f64>,
+    tokens: usize,
+    time: Duration,
+}
+
+/// A chat template that cannot make a prompt of the conversation. Other messages may do.
+#[derive(Debug, Error)]
+#[error("{model}: {error:#}")]
+struct TemplateFailed {
+    model: String,
+    error: anyhow::Error,
 }
 
 impl Conversation<'_, '_> {
     /// Reads messages and answers them until the user leaves.
     pub fn run(mut self) -> anyhow::Result<()> {
-        let mut editor = DefaultEditor::new().context("terminal")?;
+        let talked = self.talk();
+        match self.cache {
+            Some(cache) => cache.save_after(self.session, &self.turns, talked),
+            None => talked,
+        }
+    }
+
+    fn talk(&mut self) -> anyhow::Result<()> {
+        let mut reader = Reader::new()?;
         // Only now: a new editor takes SIGINT over, for the times when no line is edited as well.
         interrupt::install()?;
         writeln!(io::stderr(), "seed {}; /help shows the commands", self.seed)?;
@@ -48,40 +87,124 @@ impl Conversation<'_, '_> {
             let n = self.turns.len();
             writeln!(io::stderr(), "going on after {n} messages; /reset begins anew")?;
         }
-        loop {
-            let line = match editor.readline("> ") {
-                Ok(line) => line,
-                Err(ReadlineError::Eof | ReadlineError::Interrupted) => break,
-                Err(error) => return Err(error).context("terminal"),
-            };
-            let line = line.trim();
-            match line {
-                "" => continue,
-                "/exit" => break,
-                "/reset" => self.turns.clear(),
-                "/help" => writeln!(io::stderr(), "{HELP}")?,
-                _ if is_command(line) => writeln!(io::stderr(), "no command {line}\n{HELP}")?,
-                message => {
-                    // Only of use within this run: nothing is written to a file.
-                    editor.add_history_entry(message).context("terminal")?;
-                    self.turn(message, &mut io::stdout())?;
+        while let Some(input) = reader.read()? {
+            match input {
+                Input::Command(Command::Exit) => break,
+                Input::Command(command) => self.obey(&command, &mut io::stdout())?,
+                Input::Unknown(name) => writeln!(io::stderr(), "no command {name}\n{HELP}")?,
+                Input::Message(text) => {
+                    self.turn(&text, &mut io::stdout())?;
                 }
             }
         }
-        match self.cache {
-            Some(cache) => cache.save(self.session, &self.turns),
-            None => Ok(()),
+        Ok(())
+    }
+
+    /// Does what a command says. Errors are those of the terminal and the model alone.
+    fn obey(&mut self, command: &Command, out: &mut dyn Write) -> anyhow::Result<()> {
+        let said = match command {
+            Command::Exit => return Ok(()),
+            Command::Help => HELP.to_owned(),
+            Command::Stats => self.stats(),
+            Command::Retry => return self.retry(out),
+            Command::Reset => {
+                self.turns.clear();
+                "the conversation begins anew".into()
+            }
+            Command::Undo => {
+                // At the end there may be a message without an answer, out of a file.
+                let answer = self.turns.pop_if(|turn| turn.message.role == Role::Assistant);
+                match self.turns.pop().or(answer) {
+                    Some(_) => format!("{} messages are left", self.turns.len()),
+                    None => "there is nothing to take back".into(),
+                }
+            }
+            Command::Save { file, overwrite } => {
+                let system = self.system.as_deref();
+                match transcript::save(Path::new(file), system, &self.turns, *overwrite) {
+                    Ok(()) => format!("{} messages saved", self.turns.len()),
+                    Err(error) => format!("{error:#}"),
+                }
+            }
+            Command::Load { file } => match transcript::load(Path::new(file)) {
+                Ok((system, turns)) => {
+                    self.system = system;
+                    self.turns = turns;
+                    let unanswered = self.turns.len() % 2 == 1;
+                    let hint = if unanswered { "; /retry answers the last" } else { "" };
+                    format!("going on after {} messages{hint}", self.turns.len())
+                }
+                Err(error) => format!("{error:#}"),
+            },
+        };
+        Ok(writeln!(io::stderr(), "{said}")?)
+    }
+
+    /// Answers the last message again.
+    fn retry(&mut self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let before = self.turns.clone();
+        self.turns.pop_if(|turn| turn.message.role == Role::Assistant);
+        let Some(last) = self.turns.pop() else {
+            return Ok(writeln!(io::stderr(), "there is no message to answer")?);
+        };
+        if self.turn(&last.message.content, out)?.is_none() {
+            self.turns = before;
         }
+        Ok(())
+    }
+
+    /// What the conversation takes.
+    fn stats(&self) -> String {
+        let (held, n_ctx) = (self.session.parts().2.len(), self.session.n_ctx());
+        let Decoded { last, tokens, time } = self.decoded;
+        let rate = |speed: Option<f64>| speed.map_or("none".into(), |s| format!("{s:.1} tokens/s"));
+        let memory = stats::resident().map_or("unknown".into(), size::size);
+        format!(
+            "context   {held} of {n_ctx} tokens\nmessages  {}\nspeed     {} in the last answer, {} in \
+             all\nmemory    {memory} resident",
+            self.turns.len(),
+            rate(last),
+            rate(speed(tokens, time)),
+        )
     }
 
     /// Answers one message and adds both to the turns; adds neither if there is no answer. Gives
-    /// what was generated, if the message fits the context.
+    /// what was generated, if the message fits the context and the template.
     fn turn(&mut self, text: &str, out: &mut dyn Write) -> anyhow::Result<Option<Answer>> {
+        // A Ctrl-C means the answer that is being made, and no other.
+        interrupt::clear();
         let before = self.turns.clone();
         self.turns.push(Turn::new(Role::User, text));
+        let mut out = Tee { out, text: Vec::new() };
+        match self.answer(&mut out) {
+            Ok(Some(answer)) => {
+                answer.end_line(out.out)?;
+                let forgotten = before.len() + 1 - self.turns.len();
+                writeln!(io::stderr(), "{}", summary(&answer, forgotten))?;
+                self.add(&answer, &String::from_utf8_lossy(&out.text));
+                Ok(Some(answer))
+            }
+            Ok(None) => {
+                self.turns = before;
+                Ok(None)
+            }
+            Err(error) => {
+                self.turns = before;
+                if !error.is::<TemplateFailed>() {
+                    return Err(error);
+                }
+                writeln!(io::stderr(), "{error:#}")?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Answers the last of the turns, if they fit the context.
+    fn answer(&mut self, out: &mut dyn Write) -> anyhow::Result<Option<Answer>> {
         let mut remembered = Remembered {
             template: &self.template,
             tokenizer: self.tokenizer,
+            model: &self.model,
             system: self.system.as_deref(),
             n_ctx: self.session.n_ctx(),
             turns: &mut self.turns,
@@ -91,23 +214,46 @@ impl Conversation<'_, '_> {
             prompt = remembered.forget(0)?;
         }
         if let Err(error) = self.session.check_length(&prompt) {
-            self.turns = before;
             writeln!(io::stderr(), "{error}; /reset begins anew")?;
             return Ok(None);
         }
-        // A Ctrl-C means the answer that is being written, and no other.
-        interrupt::clear();
         let shift: &mut dyn Shift = if self.shift { &mut remembered } else { &mut () };
-        let answer = self.session.answer(&prompt, self.limit, shift, out)?;
-        answer.end_line(out)?;
-        let forgotten = before.len() + 1 - self.turns.len();
-        writeln!(io::stderr(), "{}", summary(&answer, forgotten))?;
-        if answer.text.is_empty() {
-            self.turns.pop();
-        } else {
-            self.turns.push(Turn::answer(&answer.text, answer.ids.clone()));
+        self.session.answer(&prompt, self.limit, shift, out).map(Some)
+    }
+
+    /// Adds an answer to the turns, or takes the message back that has none.
+    fn add(&mut self, answer: &Answer, text: &str) {
+        self.decoded.last = answer.decode_speed().or(self.decoded.last);
+        self.decoded.tokens += answer.decoded;
+        self.decoded.time += answer.decode_time;
+        match text {
+            "" => {
+                self.turns.pop();
+            }
+            // One that is longer than any context is spelt anew, if it is ever read again.
+            text if answer.tokens > answer.ids.len() => {
+                self.turns.push(Turn::new(Role::Assistant, text));
+            }
+            text => self.turns.push(Turn::answer(text, answer.ids.clone())),
         }
-        Ok(Some(answer))
+    }
+}
+
+/// Writes on, and keeps what was written.
+struct Tee<'o> {
+    out: &'o mut dyn Write,
+    text: Vec<u8>,
+}
+
+impl Write for Tee<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.text.extend(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 
@@ -115,6 +261,7 @@ impl Conversation<'_, '_> {
 struct Remembered<'c> {
     template: &'c ChatTemplate,
     tokenizer: &'c Tokenizer,
+    model: &'c str,
     system: Option<&'c str>,
     n_ctx: usize,
     turns: &'c mut Vec<Turn>,
@@ -125,7 +272,10 @@ impl Remembered<'_> {
     fn encode(&self) -> anyhow::Result<Vec<u32>> {
         let system = self.system.map(|text| Turn::new(Role::System, text));
         let turns: Vec<Turn> = system.into_iter().chain(self.turns.iter().cloned()).collect();
-        sandbox::encode(self.template, self.tokenizer, &turns)
+        sandbox::encode(self.template, self.tokenizer, &turns).map_err(|error| {
+            let model = self.model.to_owned();
+            TemplateFailed { model, error }.into()
+        })
     }
 
     /// Forgets the oldest messages with their answers, until the prompt and `more` tokens fill half
@@ -155,11 +305,6 @@ impl Shift for Remembered<'_> {
     }
 }
 
-/// Whether it looks like a command, and not like a message that begins with a path.
-fn is_command(line: &str) -> bool {
-    line.strip_prefix('/').is_some_and(|name| name.chars().all(char::is_alphabetic))
-}
-
 /// One line about an answer: how long it is, how fast it came, how many messages are `forgotten`, and
 /// why it ended if not by itself.
 fn summary(answer: &Answer, forgotten: usize) -> String {
@@ -175,7 +320,7 @@ fn summary(answer: &Answer, forgotten: usize) -> String {
         (0, _) => ", its beginning is forgotten".into(),
         (n, _) => format!(", the oldest {n} messages are forgotten"),
     };
-    format!("[{} tokens{speed}{forgotten}{end}]", answer.ids.len())
+    format!("[{} tokens{speed}{forgotten}{end}]", answer.tokens)
 }
 
 #[cfg(test)]

@@ -49,9 +49,12 @@ pub struct PromptTooLong {
 /// What was generated, and how long it took.
 #[derive(Debug)]
 pub struct Answer {
-    pub text: String,
-    /// The tokens of the text, the one that ended it not counted.
+    /// The tokens of its text, the one that ended it not counted.
+    pub tokens: usize,
+    /// The latest of them: all as long as the context might hold them.
     pub ids: Vec<u32>,
+    /// What its text ends with, if there is any.
+    last: Option<char>,
     pub stop: Stop,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
@@ -135,7 +138,7 @@ impl<'a> Session<'a> {
             if interrupt::requested() {
                 break Stop::Interrupted;
             }
-            if limit == Some(answer.ids.len()) {
+            if limit == Some(answer.tokens) {
                 break Stop::Length;
             }
             if let Some(id) = answer.ids.last() {
@@ -158,7 +161,7 @@ impl<'a> Session<'a> {
             if self.stop_ids.contains(&id) {
                 break Stop::Model;
             }
-            answer.ids.push(id);
+            answer.push(id, self.n_ctx());
             answer.write(&decoder.push(id), out)?;
         };
         answer.write(&decoder.finish(), out)?;
@@ -199,8 +202,9 @@ impl<'a> Session<'a> {
 impl Answer {
     fn new(prompt_tokens: usize, prompt_evaluated: usize) -> Self {
         Self {
-            text: String::new(),
+            tokens: 0,
             ids: Vec::new(),
+            last: None,
             stop: Stop::Interrupted,
             prompt_tokens,
             prompt_evaluated,
@@ -224,22 +228,32 @@ impl Answer {
 
     /// Writes a newline unless the text ended with one, or there is none.
     pub fn end_line(&self, out: &mut dyn Write) -> io::Result<()> {
-        if !self.text.is_empty() && !self.text.ends_with('\n') {
-            writeln!(out)?;
+        match self.last {
+            None | Some('\n') => Ok(()),
+            Some(_) => writeln!(out),
         }
-        Ok(())
+    }
+
+    /// Adds a token. A text may go on for ever: what no context of `n_ctx` holds is not kept.
+    fn push(&mut self, id: u32, n_ctx: usize) {
+        self.tokens += 1;
+        self.ids.push(id);
+        if self.ids.len() > 2 * n_ctx {
+            self.ids.drain(..n_ctx);
+        }
     }
 
     fn write(&mut self, text: &str, out: &mut dyn Write) -> anyhow::Result<()> {
-        if !text.is_empty() {
-            self.text.push_str(text);
+        if let Some(last) = text.chars().next_back() {
+            self.last = Some(last);
             out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")?;
         }
         Ok(())
     }
 }
 
-fn speed(tokens: usize, time: Duration) -> Option<f64> {
+/// Tokens in a second; `None` where there are none.
+pub fn speed(tokens: usize, time: Duration) -> Option<f64> {
     (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64())
 }
 

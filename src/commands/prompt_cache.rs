@@ -8,7 +8,7 @@ use anyhow::{bail, Context};
 use clap::Args;
 use lapidary::chat::Turn;
 use lapidary::convert::fingerprint;
-use lapidary::model::{Saved, Source, State};
+use lapidary::model::{ModelError, Saved, Source, State};
 use tempfile::NamedTempFile;
 
 use super::generate::Session;
@@ -102,6 +102,25 @@ impl PromptCache {
             Ok(())
         };
         saved().with_context(|| self.cannot_save())
+    }
+
+    /// Saves after a session that came to its end or to an error, such as a reader that went away, which
+    /// says more than that it cannot be saved. Only what the model itself failed on is no sequence.
+    ///
+    /// # Errors
+    /// What it ended with, or that it cannot be saved.
+    pub fn save_after<T>(
+        &self,
+        session: &Session<'_>,
+        turns: &[Turn],
+        ended: anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        if ended.as_ref().is_err_and(|error| error.is::<ModelError>()) {
+            return ended;
+        }
+        let saved = self.save(session, turns);
+        let ended = ended?;
+        saved.map(|()| ended)
     }
 
     fn cannot_save(&self) -> String {

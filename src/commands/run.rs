@@ -11,7 +11,7 @@ use lapidary::model::{Load, Model, Source};
 use lapidary::sampling::{Sampler, SamplerConfig};
 use lapidary::tokenizer::{Special, Tokenizer};
 
-use super::conversation::Conversation;
+use super::conversation::{Conversation, Decoded};
 use super::generate::{Session, Stop};
 use super::interrupt::{self, Interrupted};
 use super::memory::MemoryArgs;
@@ -114,12 +114,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             session: &mut session,
             tokenizer: &tokenizer,
             template,
+            model: name(&source),
             system: args.system,
             limit,
             seed,
             shift: args.session.context_shift,
             cache: cache.as_ref(),
             turns,
+            decoded: Decoded::default(),
         };
         return conversation.run();
     };
@@ -128,22 +130,26 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt::install()?;
     let mut oldest_half = OldestHalf { keep: args.keep(&ids, &tokenizer, n_ctx) };
     let shift: &mut dyn Shift = if args.session.context_shift { &mut oldest_half } else { &mut () };
-    let answer = if args.json {
-        session.answer(&ids, limit, shift, &mut io::sink())?
-    } else {
-        session.answer(&ids, limit, shift, &mut io::stdout())?
+    let mut answered = || -> anyhow::Result<Stop> {
+        let mut text = Vec::new();
+        let out: &mut dyn Write = if args.json { &mut text } else { &mut io::stdout() };
+        let answer = session.answer(&ids, limit, shift, out)?;
+        let text = String::from_utf8_lossy(&text);
+        let stats = Stats { answer: &answer, text: &text, seed, start, loaded, settled };
+        if args.json {
+            writeln!(io::stdout(), "{}", stats.json())?;
+        } else {
+            answer.end_line(&mut io::stdout())?;
+            stats.print()?;
+        }
+        Ok(answer.stop)
     };
-    let stats = Stats { answer: &answer, seed, start, loaded, settled };
-    if args.json {
-        writeln!(io::stdout(), "{}", stats.json())?;
-    } else {
-        answer.end_line(&mut io::stdout())?;
-        stats.print()?;
-    }
-    if let Some(cache) = cache {
-        cache.save(&session, &[])?;
-    }
-    match answer.stop {
+    let stop = answered();
+    let stop = match cache {
+        Some(cache) => cache.save_after(&session, &[], stop)?,
+        None => stop?,
+    };
+    match stop {
         Stop::Interrupted => Err(Interrupted.into()),
         _ => Ok(()),
     }

@@ -3,12 +3,16 @@
 use std::io::{self, Write};
 use std::time::Instant;
 
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
+
 use super::generate::{Answer, Stop};
 use super::memory::Settled;
 
 /// A finished run.
 pub struct Stats<'a> {
     pub answer: &'a Answer,
+    /// The answer's, for JSON.
+    pub text: &'a str,
     pub seed: u64,
     /// When the command began.
     pub start: Instant,
@@ -35,7 +39,7 @@ impl Stats<'_> {
             known => format!(" ({known} of them known)"),
         };
         writeln!(err, "prompt  {} tokens{known}{prompt}{first}", a.prompt_tokens)?;
-        let (generated, speed) = (a.ids.len(), speed(a.decode_speed()));
+        let (generated, speed) = (a.tokens, speed(a.decode_speed()));
         writeln!(err, "answer  {generated} tokens{speed}{}, {}", self.shifts(), self.end())?;
         writeln!(err, "seed    {}", self.seed)
     }
@@ -66,7 +70,7 @@ impl Stats<'_> {
     pub fn json(&self) -> serde_json::Value {
         let a = self.answer;
         serde_json::json!({
-            "text": a.text,
+            "text": self.text,
             "stop": match a.stop {
                 Stop::Model => "stop",
                 Stop::Length => "length",
@@ -75,7 +79,7 @@ impl Stats<'_> {
             },
             "prompt_tokens": a.prompt_tokens,
             "prompt_evaluated": a.prompt_evaluated,
-            "generated_tokens": a.ids.len(),
+            "generated_tokens": a.tokens,
             "shifts": a.shifts,
             "seed": self.seed,
             "memory": self.settled.json(),
@@ -95,4 +99,13 @@ impl Stats<'_> {
 
 fn speed(tokens_per_second: Option<f64>) -> String {
     tokens_per_second.map_or(String::new(), |s| format!(", {s:.1} tokens/s"))
+}
+
+/// Bytes of memory that this process has, those of mapped files that are in memory included.
+pub fn resident() -> Option<u64> {
+    let pid = sysinfo::get_current_pid().ok()?;
+    let mut system = System::new();
+    let memory = ProcessRefreshKind::nothing().with_memory();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, memory);
+    system.process(pid).map(|process| process.memory())
 }

@@ -54,12 +54,14 @@ impl Setup {
             session,
             tokenizer: &self.tokenizer,
             template: ChatTemplate::new(None, "<bos>", "<eos>").unwrap(),
+            model: "tiny.gguf".into(),
             system: Some("Be brief.".into()),
             limit: Some(limit),
             seed: 5,
             shift,
             cache: None,
             turns: Vec::new(),
+            decoded: Decoded::default(),
         }
     }
 
@@ -108,7 +110,7 @@ fn a_conversation_outlives_its_context() {
         let message = format!("And he said unto them {i}");
         let before = conversation.turns.len();
         let answer = say(&mut conversation, &message);
-        assert_eq!((answer.ids.len(), answer.stop), (20, Stop::Length));
+        assert_eq!((answer.tokens, answer.stop), (20, Stop::Length));
         forgotten += usize::from(conversation.turns.len() < before + 2);
         // Whole turns: the system's message in the first, a user's and an answer to each.
         let roles = conversation.turns.iter().map(|turn| turn.message.role);
@@ -140,7 +142,7 @@ fn an_answer_longer_than_the_context_keeps_its_message_and_loses_its_beginning()
     say(&mut conversation, "And who art thou?");
     conversation.limit = Some(200);
     let answer = say(&mut conversation, "And whence comest thou?");
-    assert_eq!((answer.ids.len(), answer.stop), (200, Stop::Length));
+    assert_eq!((answer.tokens, answer.stop), (200, Stop::Length));
     assert!(answer.shifts > 2);
     let prompt = "<bos><start_of_turn>user\nBe brief.\n\nAnd whence comest thou?<end_of_turn>\n\
                   <start_of_turn>model\n";
@@ -148,7 +150,7 @@ fn an_answer_longer_than_the_context_keeps_its_message_and_loses_its_beginning()
     assert!(held.starts_with(prompt), "{held}");
     let (held, prompt) =
         (conversation.session.parts().2, setup.tokenizer.encode(prompt, Special::Trusted));
-    assert!(answer.ids[..199].ends_with(&held[prompt.len()..]));
+    assert!(answer.ids[..answer.ids.len() - 1].ends_with(&held[prompt.len()..]));
     // The next turn takes the answer as it was given, if that fits; here it is forgotten.
     let next = say(&mut conversation, "And what is thy name?");
     assert_eq!(next.stop, Stop::Length);
@@ -208,4 +210,84 @@ fn a_conversation_goes_on_where_it_was_left() {
     let expected = say(&mut conversation, "And what seekest thou?");
     assert_eq!(expected.prompt_evaluated, expected.prompt_tokens);
     assert_eq!(answer.ids, expected.ids);
+}
+
+#[test]
+fn a_template_that_fails_names_the_model_and_changes_nothing() {
+    let setup = Setup::new();
+    let model = setup.model();
+    let mut session = setup.session(&model, 200, GREEDY);
+    let mut conversation = setup.conversation(&mut session, 5, false);
+    say(&mut conversation, "And who art thou?");
+    let before = conversation.turns.clone();
+    let gemma = std::mem::replace(
+        &mut conversation.template,
+        ChatTemplate::new(Some("{{ nothing.at_all }}"), "<bos>", "<eos>").unwrap(),
+    );
+    let error = conversation.answer(&mut io::sink()).unwrap_err();
+    assert!(error.is::<TemplateFailed>());
+    assert!(error.to_string().starts_with("tiny.gguf: "), "{error}");
+    assert!(conversation.turn("And whence?", &mut io::sink()).unwrap().is_none());
+    conversation.obey(&Command::Retry, &mut io::sink()).unwrap();
+    assert_eq!(conversation.turns, before);
+    conversation.template = gemma;
+    say(&mut conversation, "And whence?");
+}
+
+#[test]
+fn messages_are_answered_again_and_taken_back() {
+    let setup = Setup::new();
+    let model = setup.model();
+    let mut session = setup.session(&model, 300, GREEDY);
+    let mut conversation = setup.conversation(&mut session, 5, false);
+    let obey = |conversation: &mut Conversation<'_, '_>, command| {
+        conversation.obey(&command, &mut io::sink()).unwrap();
+        conversation.turns.len()
+    };
+    for nothing in [Command::Retry, Command::Undo, Command::Stats] {
+        assert_eq!(obey(&mut conversation, nothing), 0);
+    }
+    say(&mut conversation, "And who art thou?");
+    say(&mut conversation, "And whence comest thou?");
+    let turns = conversation.turns.clone();
+    // The likeliest answer is the same again.
+    assert_eq!(obey(&mut conversation, Command::Retry), 4);
+    assert_eq!(conversation.turns, turns);
+    assert!(conversation.stats().contains("of 300 tokens\nmessages  4\n"));
+    assert_eq!(obey(&mut conversation, Command::Undo), 2);
+    assert_eq!(conversation.turns, turns[..2]);
+    assert_eq!(obey(&mut conversation, Command::Reset), 0);
+    // Of a file whose last message waits for its answer.
+    conversation.turns = turns[..3].to_vec();
+    assert_eq!(obey(&mut conversation, Command::Retry), 4);
+    assert_eq!(conversation.turns, turns);
+    conversation.turns = turns[..3].to_vec();
+    assert_eq!(obey(&mut conversation, Command::Undo), 2);
+}
+
+/// A reader that goes away after some text.
+struct Pipe(usize);
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.checked_sub(1).ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_answer_that_nobody_reads_leaves_what_was_said_before() {
+    let setup = Setup::new();
+    let model = setup.model();
+    let mut session = setup.session(&model, 300, GREEDY);
+    let mut conversation = setup.conversation(&mut session, 20, false);
+    say(&mut conversation, "And who art thou?");
+    let before = conversation.turns.clone();
+    let error = conversation.turn("And whence comest thou?", &mut Pipe(3)).unwrap_err();
+    assert!(error.is::<io::Error>(), "{error:#}");
+    assert_eq!(conversation.turns, before);
 }

@@ -1,0 +1,108 @@
+//! Conversations in files that a person can read: a JSON array of messages, as OpenAI's API takes them.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use anyhow::{bail, Context};
+use lapidary::chat::{Message, Role, Turn};
+
+/// The largest file that is read, in bytes: many times a context.
+const MAX_FILE: u64 = 64 << 20;
+
+/// Writes a conversation. A file that is there already is left alone, unless `overwrite` says otherwise.
+pub fn save(
+    path: &Path,
+    system: Option<&str>,
+    turns: &[Turn],
+    overwrite: bool,
+) -> anyhow::Result<()> {
+    let system = system.map(|text| Turn::new(Role::System, text).message);
+    let messages: Vec<_> =
+        system.into_iter().chain(turns.iter().map(|turn| turn.message.clone())).collect();
+    let text = serde_json::to_string_pretty(&messages)?;
+    let file = match overwrite {
+        true => File::create(path),
+        false => File::create_new(path),
+    };
+    if file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+        bail!("{0} is there already; /save! {0} writes over it", path.display());
+    }
+    file.and_then(|mut file| writeln!(file, "{text}")).with_context(|| path.display().to_string())
+}
+
+/// Reads a conversation: the system's message, if there is one, and the others, which take turns.
+pub fn load(path: &Path) -> anyhow::Result<(Option<String>, Vec<Turn>)> {
+    let read = || -> anyhow::Result<_> {
+        let metadata = fs::metadata(path)?;
+        if !metadata.is_file() || metadata.len() > MAX_FILE {
+            bail!("it is no file of at most {} MB", MAX_FILE >> 20);
+        }
+        let text = fs::read_to_string(path)?;
+        let messages: Vec<Message> = serde_json::from_str(&text)
+            .context(r#"it is no array of messages, [{"role": "user", "content": "…"}, …]"#)?;
+        let mut turns: Vec<_> =
+            messages.into_iter().map(|message| Turn { message, ids: None }).collect();
+        let system = turns.first().is_some_and(|turn| turn.message.role == Role::System);
+        let system = system.then(|| turns.remove(0).message.content);
+        let roles = [Role::User, Role::Assistant].into_iter().cycle();
+        if turns.iter().zip(roles).any(|(turn, role)| turn.message.role != role) {
+            bail!("user and assistant have to take turns in it, after at most one system message");
+        }
+        Ok((system, turns))
+    };
+    read().with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_loaded_and_never_written_over_unasked() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("chat.json");
+        let turns = vec![
+            Turn::new(Role::User, "Who art thou?\n\"Ä\""),
+            Turn::answer("I am he.", vec![1, 2]),
+            Turn::new(Role::User, "Whence?"),
+        ];
+        save(&path, Some("Be brief."), &turns, false).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            text.starts_with("[\n  {\n    \"role\": \"system\",\n    \"content\": \"Be brief.\"")
+        );
+        assert!(!text.contains("ids"), "{text}");
+        let (system, loaded) = load(&path).unwrap();
+        assert_eq!(system.as_deref(), Some("Be brief."));
+        let messages = |turns: &[Turn]| -> Vec<Message> {
+            turns.iter().map(|turn| turn.message.clone()).collect()
+        };
+        assert_eq!(messages(&loaded), messages(&turns));
+        let error = save(&path, None, &[], false).unwrap_err().to_string();
+        assert!(error.contains("/save! "), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        save(&path, None, &[], true).unwrap();
+        assert_eq!(load(&path).unwrap(), (None, Vec::new()));
+    }
+
+    #[test]
+    fn what_is_no_conversation_is_refused() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("chat.json");
+        for (text, part) in [
+            ("", "no array of messages"),
+            ("{}", "no array of messages"),
+            (r#"[{"role": "tool", "content": "x"}]"#, "no array of messages"),
+            (r#"[{"role": "user"}]"#, "no array of messages"),
+            (r#"[{"role": "assistant", "content": "x"}]"#, "take turns"),
+            (r#"[{"role": "user", "content": "x"}, {"role": "system", "content": "x"}]"#, "turns"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let error = format!("{:#}", load(&path).unwrap_err());
+            assert!(error.contains(part) && error.contains("chat.json"), "{text}: {error}");
+        }
+        assert!(load(dir.path()).is_err());
+        assert!(load(&dir.path().join("none")).is_err());
+    }
+}
