@@ -1,10 +1,10 @@
 //! Lapidary cuts Google's Gemma 2 to size: it converts checkpoints to k-quant GGUF files, runs
 //! them on the CPU and measures what the cut cost.
 //!
-//! Imports point one way: commands (the binary) → [`verify`] → [`convert`], [`imatrix`],
-//! [`perplexity`],
-//! [`chat`], [`tokenizer`], [`sampling`] → [`model`] → [`kernels`] → `lapidary_formats`. What the
-//! system allows and refuses, [`machine`] and [`fault`], is for the commands alone.
+//! Imports point one way: commands (the binary) → [`server`] → [`engine`], and → [`verify`] →
+//! [`convert`], [`imatrix`], [`perplexity`]; both → [`chat`], [`grammar`], [`tokenizer`], [`sampling`] →
+//! [`model`] → [`kernels`] → `lapidary_formats`. What the system allows and refuses, [`machine`] and
+//! [`fault`], is for the commands alone.
 #![deny(unsafe_code)]
 
 pub mod bandwidth;
