@@ -400,7 +400,7 @@ fn hostile() -> Vec<(&'static str, Value)> {
         (
             "chain of references",
             chain(
-                3000,
+                2400,
                 &|i| json!({"type": "object", "properties": {"a": {"$ref": format!("#/$defs/d{i}")}}}),
             ),
         ),
