@@ -11,6 +11,7 @@ mod schema;
 use std::sync::Arc;
 use std::thread;
 
+use lapidary_formats::vocab::PieceKind;
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
@@ -18,7 +19,7 @@ use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use serde_json::{json, Value};
 
 use crate::sampling::{Constraint, ConstraintError};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{ControlPieces, Tokenizer};
 use following::Following;
 
 /// White space between two tokens of JSON: a space, or a new line and what indents it. Bounded, for a
@@ -104,8 +105,11 @@ impl Grammars {
 /// The text of a token as the trie is to have it: nothing for what is never a part of JSON. No UTF-8 has
 /// the byte 0xFF, with which the trie marks tokens that have a meaning.
 fn word(tokenizer: &Tokenizer, id: u32, stop_ids: &[u32]) -> Vec<u8> {
-    let bytes = tokenizer.token_bytes(id);
-    if stop_ids.contains(&id) || bytes.first() == Some(&TokTrie::SPECIAL_TOKEN_MARKER) {
+    let pieces = &tokenizer.vocab().pieces;
+    // There may be more ids than pieces.
+    let known = pieces.get(id).is_some_and(|piece| piece.kind != PieceKind::Unknown);
+    let bytes = tokenizer.piece_bytes(id, ControlPieces::Omit);
+    if !known || stop_ids.contains(&id) || bytes.first() == Some(&TokTrie::SPECIAL_TOKEN_MARKER) {
         return Vec::new();
     }
     bytes

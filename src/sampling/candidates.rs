@@ -23,8 +23,12 @@ impl Candidate {
 pub(super) struct Candidates(Vec<Candidate>);
 
 impl Candidates {
+    /// All but the impossible ones, `f32::MIN`, which the highest temperatures would make possible; or
+    /// all, if there are no others.
     pub(super) fn new(logits: &[f32]) -> Self {
-        Self((0..).zip(logits).map(|(id, logit)| Candidate { id, logit: *logit }).collect())
+        let all = (0..).zip(logits).map(|(id, logit)| Candidate { id, logit: *logit });
+        let possible: Vec<_> = all.clone().filter(|c| c.logit > f32::MIN).collect();
+        Self(if possible.is_empty() { all.collect() } else { possible })
     }
 
     /// Keeps the `k` likeliest; 0 keeps all.

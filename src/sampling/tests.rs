@@ -113,6 +113,15 @@ fn bad_logits_do_not_break_it() {
 }
 
 #[test]
+fn what_is_impossible_stays_so_at_any_temperature() {
+    let mut sampler = sampler(whole(f32::MAX, 1));
+    let mut logits = [f32::NEG_INFINITY, 1.0, f32::NAN, -1.0, f32::NEG_INFINITY];
+    for _ in 0..100 {
+        assert!([1, 3].contains(&sampler.sample(&mut logits, &[])));
+    }
+}
+
+#[test]
 fn tiny_temperatures_are_nearly_greedy() {
     let mut sampler = sampler(whole(f32::MIN_POSITIVE, 1));
     assert_eq!(sampler.sample(&mut [1.0, 1.1, 1.05], &[]), 1);

@@ -34,16 +34,6 @@ impl Tokenizer {
         String::from_utf8_lossy(&self.decode_bytes(ids, control)).into_owned()
     }
 
-    /// The bytes that one id adds within a text: none for CONTROL and unknown pieces, padding and ids
-    /// past the vocabulary.
-    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        if (id as usize) < self.vocab.pieces.len() && self.kind(id) != PieceKind::Unknown {
-            self.decode_onto(id, ControlPieces::Omit, &mut bytes);
-        }
-        bytes
-    }
-
     /// A decoder of ids that arrive one at a time.
     pub fn stream(&self, control: ControlPieces) -> Decoder<'_> {
         Decoder { tokenizer: self, control, pending: Vec::new() }

@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+"""Treats a server as the worst clients do, and looks whether it is as it was before.
+
+    server_storm.py [--requests 500] [--rounds 1] [--seed 1] LAPIDARY MODEL
+
+starts `LAPIDARY serve MODEL` by itself (Linux). In each round so many requests come from 16 clients at a
+time, drawn by the seed: answers that are waited for, whole and streamed; clients that go away before,
+within and after the body and within the answer; slow readers; bodies that are too long, not JSON, not
+UTF-8, nested without end or of another type; heads without end; prompts that are too long; no HTTP at all.
+Each has to be answered as it should, or the connection closed where that is the answer. After a round
+nothing may run or wait, and a prompt gets the answer that it got at first. Of 20 rounds or more the memory in
+the second half has to stay within 2 %: it takes some thousand requests until an allocator has what it keeps.
+Caches, which are taken as they fill, are filled before.
+"""
+import argparse
+import collections
+import json
+import queue
+import random
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+CLIENTS = 16
+PARALLEL, CONTEXT = 4, 512
+
+
+class Server:
+    """A server that runs until it is left."""
+
+    def __init__(self, lapidary: str, model: str):
+        command = [lapidary, "serve", model, "--port", "0", "--parallel", str(PARALLEL), "--queue", "8",
+                   "--ctx", str(CONTEXT)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        for line in self.process.stderr:
+            if found := re.search(r"listening on http://[^:]+:(\d+)", line):
+                self.port = int(found[1])
+                break
+        else:
+            raise SystemExit("the server does not begin")
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(10)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+
+    def resident(self) -> int:
+        """Bytes of memory."""
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS:"))
+
+    def health(self) -> dict:
+        reply = talk(self, request("GET", "/health", b""))
+        return json.loads(reply.split(b"\r\n\r\n", 1)[1])
+
+
+def request(method: str, path: str, body: bytes, kind: str = "application/json", length: int | None = None) -> bytes:
+    head = (f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\n"
+            f"Content-Length: {len(body) if length is None else length}\r\n\r\n")
+    return head.encode() + body
+
+
+def ask(body: dict) -> bytes:
+    return request("POST", "/v1/completions", json.dumps(body).encode())
+
+
+def talk(server: Server, data: bytes) -> bytes:
+    """Sends it all and reads it all; what was read before a reset."""
+    reply = b""
+    with server.connect() as connection:
+        try:
+            connection.sendall(data)
+        except OSError:
+            pass  # The server need not hear a body out that is too long.
+        try:
+            while part := connection.recv(1 << 16):
+                reply += part
+        except OSError:
+            pass
+    return reply
+
+
+def status(reply: bytes) -> int:
+    """Of a reply, 0 if there is none."""
+    return int(reply.split(None, 2)[1]) if reply.startswith(b"HTTP/1.1 ") else 0
+
+
+def answer(chance: random.Random, **more) -> dict:
+    words = " ".join(chance.choice(["and", "the", "king", "went", "unto", "David"]) for _ in range(chance.randrange(1, 60)))
+    return {"prompt": words, "max_tokens": chance.randrange(1, 40), "ignore_eos": True, "seed": chance.randrange(99), **more}
+
+
+def whole(server, chance):
+    return status(talk(server, ask(answer(chance)))) in (200, 429)
+
+
+def streamed(server, chance):
+    reply = talk(server, ask(answer(chance, stream=True, n=chance.choice([1, 1, 3]))))
+    return status(reply) == 429 or b"data: [DONE]" in reply
+
+
+def slow_reader(server, chance):
+    with server.connect() as connection:
+        connection.sendall(ask(answer(chance, stream=True, logprobs=5)))
+        reply = b""
+        while part := connection.recv(256):
+            reply += part
+            time.sleep(0.002)
+    return status(reply) == 429 or b"data: [DONE]" in reply
+
+
+def goes_away(server, chance):
+    """Anywhere: within the request, right after it, or within the answer."""
+    data = ask({**answer(chance, stream=chance.random() < 0.7), "max_tokens": 400})
+    with server.connect() as connection:
+        connection.sendall(data[:chance.choice([0, 10, len(data) - 5, len(data), len(data)])])
+        if chance.random() < 0.5:
+            connection.settimeout(0.2)
+            try:
+                connection.recv(chance.randrange(1, 4000))
+            except OSError:
+                pass
+    return True
+
+
+def refused(expected: set[int], make):
+    return lambda server, chance: status(talk(server, make(chance))) in expected
+
+
+BAD_JSON = [b"", b"{", b'{"prompt": "a"', b'{"prompt": "a",}', b"[1, 2", b'{"prompt": NaN}', b"null", b'"text"', b"\xef\xbb\xbf{}"]
+# How often each is drawn.
+KINDS = {
+    "whole": (12, whole),
+    "streamed": (12, streamed),
+    "slow reader": (4, slow_reader),
+    "goes away": (20, goes_away),
+    "body too long": (3, refused({413, 0}, lambda _: request("POST", "/v1/completions", b'{"prompt": "' + b"a" * (5 << 20) + b'"}'))),
+    "no JSON": (5, refused({400}, lambda c: request("POST", "/v1/chat/completions", c.choice(BAD_JSON)))),
+    "no UTF-8": (5, refused({400}, lambda _: request("POST", "/v1/completions", b'{"prompt": "\xff\xfe\xc3"}'))),
+    "nested": (3, refused({400}, lambda _: request("POST", "/v1/completions", b'{"prompt": ' + b"[" * 100_000))),
+    "no JSON by name": (3, refused({415}, lambda _: request("POST", "/v1/completions", b"{}", "text/plain"))),
+    "prompt too long": (3, refused({400}, lambda _: ask({"prompt": "and he went " * 2000}))),
+    "head without end": (3, refused({400, 431, 0}, lambda _: b"GET / HTTP/1.1\r\n" + b"X: " + b"a" * (1 << 20))),
+    "no HTTP": (3, refused({400, 0}, lambda c: c.randbytes(300) + b"\r\n\r\n")),
+    "unknown path": (2, refused({404}, lambda _: request("POST", "/../../etc/passwd", b"{}"))),
+}
+
+
+def round_(server: Server, requests: int, seed: int) -> collections.Counter:
+    """One round; how many of each kind were answered as they should be."""
+    chance = random.Random(seed)
+    jobs: queue.SimpleQueue = queue.SimpleQueue()
+    for _ in range(requests):
+        name = chance.choices(list(KINDS), [weight for weight, _ in KINDS.values()])[0]
+        jobs.put((name, random.Random(chance.randrange(1 << 30))))
+    counts: collections.Counter = collections.Counter()
+    failed = []
+
+    def client():
+        while True:
+            try:
+                name, chance = jobs.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                good = KINDS[name][1](server, chance)
+            except Exception as error:
+                good, name = False, f"{name}: {error!r}"
+            if good:
+                counts[name] += 1
+            else:
+                failed.append(name)
+
+    threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    if failed:
+        raise SystemExit(f"not as it should be: {failed}")
+    return counts
+
+
+def fill(server: Server) -> None:
+    """Fills all caches."""
+    def one(word: str) -> None:
+        data = ask({"prompt": word, "max_tokens": CONTEXT - 16, "ignore_eos": True})
+        if status(talk(server, data)) != 200:
+            raise SystemExit("a whole context is not answered")
+
+    threads = [threading.Thread(target=one, args=(f"{n} times",)) for n in range(PARALLEL)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("lapidary")
+    parser.add_argument("model")
+    parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    with Server(args.lapidary, args.model) as server:
+        probe = ask({"prompt": "And it came to pass", "max_tokens": 20, "temperature": 0})
+
+        def said():
+            return json.loads(talk(server, probe).split(b"\r\n\r\n", 1)[1])["choices"][0]["text"]
+
+        fill(server)
+        first, resident = said(), []
+        for number in range(args.rounds):
+            counts = round_(server, args.requests, args.seed + number)
+            for _ in range(100):
+                health = server.health()
+                if health["busy"] == 0 and health["waiting"] == 0:
+                    break
+                time.sleep(0.1)
+            else:
+                raise SystemExit(f"the queue does not drain: {health}")
+            if said() != first:
+                raise SystemExit("a prompt has another answer than at first")
+            resident.append(server.resident())
+            shown = ", ".join(f"{n} {name}" for name, n in sorted(counts.items(), key=lambda item: -item[1]))
+            print(f"round {number + 1}: {sum(counts.values())} as they should be ({shown}); {resident[-1] / 1e6:.1f} MB")
+        later = resident[len(resident) // 2:]
+        if args.rounds >= 20 and max(later) > 1.02 * min(later):
+            raise SystemExit(f"memory grows: {later}")
+        if server.process.poll() is not None:
+            raise SystemExit("the server has ended")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
