@@ -94,3 +94,36 @@ fn there_is_nothing_elsewhere() {
         assert!(reply.header("allow").is_some(), "{path}");
     }
 }
+
+#[test]
+fn people_are_shown_a_page() {
+    let server = Server::start(&["--api-key", "secret"]);
+    let page = server.get("/");
+    assert!(page.text(200).starts_with("<!doctype html>"));
+    for (path, content_type) in
+        [("/", "text/html"), ("/style.css", "text/css"), ("/chat.js", "text/javascript")]
+    {
+        let reply = server.get(path);
+        assert_eq!(reply.status, 200, "{path}");
+        assert!(reply.header("content-type").unwrap().starts_with(content_type), "{path}");
+        let policy = reply.header("content-security-policy").unwrap();
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'; "), "{policy}");
+        assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(reply.header("referrer-policy"), Some("no-referrer"));
+    }
+    // Its scripts, and theirs, are there.
+    let mut scripts = vec!["chat.js".to_owned(), "theme.js".to_owned()];
+    let mut read = 0;
+    while let Some(script) = scripts.get(read).cloned() {
+        let text = server.get(&format!("/{script}")).text(200);
+        let imports = text.split(" from './").skip(1).filter_map(|rest| rest.split('\'').next());
+        for import in imports {
+            if !scripts.iter().any(|known| known == import) {
+                scripts.push(import.to_owned());
+            }
+        }
+        read += 1;
+    }
+    assert!(read > 10, "{scripts:?}");
+    server.get("/v1/models").error(401, None, Some("invalid_api_key"));
+}
