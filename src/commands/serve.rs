@@ -124,9 +124,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let stop_ids = source.stop_ids(tokenizer.vocab());
     let options =
         EngineOptions { parallel: args.parallel, queue: args.queue, state: settled.options };
-    let (engine, handle) = Engine::new(&model, &tokenizer, stop_ids, options);
+    let (engine, handle) = Engine::new(&model, &tokenizer, stop_ids.clone(), options);
     let card = args.card(&source);
-    let app = Arc::new(App::new(handle.clone(), Arc::clone(&tokenizer), encode, card));
+    let app = Arc::new(App::new(handle.clone(), Arc::clone(&tokenizer), stop_ids, encode, card));
     let is_open = keys.is_empty() && loopback.is_none();
     let rules = Rules { keys, loopback };
     let router = server::router(app, rules, args.cors.clone());

@@ -1,14 +1,17 @@
 //! What all requests have in common.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Semaphore;
 
 use super::body::{Bodies, JsonBody};
 use super::error::ApiError;
 use super::fields::Fields;
+use super::format::{Format, FIELD};
 use crate::chat::Turn;
 use crate::engine::{Handle, SubmitError};
+use crate::grammar::Grammars;
+use crate::sampling::{Constraint, ConstraintError};
 use crate::tokenizer::Tokenizer;
 
 /// Requests that are read at a time. JSON takes many times its length in memory, and a stranger's chat
@@ -50,6 +53,10 @@ pub struct App {
     pub created: u64,
     /// Room for their bodies.
     pub bodies: Bodies,
+    /// What ends the model's answers.
+    stop_ids: Vec<u32>,
+    /// Made when they are first asked for, as few servers need them.
+    grammars: OnceLock<Result<Grammars, ConstraintError>>,
     preparing: Arc<Semaphore>,
 }
 
@@ -58,12 +65,23 @@ impl App {
     pub fn new(
         handle: Handle,
         tokenizer: Arc<Tokenizer>,
+        stop_ids: Vec<u32>,
         encode: Encode,
         model: ModelCard,
     ) -> Self {
         let created = super::answer::unix_time();
         let preparing = Arc::new(Semaphore::new(PREPARING));
-        Self { handle, tokenizer, encode, model, created, bodies: Bodies::default(), preparing }
+        Self {
+            handle,
+            tokenizer,
+            encode,
+            model,
+            created,
+            bodies: Bodies::default(),
+            stop_ids,
+            grammars: OnceLock::new(),
+            preparing,
+        }
     }
 
     /// Reads a request where it holds up no other, a few at a time: all of it, from JSON to tokens.
@@ -82,6 +100,20 @@ impl App {
         });
         let fault = |_| ApiError::internal("the request ended in a fault of the server");
         task.await.map_err(fault)?
+    }
+
+    /// What keeps an answer to its format. It may take seconds.
+    pub fn constraint(&self, format: &Format) -> Result<Option<Box<dyn Constraint>>, ApiError> {
+        if *format == Format::Text {
+            return Ok(None);
+        }
+        let grammars = self.grammars.get_or_init(|| Grammars::new(&self.tokenizer, &self.stop_ids));
+        let constraint =
+            grammars.as_ref().map_err(Clone::clone).and_then(|grammars| match format {
+                Format::JsonSchema(schema) => grammars.json_schema(schema),
+                Format::JsonObject | Format::Text => grammars.json_object(),
+            });
+        constraint.map(Some).map_err(|error| ApiError::field(FIELD, error.0))
     }
 
     /// Whether a prompt leaves room for an answer: before it is copied for each of its choices.

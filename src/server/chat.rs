@@ -56,7 +56,7 @@ fn prepare(app: &App, fields: &Fields) -> Result<Job<ChatShape>, ApiError> {
             prompt: prompt.clone(),
             max_tokens: params.max_tokens,
             sampler: params.sampler(choice)?,
-            constraint: None,
+            constraint: app.constraint(&params.format)?,
             stop: params.stop.clone(),
             ignore_eos: params.ignore_eos,
             logprobs: top,

@@ -57,7 +57,7 @@ fn prepare(app: &App, fields: &Fields) -> Result<Job<TextShape>, ApiError> {
                 prompt: prompt.ids.clone(),
                 max_tokens: params.max_tokens,
                 sampler: params.sampler(choice)?,
-                constraint: None,
+                constraint: app.constraint(&params.format)?,
                 stop: params.stop.clone(),
                 ignore_eos: params.ignore_eos,
                 logprobs: top,

@@ -14,6 +14,7 @@ mod completions;
 mod connections;
 mod error;
 mod fields;
+mod format;
 mod guard;
 mod logprobs;
 mod page;

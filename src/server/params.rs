@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::error::ApiError;
 use super::fields::{wrong, Fields};
+use super::format::Format;
 use crate::sampling::{Sampler, SamplerConfig};
 
 /// The most choices of one prompt.
@@ -34,6 +35,8 @@ pub struct Params {
     pub stop: Vec<String>,
     /// Whether it goes on where the model would end it.
     pub ignore_eos: bool,
+    /// What it has to be like.
+    pub format: Format,
 }
 
 impl Params {
@@ -61,6 +64,7 @@ impl Params {
             sampling: sampling(fields, n_vocab)?,
             stop: stop(fields)?,
             ignore_eos: fields.flag("ignore_eos")?,
+            format: Format::read(fields)?,
         })
     }
 

@@ -203,3 +203,43 @@ fn a_conversation_that_makes_no_sense_is_refused() {
     let message = reply.error(400, None, Some("context_length_exceeded"));
     assert!(message.contains("1024"), "{message}");
 }
+
+#[test]
+fn an_answer_is_json_where_that_is_asked_for() {
+    let server = Server::start(&[]);
+    let schema = json!({
+        "type": "object",
+        "properties": {"name": {"enum": ["David", "Saul"]}, "age": {"type": "integer"}},
+        "required": ["name", "age"],
+        "additionalProperties": false,
+    });
+    let named = json!({"name": "person", "strict": true, "schema": schema});
+    let schema = json!({"type": "json_schema", "json_schema": named});
+    for seed in 0..4 {
+        let extra =
+            json!({"response_format": schema, "max_tokens": 200, "temperature": 1, "seed": seed});
+        let answer = server.chat(&greedy(extra));
+        let choice = &answer["choices"][0];
+        assert_eq!(choice["finish_reason"], "stop", "{choice}");
+        let text = choice["message"]["content"].as_str().unwrap();
+        let person: Value = serde_json::from_str(text).unwrap();
+        assert!(person["name"] == "David" || person["name"] == "Saul", "{person}");
+        assert!(person["age"].is_i64() && person.as_object().unwrap().len() == 2, "{person}");
+    }
+    // The model was not trained for it, and may go on for as long as it is let.
+    let object = json!({"response_format": {"type": "json_object"}, "max_tokens": 50});
+    let answer = server.chat(&greedy(object));
+    let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
+    assert!(text.trim_start().starts_with('{'), "{text}");
+    let text = json!({"response_format": {"type": "text"}});
+    assert_eq!(server.chat(&greedy(text))["choices"], server.chat(&greedy(json!({})))["choices"]);
+
+    let refused = |format: Value, param: &str| {
+        let body = greedy(json!({"response_format": format}));
+        server.post("/v1/chat/completions", &body).error(400, Some(param), None)
+    };
+    refused(json!({"type": "xml"}), "response_format.type");
+    let flawed = json!({"name": "n", "schema": {"type": "number", "multipleOf": "x"}});
+    let flawed = json!({"type": "json_schema", "json_schema": flawed});
+    refused(flawed, "response_format");
+}
