@@ -53,6 +53,25 @@ fn matrix_bytes(path: &Path, but: &str) -> u64 {
     matrices.map(|t| t.data.len() as u64).sum()
 }
 
+/// Sequences that are decoded together count together, and read the weights once.
+#[test]
+fn streams_have_tests_of_their_own() {
+    let dir = TempDir::new().unwrap();
+    let path = converted(&dir, &micro());
+    let lists = ["-p", "3", "-n", "2", "--streams", "1,3", "--ctx-depth", "0,5", "--slice", "4"];
+    let found = bench_json(&path, &[lists.as_slice(), &["-r", "1"]].concat());
+    assert_eq!(names(&found), ["pp3", "tg2", "tg2x3", "pp3@d5", "tg2@d5", "tg2x3@d5"]);
+    let weights = found["weight_bytes"].as_f64().unwrap();
+    for result in found["results"].as_array().unwrap() {
+        let speed = result["tokens_per_second"].as_f64().unwrap();
+        if let Some(gb) = result["gb_per_s"].as_f64() {
+            let streams = if result["test"].as_str().unwrap().contains('x') { 3.0 } else { 1.0 };
+            let expected = speed / streams * weights / 1e9;
+            assert!((gb / expected - 1.0).abs() < 1e-9, "{result}");
+        }
+    }
+}
+
 #[test]
 fn for_programs() {
     let dir = TempDir::new().unwrap();

@@ -2,7 +2,8 @@
 //! the speed at which its weights can be read.
 //!
 //! The tests and their names are llama-bench's: `pp512` evaluates 512 tokens at once, `tg32` 32
-//! tokens one by one; `@d4096` behind a name says that 4096 tokens are in the cache before.
+//! tokens one by one; `@d4096` behind a name says that 4096 tokens are in the cache before, `x4` that four
+//! sequences are decoded together, as a server does.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use lapidary::bandwidth::read_gb_per_s;
 use lapidary::kernels::KvType;
-use lapidary::model::{Model, Role, Source, State, StateOptions, TOKEN_EMBD};
+use lapidary::model::{Model, Part, Role, Sequence, Source, StateOptions, Workspace, TOKEN_EMBD};
 use serde_json::json;
 
 use super::size::size;
@@ -43,6 +44,11 @@ pub struct Args {
     #[arg(long, value_name = "N,…", default_value = "0", value_delimiter = ',')]
     #[arg(value_parser = clap::value_parser!(u32).range(..=1 << 24))]
     ctx_depth: Vec<u32>,
+    /// Sequences that are decoded together; a list repeats the tests that decode. Their tokens are
+    /// counted together
+    #[arg(long, value_name = "N,…", default_value = "1", value_delimiter = ',')]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=256))]
+    streams: Vec<u32>,
     #[command(flatten)]
     cpu: CpuArgs,
     /// Repetitions that count, after one that does not
@@ -85,12 +91,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         // It also brings the weights into memory.
         stream_gb_per_s: read_gb_per_s(&weights, model.threads()),
     };
+    let options = StateOptions { slice: args.slice as usize, ..StateOptions::new(n_ctx, args.kv) };
+    let streams = tests.iter().map(|test| test.streams).max().unwrap_or(1);
     let mut bench = Bench {
         model: &model,
-        state: State::new(
-            model.config(),
-            StateOptions { slice: args.slice as usize, ..StateOptions::new(n_ctx, args.kv) },
-        ),
+        sequences: (0..streams).map(|_| Sequence::new(model.config(), options)).collect(),
+        work: Workspace::new(model.config()),
         ids: ids(n_ctx, model.config().n_vocab),
     };
     let mut out = io::stdout();
@@ -122,11 +128,15 @@ impl Args {
         let mut depths = self.ctx_depth.clone();
         depths.sort_unstable();
         depths.dedup();
-        let of = |kind, tokens: &[u32], depth: u32| {
-            let test = |n: &u32| Test { kind, tokens: *n as usize, depth: depth as usize };
+        let of = |kind, tokens: &[u32], depth: u32, streams: u32| {
+            let (depth, streams) = (depth as usize, streams as usize);
+            let test = |n: &u32| Test { kind, tokens: *n as usize, depth, streams };
             tokens.iter().filter(|n| **n > 0).map(test).collect::<Vec<_>>()
         };
-        let at = |depth| [of(Kind::Prompt, &self.p, depth), of(Kind::Decode, &self.n, depth)];
+        let at = |depth| {
+            let decode = self.streams.iter().map(move |n| of(Kind::Decode, &self.n, depth, *n));
+            std::iter::once(of(Kind::Prompt, &self.p, depth, 1)).chain(decode)
+        };
         depths.into_iter().flat_map(at).flatten().collect()
     }
 }
@@ -146,6 +156,8 @@ struct Test {
     tokens: usize,
     /// Tokens that the cache holds before.
     depth: usize,
+    /// Sequences that do so together, at least one.
+    streams: usize,
 }
 
 impl Test {
@@ -154,8 +166,9 @@ impl Test {
             Kind::Prompt => "pp",
             Kind::Decode => "tg",
         };
+        let streams = if self.streams > 1 { format!("x{}", self.streams) } else { String::new() };
         let depth = if self.depth > 0 { format!("@d{}", self.depth) } else { String::new() };
-        format!("{kind}{}{depth}", self.tokens)
+        format!("{kind}{}{streams}{depth}", self.tokens)
     }
 }
 
@@ -177,57 +190,72 @@ impl Speed {
     }
 }
 
-/// A model, and a sequence that every test goes on from.
+/// A model, and sequences that every test goes on from.
 struct Bench<'a> {
     model: &'a Model<'a>,
-    state: State,
-    /// The sequence, as long as the context.
+    sequences: Vec<Sequence>,
+    work: Workspace,
+    /// What each of them reads, as long as the context.
     ids: Vec<u32>,
 }
 
 impl Bench<'_> {
     fn measure(&mut self, test: Test, repetitions: u32) -> anyhow::Result<Speed> {
+        let Test { kind, tokens, depth, streams } = test;
         let mut speeds = Vec::new();
         for repetition in 0..=repetitions {
             // Again after a test that was longer than rings can go back.
-            self.fill(test.depth)?;
+            self.fill(depth, streams)?;
             let start = Instant::now();
-            match test.kind {
-                Kind::Prompt => self.evaluate(test.tokens)?,
-                Kind::Decode => (0..test.tokens).try_for_each(|_| self.evaluate(1))?,
+            match kind {
+                Kind::Prompt => self.evaluate(tokens, 1)?,
+                Kind::Decode => (0..tokens).try_for_each(|_| self.evaluate(1, streams))?,
             }
             let seconds = start.elapsed().as_secs_f64();
-            self.state.truncate(test.depth);
+            self.sequences.iter_mut().for_each(|sequence| _ = sequence.truncate(depth));
             // The first finds caches cold and buffers small.
             if repetition > 0 {
-                speeds.push(test.tokens as f64 / seconds);
+                speeds.push((tokens * streams) as f64 / seconds);
             }
         }
         Ok(Speed::of(&speeds))
     }
 
-    /// Fills the cache up to `depth` tokens.
-    fn fill(&mut self, depth: usize) -> anyhow::Result<()> {
-        if self.state.len() == depth {
-            return Ok(());
+    /// Fills the caches of the first `streams` sequences up to `depth` tokens.
+    fn fill(&mut self, depth: usize, streams: usize) -> anyhow::Result<()> {
+        if self.sequences[0].len() != depth {
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} tokens, {eta} left");
+            let bar = ProgressBar::new(depth as u64)
+                .with_style(style.expect("the template is valid"))
+                .with_position(self.sequences[0].len() as u64);
+            while self.sequences[0].len() < depth {
+                self.evaluate(SLICE.min(depth - self.sequences[0].len()), 1)?;
+                bar.set_position(self.sequences[0].len() as u64);
+            }
+            bar.finish_and_clear();
         }
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} tokens, {eta} left");
-        let bar = ProgressBar::new(depth as u64)
-            .with_style(style.expect("the template is valid"))
-            .with_position(self.state.len() as u64);
-        while self.state.len() < depth {
-            self.evaluate(SLICE.min(depth - self.state.len()))?;
-            bar.set_position(self.state.len() as u64);
+        if let Some((first, others)) = self.sequences[..streams].split_first_mut() {
+            for other in others.iter_mut().filter(|other| other.len() != depth) {
+                other.copy_from(first, depth);
+            }
         }
-        bar.finish_and_clear();
         Ok(())
     }
 
-    /// Evaluates the next `n` tokens of the sequence together.
-    fn evaluate(&mut self, n: usize) -> anyhow::Result<()> {
+    /// Evaluates the next `n` tokens of the first `streams` sequences, which are as long as each other,
+    /// together.
+    fn evaluate(&mut self, n: usize, streams: usize) -> anyhow::Result<()> {
         interrupt::check()?;
-        let at = self.state.len();
-        self.model.forward_last(&mut self.state, &self.ids[at..at + n])?;
+        let sequences = &mut self.sequences[..streams];
+        let (at, slice) = (sequences[0].len(), sequences[0].options().slice);
+        for tokens in self.ids[at..at + n].chunks(slice) {
+            let mut parts: Vec<_> =
+                sequences.iter_mut().map(|sequence| Part { sequence, tokens }).collect();
+            self.model.evaluate_parts(&mut self.work, &mut parts)?;
+        }
+        let last = (n - 1) % slice + 1;
+        let rows: Vec<usize> = (1..=streams).map(|stream| stream * last - 1).collect();
+        self.model.logits_of(&mut self.work, &rows)?;
         Ok(())
     }
 }
@@ -248,7 +276,8 @@ impl Report {
     /// What decoding reads of the weights, in 10⁹ bytes per second; nothing for a prompt, which
     /// reads them once for many tokens.
     fn gb_per_s(&self, test: Test, speed: Speed) -> Option<f64> {
-        (test.kind == Kind::Decode).then_some(speed.mean * self.weight_bytes as f64 / 1e9)
+        let passes = speed.mean / test.streams as f64;
+        (test.kind == Kind::Decode).then_some(passes * self.weight_bytes as f64 / 1e9)
     }
 
     fn print_head(&self, out: &mut impl Write) -> io::Result<()> {
