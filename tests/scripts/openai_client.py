@@ -7,6 +7,7 @@ starts `LAPIDARY serve MODEL` by itself. Needs the package `openai`.
 """
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -101,6 +102,19 @@ def chat(client):
     assert (stopped.message.content, stopped.finish_reason) == (text[:3], "stop"), stopped
 
 
+def formats(client):
+    properties = {"name": {"enum": ["David", "Saul"]}, "age": {"type": "integer"}}
+    schema = {"type": "object", "properties": properties, "required": ["name", "age"], "additionalProperties": False}
+    kind = {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": schema}}
+    ask = dict(model="any", messages=MESSAGES, max_completion_tokens=200, temperature=1, seed=3)
+    answer = client.chat.completions.create(**ask, response_format=kind).choices[0]
+    person = json.loads(answer.message.content)
+    assert person["name"] in ("David", "Saul") and isinstance(person["age"], int), answer
+    assert answer.finish_reason == "stop", answer
+    begun = client.chat.completions.create(**ask, response_format={"type": "json_object"}).choices[0]
+    assert begun.message.content.lstrip().startswith("{"), begun
+
+
 def completions(client):
     ask = dict(model="any", prompt=PROMPT, max_tokens=8, temperature=0)
     whole = client.completions.create(**ask)
@@ -170,7 +184,7 @@ def crowd(client):
 def main():
     binary, model = sys.argv[1:]
     with server(binary, model) as client:
-        for part in (models, chat, completions, errors):
+        for part in (models, chat, formats, completions, errors):
             part(client)
             print(f"{part.__name__}: as it should be")
     with server(binary, model, "--parallel", "1", "--queue", "1", "--ctx", "1000000") as client:
