@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail, Context};
 use axum::http::HeaderValue;
+use axum::Router;
 use clap::Args as ClapArgs;
 use lapidary::chat::{ChatTemplate, Turn};
 use lapidary::engine::{Engine, EngineOptions, Handle};
@@ -130,33 +131,23 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let is_open = keys.is_empty() && loopback.is_none();
     let rules = Rules { keys, loopback };
     let router = server::router(app, rules, args.cors.clone());
+    if is_open {
+        let advice = "whoever reaches this address may use the server: --api-key asks for a key";
+        writeln!(io::stderr(), "{advice}")?;
+    }
     let failed = thread::scope(|scope| {
-        let (running, ended) = oneshot::channel::<()>();
-        scope.spawn(move || {
+        let (running, ended) = oneshot::channel();
+        let engine = scope.spawn(move || {
             // Dropped in any case, of a panic as well.
-            let _running = running;
+            let _running: oneshot::Sender<()> = running;
             engine.run();
         });
-        let _shutdown = Shutdown(handle.clone());
-        if is_open {
-            let advice =
-                "whoever reaches this address may use the server: --api-key asks for a key";
-            writeln!(io::stderr(), "{advice}")?;
-        }
+        let shutdown = Shutdown(handle.clone());
         writeln!(io::stderr(), "listening on http://{address}")?;
-        Ok::<_, io::Error>(runtime.block_on(async {
-            let mut failed = false;
-            let stop = async {
-                tokio::select! {
-                    () = requested() => {}
-                    _ = ended => failed = true,
-                }
-                // So that answers end, and with them their connections.
-                handle.shutdown();
-            };
-            server::serve(listener, router, stop).await;
-            failed
-        }))
+        let failed = runtime.block_on(serve(listener, router, &handle, ended));
+        drop(shutdown);
+        // What a panic has to say it has said.
+        Ok::<_, io::Error>(engine.join().is_err() || failed)
     })?;
     // A chat template that is being rendered has its own limits.
     runtime.shutdown_background();
@@ -164,6 +155,26 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         true => bail!("{name}: the model's thread has ended"),
         false => Err(Interrupted.into()),
     }
+}
+
+/// Answers requests until somebody asks for the end, or the engine has `ended`: whether it has.
+async fn serve(
+    listener: TcpListener,
+    router: Router,
+    handle: &Handle,
+    ended: oneshot::Receiver<()>,
+) -> bool {
+    let mut failed = false;
+    let stop = async {
+        tokio::select! {
+            () = requested() => {}
+            _ = ended => failed = true,
+        }
+        // So that answers end, and with them their connections.
+        handle.shutdown();
+    };
+    server::serve(listener, router, stop).await;
+    failed
 }
 
 /// Ends the engine, however this scope is left.

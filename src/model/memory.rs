@@ -35,7 +35,7 @@ pub struct Memory {
     /// Activations of one slice of a long prompt and of the other sequences' tokens beside it, and the
     /// logits of those positions that are wanted together.
     pub buffers: u64,
-    /// The tokenizer's tables.
+    /// The tokenizer's tables, and those that keep answers to a format.
     pub tokenizer: u64,
     /// The program itself, and what each of its threads works in.
     pub program: u64,
@@ -49,6 +49,9 @@ const THREAD: usize = 3 << 19;
 
 /// Bytes for each logit besides the logit: the sampler's copy, and the candidates it sorts.
 const SAMPLING: usize = 12;
+
+/// Bytes of [`Grammars`](crate::grammar::Grammars) for each piece of the vocabulary. Measured.
+const GRAMMARS: usize = 352;
 
 /// Positions of a span.
 const SPAN: usize = 256;
@@ -66,7 +69,11 @@ impl Memory {
         load: Load,
     ) -> Self {
         let norms = (4 * config.n_layer + 1) * config.n_embd * size_of::<f32>();
-        let tokenizer = Tokenizer::predicted_heap_bytes(config.n_vocab);
+        let grammars = match load {
+            Load::One => 0,
+            Load::Engine { .. } => config.n_vocab * GRAMMARS,
+        };
+        let tokenizer = Tokenizer::predicted_heap_bytes(config.n_vocab) + grammars;
         Self {
             file,
             kv_cache: (load.sequences() * kv_cache(config, options)) as u64,
