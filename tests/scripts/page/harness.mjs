@@ -9,6 +9,9 @@ import { delimiter, join } from 'node:path';
 const FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
   '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
+/** How long anything may take, in milliseconds. Long, since nothing is measured on a machine that may be busy. */
+const PATIENCE = 60_000;
+
 /** Packages out of NODE_PATH, or else installed for this run. */
 export function packages(...names) {
   const given = (process.env.NODE_PATH ?? '').split(delimiter).filter(Boolean);
@@ -32,6 +35,14 @@ export function launch(playwright) {
   return playwright.chromium.launch({ executablePath, args: FLAGS });
 }
 
+/** Waits until `holds()`, for what happens outside of the page. */
+export async function until(holds) {
+  for (const end = Date.now() + PATIENCE; !holds();) {
+    if (Date.now() > end) throw new Error(`this never came true: ${holds}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
 /** Runs checks one after the other, each in a browser context of its own, and counts what failed. */
 export class Checks {
   failed = 0;
@@ -48,7 +59,7 @@ export class Checks {
   async check(name, body, { init, ...options } = {}) {
     if (!name.includes(this.only)) return;
     const context = await this.browser.newContext({ viewport: { width: 1200, height: 800 }, ...options });
-    context.setDefaultTimeout(15_000);
+    context.setDefaultTimeout(PATIENCE);
     if (init) await context.addInitScript(init);
     const complaints = [];
     const watch = (page) => {

@@ -12,8 +12,9 @@ const TYPES = { '.html': 'text/html; charset=utf-8', '.css': 'text/css; charset=
 const CONTEXT = 8192;
 
 /**
- * `mock.answer(body)` says what comes next: `{pieces, delay, breakAfter, status, error, finish}`, with `pieces`
- * texts, `delay` milliseconds before each, `breakAfter` the piece after which the connection is cut.
+ * `mock.answer(body)` says what comes next: `{pieces, gate, delay, breakAfter, status, error, finish, midway}`:
+ * `pieces` are texts, `gate` a promise that they wait for, `delay` milliseconds before each, `breakAfter` how many
+ * come before the connection is cut, `midway` an error after them.
  */
 export async function startMock() {
   const mock = { requests: [], aborted: 0, key: null, answer: echo };
@@ -73,7 +74,7 @@ async function complete(mock, request, response) {
   for await (const part of request) text += part;
   const body = JSON.parse(text);
   mock.requests.push(body);
-  const { pieces = [], delay = 0, breakAfter = Infinity, status = 200, error, finish = 'stop', midway } = mock.answer(body);
+  const { pieces = [], gate, delay = 0, breakAfter = Infinity, status = 200, error, finish = 'stop', midway } = mock.answer(body);
   if (status !== 200) return refuse(response, status, error);
   let closed = false;
   response.on('close', () => {
@@ -85,6 +86,7 @@ async function complete(mock, request, response) {
   const chunk = (delta, reason = null) => event({ object: 'chat.completion.chunk', choices: [{ index: 0, delta, finish_reason: reason }] });
   const started = performance.now();
   chunk({ role: 'assistant', content: '' });
+  await gate;
   for (const [index, piece] of pieces.entries()) {
     if (delay) await sleep(delay);
     if (closed) return;

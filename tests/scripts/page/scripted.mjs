@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 
+import { until } from './harness.mjs';
 import { echo, words } from './mock.mjs';
 
 const HOSTILE = [
@@ -33,8 +34,7 @@ export async function checkScripted(checks, mock) {
     await page.keyboard.press('Escape');
     await chat.idle();
     assert.equal(await chat.answers.locator('.note', { hasText: 'Stopped.' }).count(), 2);
-    await page.waitForFunction(() => true);
-    assert.equal(mock.aborted, 2);
+    await until(() => mock.aborted >= 2);
     await page.reload();
     assert.equal(await chat.answers.first().locator('.prose').innerText(), text);
   });
@@ -192,7 +192,6 @@ export async function checkScripted(checks, mock) {
     mock.answer = words(100);
     await Promise.all([chat.say('mine'), second.say('theirs')]);
     await Promise.all([chat.idle(), second.idle()]);
-    await page.waitForTimeout(200);
     const questions = await page.evaluate(() => Object.keys(localStorage).filter((key) => key.startsWith('lapidary.conversation.'))
       .map((key) => JSON.parse(localStorage[key]).messages.filter(({ role }) => role === 'user').map(({ content }) => content).join()).sort());
     assert.ok(questions.some((all) => all.endsWith('mine')) && questions.some((all) => all.endsWith('theirs')), questions.join(' | '));
@@ -222,7 +221,7 @@ export async function checkScripted(checks, mock) {
     await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
     await chat.idle();
     await second.questions.first().waitFor({ state: 'detached' });
-    assert.equal(mock.aborted, 1);
+    await until(() => mock.aborted >= 1);
     await page.reload();
     assert.equal(await chat.conversations.count(), 0);
     assert.equal(await second.conversations.count(), 0);
@@ -271,29 +270,33 @@ export async function checkScripted(checks, mock) {
   await check('the end is followed until the reader scrolls up', async (chat, page) => {
     const log = page.locator('#log');
     const distance = () => log.evaluate((box) => box.scrollHeight - box.clientHeight - box.scrollTop);
-    mock.answer = () => ({ pieces: Array.from({ length: 600 }, (_, index) => `Line ${index}\n\n`), delay: 8 });
+    mock.answer = () => ({ pieces: Array.from({ length: 5000 }, (_, index) => `Line ${index}\n\n`), delay: 15 });
     await chat.say('scroll');
     await chat.has(900);
     assert.ok((await distance()) < 100);
     await log.hover();
     await page.mouse.wheel(0, -400);
-    await page.waitForTimeout(300);
-    const top = await log.evaluate((box) => box.scrollTop);
-    await page.waitForTimeout(300);
-    assert.equal(await log.evaluate((box) => box.scrollTop), top);
+    await page.getByRole('button', { name: 'Latest' }).waitFor();
+    const away = await distance();
+    const length = (await chat.lastText()).length;
+    await chat.has(length + 300);
+    assert.ok((await distance()) > away + 100);
     await page.getByRole('button', { name: 'Latest' }).click();
-    await page.waitForTimeout(300);
+    await chat.has(length + 600);
     assert.ok((await distance()) < 100);
     await chat.stop.click();
     await chat.idle();
   });
 
   await check('nothing moves for who wants that', async (chat, page) => {
-    mock.answer = () => ({ pieces: ['late'], delay: 300 });
     const moving = async () => {
+      let opened;
+      const gate = new Promise((resolve) => { opened = resolve; });
+      mock.answer = () => ({ pieces: ['late'], gate });
       await chat.say('Wait');
       await page.locator('.waiting:not([hidden])').waitFor();
       const count = await page.evaluate(() => document.getAnimations().length);
+      opened();
       await chat.idle();
       return count;
     };
