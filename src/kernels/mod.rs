@@ -28,7 +28,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 pub use activations::Activations;
-pub use attention::{Attention, KvRows, KvType, Partials};
+pub use attention::{Attention, KvRows, KvType, Partials, Seen};
 pub use buffer::refit;
 pub use divergence::{argmax, kl_divergence};
 pub use elementwise::{add_rms_norm, geglu, log_sum_exp, rms_norm, scale, softcap};

@@ -5,7 +5,9 @@
 
 use std::ops::Range;
 
+use super::state::Cache;
 use super::{Model, ModelError, Sequence, Workspace};
+use crate::kernels::Seen;
 
 /// A sequence and its next tokens.
 #[derive(Debug)]
@@ -20,6 +22,12 @@ impl Part<'_> {
     /// Where the tokens stand.
     pub(super) fn positions(&self) -> Range<usize> {
         self.sequence.len..self.sequence.len + self.tokens.len()
+    }
+
+    /// What they see in a layer.
+    pub(super) fn seen(&self, layer: usize) -> Seen<'_> {
+        let Cache { k, v } = &self.sequence.cache[layer];
+        Seen { pos: self.sequence.len, n: self.tokens.len(), k, v }
     }
 }
 

@@ -17,7 +17,7 @@ use super::state::{Cache, Workspace, LOGIT_ROWS};
 use super::weights::{Layer, Weights};
 use super::{Config, Sequence, Source, SourceError, State};
 use crate::kernels::{
-    add_rms_norm, refit, rms_norm, scale, softcap, Activations, Attention, Cpu, Isa, Product,
+    add_rms_norm, refit, rms_norm, scale, softcap, Activations, Attention, Cpu, Isa, Product, Seen,
     TeamError,
 };
 
@@ -341,17 +341,17 @@ impl<'a> Model<'a> {
             softcap: c.attn_softcap,
             window: if c.is_local(index) { c.sliding_window } else { usize::MAX },
         };
+        let mut row = 0;
+        for Part { sequence, tokens } in &mut *parts {
+            let Cache { k, v } = &mut sequence.cache[index];
+            let rows = row * kv_row..(row + tokens.len()) * kv_row;
+            k.push(cpu, &b.k[rows.clone()]);
+            v.push(cpu, &b.v[rows]);
+            row += tokens.len();
+        }
+        let seen: Vec<Seen<'_>> = parts.iter().map(|part| part.seen(index)).collect();
         b.inner.fill(n, q_row, |out| {
-            let mut rows = 0..0;
-            for Part { sequence, tokens } in &mut *parts {
-                rows = rows.end..rows.end + tokens.len();
-                let Cache { k, v } = &mut sequence.cache[index];
-                k.push(cpu, &b.k[rows.start * kv_row..rows.end * kv_row]);
-                v.push(cpu, &b.v[rows.start * kv_row..rows.end * kv_row]);
-                let q = rows.start * q_row..rows.end * q_row;
-                let out = &mut out[q.clone()];
-                attention.run(cpu, sequence.len, &b.q[q], k, v, &mut b.partials, out);
-            }
+            attention.run(cpu, &seen, &b.q, &mut b.partials, out);
         });
         observer.inputs(Readers::AttnOut(index), &b.inner);
         cpu.matmul(&mut b.inner, [Product { w: &layer.attn_output, out: &mut b.delta }]);

@@ -48,6 +48,27 @@ pub struct Attention {
 #[derive(Debug, Default)]
 pub struct Partials(Vec<Partial>);
 
+/// The keys and values of one sequence, and where its queries stand.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'c> {
+    /// The first query's position.
+    pub pos: usize,
+    /// Queries, at least one.
+    pub n: usize,
+    /// What they see, up to position `pos + n`.
+    pub k: &'c KvRows,
+    /// The same of the values.
+    pub v: &'c KvRows,
+}
+
+/// The same, of a type.
+struct Part<'c, U> {
+    pos: usize,
+    n: usize,
+    k: &'c Spans<U>,
+    v: &'c Spans<U>,
+}
+
 /// Some positions of one key/value head's queries, and where their output goes.
 struct Job<'a> {
     head_kv: usize,
@@ -59,69 +80,95 @@ struct Job<'a> {
 }
 
 impl Attention {
-    /// `out[t] = softmax(softcap(q[t]·k * scale)) · v` over what position `pos + t` sees.
-    /// `q` and `out` are `[n, n_head * head_dim]`; `k` and `v` hold what they see, up to position
-    /// `pos + n`.
-    #[allow(clippy::too_many_arguments)]
+    /// `out[t] = softmax(softcap(q[t]·k * scale)) · v` over what each query sees of its own sequence.
+    /// `q` and `out` are `[n, n_head * head_dim]`, the queries of all sequences in order.
+    ///
+    /// # Panics
+    /// If the caches are not all of one type.
     pub fn run(
         &self,
         cpu: &Cpu,
-        pos: usize,
+        seen: &[Seen<'_>],
         q: &[f32],
-        k: &KvRows,
-        v: &KvRows,
         partials: &mut Partials,
         out: &mut [f32],
     ) {
-        match (k.slots(), v.slots()) {
-            (Slots::F16(k), Slots::F16(v)) => self.heads(cpu, pos, q, k, v, partials, out),
-            (Slots::Q8_0(k), Slots::Q8_0(v)) => self.heads(cpu, pos, q, k, v, partials, out),
-            (Slots::F32(k), Slots::F32(v)) => self.heads(cpu, pos, q, k, v, partials, out),
-            _ => unreachable!("keys and values of a layer have one type"),
+        macro_rules! of {
+            ($ty:ident) => {{
+                let parts = seen.iter().map(|seen| match (seen.k.slots(), seen.v.slots()) {
+                    (Slots::$ty(k), Slots::$ty(v)) => Part { pos: seen.pos, n: seen.n, k, v },
+                    _ => panic!("keys and values have one type"),
+                });
+                let parts: Vec<_> = parts.collect();
+                self.heads(cpu, &parts, q, partials, out);
+            }};
+        }
+        match seen.first().map(|first| first.k.slots()) {
+            Some(Slots::F16(_)) => of!(F16),
+            Some(Slots::Q8_0(_)) => of!(Q8_0),
+            Some(Slots::F32(_)) => of!(F32),
+            None => {}
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn heads<U: Unit>(
         &self,
         cpu: &Cpu,
-        pos: usize,
-        q: &[f32],
-        k: &Spans<U>,
-        v: &Spans<U>,
-        partials: &mut Partials,
-        out: &mut [f32],
+        parts: &[Part<'_, U>],
+        mut q: &[f32],
+        Partials(partials): &mut Partials,
+        mut out: &mut [f32],
     ) {
-        let n = out.len() / (self.n_head * self.head_dim);
-        let jobs = self.jobs(pos, q, out);
-        let span = |job: &Job, at: usize, partial: &mut Partial| {
-            let (k, v) = (k.span(at, job.head_kv), v.span(at, job.head_kv));
+        let span = |part: &Part<'_, U>, job: &Job, at: usize, partial: &mut Partial| {
+            let (k, v) = (part.k.span(at, job.head_kv), part.v.span(at, job.head_kv));
             let span = Span { shape: self, pos: job.pos, q: &job.q, k, v, at };
             cpu.isa.run(span.into_op(partial));
         };
-        if n > FEW {
+        let (mut many, mut few) = (Vec::new(), Vec::new());
+        for part in parts {
+            let (q_of, out_of);
+            let len = part.n * self.n_head * self.head_dim;
+            (q_of, q) = q.split_at(len);
+            (out_of, out) = out.split_at_mut(len);
+            let jobs = self.jobs(part.pos, q_of, out_of);
+            match part.n > FEW {
+                true => many.extend(jobs.into_iter().map(|job| (part, job))),
+                false => few.push((part, jobs)),
+            }
+        }
+        if !many.is_empty() {
             let new = || (Partial::default(), Partial::default());
-            cpu.team.for_each_with(jobs, new, |(sum, partial), mut job| {
+            cpu.team.for_each_with(many, new, |(sum, partial), (part, mut job)| {
                 sum.clear();
                 for at in self.spans(job.pos, job.out.len()) {
-                    span(&job, at, partial);
+                    span(part, &job, at, partial);
                     sum.add(partial);
                 }
                 sum.write(&mut job.out, self.head_dim);
             });
-            return;
         }
-        // By span and then by head, as the cache lies in memory.
-        let (spans, Partials(partials)) = (self.spans(pos, n), partials);
-        let items = spans.flat_map(|at| jobs.iter().map(move |job| (job, at)));
-        let count = items.clone().count();
-        partials.resize_with(count.max(partials.len()), Partial::default);
-        cpu.team.for_each(items.zip(&mut *partials), |((job, at), to)| span(job, at, to));
-        let (mut sum, n_job) = (Partial::default(), jobs.len());
-        for (i, mut job) in jobs.into_iter().enumerate() {
-            sum.clear();
-            partials[i..count].iter().step_by(n_job).for_each(|partial| sum.add(partial));
-            sum.write(&mut job.out, self.head_dim);
+        // By span and then by head, as the caches lie in memory.
+        let items: Vec<_> = few
+            .iter()
+            .flat_map(|(part, jobs)| {
+                let spans = self.spans(part.pos, part.n);
+                spans.flat_map(move |at| jobs.iter().map(move |job| (*part, job, at)))
+            })
+            .collect();
+        partials.resize_with(items.len().max(partials.len()), Partial::default);
+        let places = items.into_iter().zip(partials.iter_mut());
+        cpu.team.for_each(places, |((part, job, at), to)| span(part, job, at, to));
+        let (mut sum, mut rest) = (Partial::default(), partials.as_slice());
+        for (part, jobs) in few {
+            let (of_part, others) =
+                rest.split_at(jobs.len() * self.spans(part.pos, part.n).count());
+            let n_job = jobs.len();
+            for (i, mut job) in jobs.into_iter().enumerate() {
+                sum.clear();
+                of_part[i..].iter().step_by(n_job).for_each(|partial| sum.add(partial));
+                sum.write(&mut job.out, self.head_dim);
+            }
+            rest = others;
         }
     }
 
