@@ -327,8 +327,6 @@ impl SimdInt for Avx2 {
             let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(a[0], b[0]));
             _mm256_add_epi32(sum, _mm256_madd_epi16(a[1], b[1]))
         }
-        fn sums(x: [__m256i; 4]) -> [i32; 4] { sums!(x) }
-
 
         fn dot(u: Self::B, s: Self::B) -> Self::D {
             let ones = _mm256_set1_epi16(1);
@@ -342,11 +340,12 @@ impl SimdInt for Avx2 {
             let second = _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), s[1]);
             [_mm256_madd_epi16(first, ones), _mm256_madd_epi16(second, ones)]
         }
+        fn half_sums(x: [Self::D; 2]) -> [i32; 4] { sums!([x[0][0], x[0][1], x[1][0], x[1][1]]) }
     }
 
     #[inline(always)]
-    fn half_sums(self, x: [Self::D; 2]) -> [i32; 4] {
-        self.sums([x[0][0], x[0][1], x[1][0], x[1][1]])
+    fn fold(self, a: __m256i, b: __m256i) -> Self::D {
+        [a, b]
     }
 
     const COLS: usize = 8;

@@ -239,17 +239,11 @@ impl SimdInt for Avx512 {
         fn add_products(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
             _mm512_dpwssd_epi32(sum, a, b)
         }
-        fn sums(x: [__m512i; 4]) -> [i32; 4] {
-            // Halves of two registers, then of four, are added at once.
-            let low = _mm512_shuffle_i64x2::<0b01_00_01_00>(x[0], x[1]);
-            let high = _mm512_shuffle_i64x2::<0b11_10_11_10>(x[0], x[1]);
-            let a = _mm512_add_epi32(low, high);
-            let low = _mm512_shuffle_i64x2::<0b01_00_01_00>(x[2], x[3]);
-            let high = _mm512_shuffle_i64x2::<0b11_10_11_10>(x[2], x[3]);
-            let b = _mm512_add_epi32(low, high);
-            quarters!(a, b)
+        fn fold(a: __m512i, b: __m512i) -> __m512i {
+            let low = _mm512_shuffle_i64x2::<0b01_00_01_00>(a, b);
+            let high = _mm512_shuffle_i64x2::<0b11_10_11_10>(a, b);
+            _mm512_add_epi32(low, high)
         }
-
 
         fn dot(u: __m512i, s: __m512i) -> __m512i {
             _mm512_dpbusd_epi32(_mm512_setzero_si512(), u, s)

@@ -278,9 +278,8 @@ impl SimdInt for Neon {
             });
             [low, high]
         }
-        fn sums(x: [[int32x4_t; 2]; 4]) -> [i32; 4] {
-            let x = four!(I => vaddq_s32(x[I][0], x[I][1]));
-            bytemuck::cast(vpaddq_s32(vpaddq_s32(x[0], x[1]), vpaddq_s32(x[2], x[3])))
+        fn fold(a: [int32x4_t; 2], b: [int32x4_t; 2]) -> [int32x4_t; 2] {
+            [vaddq_s32(a[0], a[1]), vaddq_s32(b[0], b[1])]
         }
 
         fn affine(

@@ -165,8 +165,8 @@ pub trait SimdInt: Simd {
     fn products(self, a: Self::W, b: Self::W) -> Self::I;
     /// `sum` plus the products of `a` and `b`.
     fn add_products(self, sum: Self::I, a: Self::W, b: Self::W) -> Self::I;
-    /// The sum of all lanes of each.
-    fn sums(self, x: [Self::I; 4]) -> [i32; 4];
+    /// The lanes of `a` added up into those of one half, the lanes of `b` into those of the other.
+    fn fold(self, a: Self::I, b: Self::I) -> Self::D;
 
     /// `a · (d · p - dmin · m)`
     fn affine(

@@ -162,25 +162,37 @@ fn blocks_k<S: SimdInt, T: KBlock, const N: usize, const B: usize>(
     at: usize,
 ) -> [[f32; 4]; N] {
     let heads = T::heads(s, w);
-    let mut sums = [[None; 4]; N];
-    // Written out, so that the sums stay in registers.
+    // Written out, and the sums of two blocks in one register, so that they stay in registers.
+    let mut sums = [[None; 2]; N];
     macro_rules! block {
-        ($($b:literal)*) => { $( if $b < B {
+        ($b:literal) => {{
             prefetch(s, w[$b]);
             let q = w[$b].codes(s);
+            let mut sums = [None; N];
             for c in 0..N {
                 let x = &x[c].qs[at + $b];
-                sums[c][$b] = Some(block_k::<S, T, $b>(s, q, heads.scales, x));
+                sums[c] = Some(block_k::<S, T, $b>(s, q, heads.scales, x));
             }
-        } )* };
+            sums
+        }};
     }
-    block!(0 1 2 3);
+    macro_rules! pair {
+        ($half:literal, $first:literal, $second:literal) => {
+            let first = block!($first);
+            let second = if $second < B { block!($second) } else { first };
+            for c in 0..N {
+                sums[c][$half] = first[c].zip(second[c]).map(|(a, b)| s.fold(a, b));
+            }
+        };
+    }
+    pair!(0, 0, 1);
+    if B > 2 {
+        pair!(1, 2, 3);
+    }
     let mut products = [[0.0; 4]; N];
     for c in 0..N {
-        let [first, second, third, fourth] = sums[c];
-        let first = first.expect("there is a first block");
-        let or_first = |sum: Option<S::I>| sum.unwrap_or(first);
-        let p = s.sums([first, or_first(second), or_first(third), or_first(fourth)]);
+        let first = sums[c][0].expect("there is a first block");
+        let p = s.half_sums([first, sums[c][1].unwrap_or(first)]);
         let m = if T::GROUP == 32 {
             s.products_32(heads.mins, four(x[c].pair_sums, at))
         } else {
