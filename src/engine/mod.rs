@@ -249,8 +249,11 @@ impl<'m> Engine<'m> {
         let shared = Arc::clone(&self.shared);
         let mut desk = shared.desk();
         for (row, picked) in rows.iter().zip(picked) {
-            if let Some(picked) = picked {
-                self.slots[row.slot].take(row, picked, &self.stop_ids, &mut desk.totals);
+            let slot = &mut self.slots[row.slot];
+            match (row.next, picked) {
+                (Some(_), Some(Ok(token))) => slot.take_given(token),
+                (_, Some(picked)) => slot.take(picked, &self.stop_ids, &mut desk.totals),
+                (_, None) => {}
             }
         }
         desk.busy = busy(&self.slots);

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::handle::Job;
-use super::pick::{Picked, Row};
 use super::text::{Shown, Text};
 use super::{Done, EngineError, Event, Finish, Request, Token, TokenLogprobs, Totals};
 use crate::model::{Config, Sequence, StateOptions};
@@ -103,13 +102,21 @@ impl<'t> Slot<'t> {
         }
     }
 
-    /// Goes on with what comes after a row.
-    pub fn take(&mut self, row: &Row, picked: Picked, stop_ids: &[u32], totals: &mut Totals) {
-        let Some(running) = &mut self.running else { return };
-        if let (Some(_), Ok(token)) = (row.next, &picked) {
-            running.logprobs.extend(token.logprobs.clone());
-            return;
+    /// Goes on with what was found of a token of the prompt.
+    pub fn take_given(&mut self, token: Token) {
+        if let Some(running) = &mut self.running {
+            running.logprobs.extend(token.logprobs);
         }
+    }
+
+    /// Goes on with what was picked to come next.
+    pub fn take(
+        &mut self,
+        picked: Result<Token, EngineError>,
+        stop_ids: &[u32],
+        totals: &mut Totals,
+    ) {
+        let Some(running) = &mut self.running else { return };
         if !running.answering() {
             totals.prompt_tokens += running.job.request.prompt.len() as u64;
             totals.cached_tokens += running.cached as u64;

@@ -8,17 +8,14 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use thiserror::Error;
-
 use super::batch::{last_rows, n_rows, Part};
 use super::observer::{Observer, Readers};
 use super::read_ahead::ReadAhead;
 use super::state::{Cache, Workspace, LOGIT_ROWS};
 use super::weights::{Layer, Weights};
-use super::{Config, Sequence, Source, SourceError, State};
+use super::{Config, ModelError, Sequence, Source, State};
 use crate::kernels::{
     add_rms_norm, refit, rms_norm, scale, softcap, Activations, Attention, Cpu, Isa, Product, Seen,
-    TeamError,
 };
 
 /// A model that is ready to run: its blueprint, its weights and what it runs on.
@@ -40,43 +37,6 @@ pub enum Rows {
     From(usize),
     /// The last one.
     Last,
-}
-
-/// Why tokens cannot be evaluated.
-#[derive(Debug, Error)]
-pub enum ModelError {
-    /// No threads.
-    #[error(transparent)]
-    Team(#[from] TeamError),
-    /// The norms cannot be used.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// Nothing to evaluate.
-    #[error("there are no tokens to evaluate")]
-    NoTokens,
-    /// More positions than the context has.
-    #[error("{wanted} tokens do not fit the context of {n_ctx}")]
-    ContextFull {
-        /// Positions that there would be.
-        wanted: usize,
-        /// Positions that there may be.
-        n_ctx: usize,
-    },
-    /// A token id without a row in the embedding.
-    #[error("token id {id} is outside the vocabulary of {n_vocab}")]
-    Token {
-        /// The id.
-        id: u32,
-        /// Rows of the embedding.
-        n_vocab: usize,
-    },
-    /// What the model makes of the tokens is no number: so is one of its weights, or they are too
-    /// large.
-    #[error("{}: the model computes values that are NaN or infinite (`lapidary verify` looks at its weights)", path.display())]
-    NotFinite {
-        /// The model.
-        path: PathBuf,
-    },
 }
 
 impl<'a> Model<'a> {

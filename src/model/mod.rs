@@ -3,6 +3,7 @@
 
 mod batch;
 mod config;
+mod error;
 mod forward;
 mod memory;
 mod observer;
@@ -16,7 +17,8 @@ mod weights;
 
 pub use batch::Part;
 pub use config::{Config, ConfigError};
-pub use forward::{logit_blocks, Model, ModelError, Rows};
+pub use error::ModelError;
+pub use forward::{logit_blocks, Model, Rows};
 pub use memory::{Load, Memory};
 pub use observer::{Observer, Readers};
 pub use pick::Wish;

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use axum::extract::{FromRequest, Request};
 use tokio::sync::Semaphore;
 
 use super::body::{Bodies, JsonBody};
@@ -123,5 +124,13 @@ impl App {
             true => Err(SubmitError::TooLong { tokens, n_ctx }.into()),
             false => Ok(()),
         }
+    }
+}
+
+impl FromRequest<Arc<App>> for JsonBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        Self::receive(request, &app.bodies).await
     }
 }

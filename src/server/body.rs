@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{FromRequest, Request};
+use axum::extract::Request;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::app::App;
 use super::error::ApiError;
 
 /// The longest body, in bytes.
@@ -59,7 +58,8 @@ impl JsonBody {
         json.map_err(|error| ApiError::bad(format!("the body is not JSON: {error}")))
     }
 
-    async fn receive(request: Request, bodies: &Bodies) -> Result<Self, ApiError> {
+    /// Waits for it.
+    pub async fn receive(request: Request, bodies: &Bodies) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         if !is_json(&parts.headers) {
             let message = "the body has to be application/json";
@@ -75,14 +75,6 @@ impl JsonBody {
             |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time");
         let bytes = tokio::time::timeout(MAX_TIME, read(body)).await.map_err(slow)??;
         Ok(Self { bytes, _room: room })
-    }
-}
-
-impl FromRequest<Arc<App>> for JsonBody {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
-        Self::receive(request, &app.bodies).await
     }
 }
 
