@@ -287,6 +287,10 @@ impl Constraint for Only {
     fn is_complete(&self) -> bool {
         self.left == 0
     }
+
+    fn another(&self) -> Box<dyn Constraint> {
+        Box::new(Self { ..*self })
+    }
 }
 
 #[test]

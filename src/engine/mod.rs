@@ -198,11 +198,12 @@ impl<'m> Engine<'m> {
 
     /// Evaluates the next tokens of some slots, in order, and goes on with what comes of them.
     fn evaluate(&mut self, planned: &[(usize, usize)]) -> Result<(), ModelError> {
-        let (mut parts, mut rows, mut row) = (Vec::new(), Vec::new(), 0);
+        let (mut parts, mut rows, mut row, steps) = (Vec::new(), Vec::new(), 0, self.steps);
         for (i, slot) in self.slots.iter_mut().enumerate() {
             let Some((_, n)) = planned.iter().find(|(planned, _)| *planned == i) else { continue };
             let Some(running) = &slot.running else { continue };
             let (at, all) = (slot.sequence.len(), running.job.request.prompt_logprobs);
+            slot.used = steps;
             // The last token is followed by one that is picked; others, if somebody asks.
             let row_of =
                 |r: usize| Row { slot: i, row: row + r, next: slot.ids.get(at + r + 1).copied() };

@@ -66,6 +66,11 @@ impl Constraint for Following {
     fn is_complete(&self) -> bool {
         self.ended || (self.matcher.is_stopped() && !self.matcher.is_error())
     }
+
+    fn another(&self) -> Box<dyn Constraint> {
+        let (matcher, tokens) = (self.matcher.deep_clone(), self.tokens.clone());
+        Box::new(Self { matcher, tokens, ended: self.ended })
+    }
 }
 
 impl fmt::Debug for Following {

@@ -114,8 +114,8 @@ fn kv_cache(config: &Config, options: StateOptions) -> usize {
 }
 
 /// As in `Buffers`: x and delta; q, k, v; the two inputs of matrices, each with a quantized form of at
-/// most a byte and a quarter for each value (Q8_0 in panels); attention's spans, of one sequence at a
-/// time; logits, and what is picked from them on so many threads.
+/// most a byte and a quarter for each value (Q8_0 in panels); attention's spans, of every
+/// sequence; logits, and what is picked from them on so many threads.
 fn buffers(config: &Config, options: StateOptions, threads: usize, load: Load) -> usize {
     let rows = options.n_ctx.min(options.slice) + load.sequences() - 1;
     let widest = config.n_ff.max(config.n_embd_q());
@@ -124,7 +124,8 @@ fn buffers(config: &Config, options: StateOptions, threads: usize, load: Load) -
     let row = values * size_of::<f32>() + inputs * 5 / 4 + widest / ITEM * 16;
     let rope = config.head_dim * size_of::<f32>();
     // For each span of a head: the query, its scores, and the sum of values.
-    let spans = options.n_ctx.div_ceil(SPAN) * config.n_head * (2 * config.head_dim + SPAN);
+    let spans = options.n_ctx.div_ceil(SPAN) * load.sequences();
+    let spans = spans * config.n_head * (2 * config.head_dim + SPAN);
     let (logit_rows, pickers) = match load {
         Load::One => (1, 1),
         // Somebody may ask for a whole prompt's, and how likely a token was before it was picked.

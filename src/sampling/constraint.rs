@@ -24,4 +24,13 @@ pub trait Constraint: Debug + Send {
 
     /// Whether the answer is whole, and nothing may follow.
     fn is_complete(&self) -> bool;
+
+    /// The same, for another answer that stands where this one does.
+    fn another(&self) -> Box<dyn Constraint>;
+}
+
+impl Clone for Box<dyn Constraint> {
+    fn clone(&self) -> Self {
+        self.another()
+    }
 }

@@ -10,7 +10,7 @@ use super::error::ApiError;
 use super::fields::Fields;
 use super::format::{Format, FIELD};
 use crate::chat::Turn;
-use crate::engine::{Handle, SubmitError};
+use crate::engine::{Handle, Status, SubmitError};
 use crate::grammar::Grammars;
 use crate::sampling::{Constraint, ConstraintError};
 use crate::tokenizer::Tokenizer;
@@ -115,6 +115,16 @@ impl App {
                 Format::JsonObject | Format::Text => grammars.json_object(),
             });
         constraint.map(Some).map_err(|error| ApiError::field(FIELD, error.0))
+    }
+
+    /// Whether so many answers can be asked for at once: before anything is made for each of them.
+    pub fn check_answers(&self, choices: usize) -> Result<(), ApiError> {
+        let Status { parallel, queue, .. } = self.handle.status();
+        let most = parallel + queue;
+        match choices > most {
+            true => Err(SubmitError::TooMany { choices, most }.into()),
+            false => Ok(()),
+        }
     }
 
     /// Whether a prompt leaves room for an answer: before it is copied for each of its choices.

@@ -35,11 +35,16 @@ impl Default for Bodies {
 }
 
 impl Bodies {
-    /// Waits for room for a body of so many bytes.
-    async fn room(&self, length: usize) -> Option<OwnedSemaphorePermit> {
-        let units = length.div_ceil(UNIT) as u32;
+    /// Waits until a body of so many bytes has room, of which it has `held` already.
+    async fn room(&self, held: &mut Option<OwnedSemaphorePermit>, length: usize) {
+        let has = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = length.div_ceil(UNIT).saturating_sub(has) as u32;
         // Never closed.
-        Arc::clone(&self.0).acquire_many_owned(units).await.ok()
+        let Ok(more) = Arc::clone(&self.0).acquire_many_owned(more).await else { return };
+        match held {
+            Some(held) => held.merge(more),
+            None => *held = Some(more),
+        }
     }
 }
 
@@ -66,29 +71,29 @@ impl JsonBody {
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
         let length = parts.headers.get(CONTENT_LENGTH).and_then(|n| n.to_str().ok()?.parse().ok());
-        let length = length.unwrap_or(MAX_BODY);
-        if length > MAX_BODY {
+        if length.is_some_and(|length: usize| length > MAX_BODY) {
             return Err(too_long());
         }
-        let room = bodies.room(length).await;
         let slow =
             |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time");
-        let bytes = tokio::time::timeout(MAX_TIME, read(body)).await.map_err(slow)??;
+        tokio::time::timeout(MAX_TIME, Self::read(body, bodies)).await.map_err(slow)?
+    }
+
+    /// Room is taken as bytes come: who announces a long body and sends none takes none.
+    async fn read(body: Body, bodies: &Bodies) -> Result<Self, ApiError> {
+        let (mut bytes, mut room) = (Vec::new(), None);
+        let mut stream = body.into_data_stream();
+        while let Some(part) = stream.next().await {
+            let cut_off = |error| ApiError::bad(format!("the body is cut off: {error}"));
+            let part = part.map_err(cut_off)?;
+            if bytes.len() + part.len() > MAX_BODY {
+                return Err(too_long());
+            }
+            bodies.room(&mut room, bytes.len() + part.len()).await;
+            bytes.extend_from_slice(&part);
+        }
         Ok(Self { bytes, _room: room })
     }
-}
-
-async fn read(body: Body) -> Result<Vec<u8>, ApiError> {
-    let mut bytes = Vec::new();
-    let mut stream = body.into_data_stream();
-    while let Some(part) = stream.next().await {
-        let part = part.map_err(|error| ApiError::bad(format!("the body is cut off: {error}")))?;
-        if bytes.len() + part.len() > MAX_BODY {
-            return Err(too_long());
-        }
-        bytes.extend_from_slice(&part);
-    }
-    Ok(bytes)
 }
 
 fn too_long() -> ApiError {
@@ -136,16 +141,19 @@ mod tests {
     #[tokio::test]
     async fn bodies_wait_for_room_and_give_it_back() {
         let bodies = Bodies::default();
-        let receive = || {
+        let receive = |length: usize| {
             let request = Request::builder().header(CONTENT_TYPE, "application/json");
             // Of a length that is not told.
-            JsonBody::receive(request.body("{}".into()).unwrap(), &bodies)
+            let body = Body::from_stream(futures_util::stream::iter(
+                (0..length / UNIT).map(|_| Ok::<_, std::io::Error>(vec![b' '; UNIT])),
+            ));
+            JsonBody::receive(request.body(body).unwrap(), &bodies)
         };
         let mut held = Vec::new();
         for _ in 0..MAX_BODIES / MAX_BODY {
-            held.push(receive().await.unwrap());
+            held.push(receive(MAX_BODY).await.unwrap());
         }
-        let mut waiting = std::pin::pin!(receive());
+        let mut waiting = std::pin::pin!(receive(UNIT));
         let mut context = Context::from_waker(Waker::noop());
         assert!(waiting.as_mut().poll(&mut context).is_pending());
         held.pop();

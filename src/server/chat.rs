@@ -51,12 +51,14 @@ fn prepare(app: &App, fields: &Fields) -> Result<Job<ChatShape>, ApiError> {
     }
     let prompt = (app.encode)(&turns).map_err(|error| ApiError::field("messages", error.0))?;
     app.check_length(&prompt)?;
+    app.check_answers(params.n)?;
+    let constraint = app.constraint(&params.format)?;
     let requests = (0..params.n).map(|choice| {
         Ok(Request {
             prompt: prompt.clone(),
             max_tokens: params.max_tokens,
             sampler: params.sampler(choice)?,
-            constraint: app.constraint(&params.format)?,
+            constraint: constraint.clone(),
             stop: params.stop.clone(),
             ignore_eos: params.ignore_eos,
             logprobs: top,

@@ -50,6 +50,8 @@ fn prepare(app: &App, fields: &Fields) -> Result<Job<TextShape>, ApiError> {
     let prompts = prompts.into_iter().map(|prompt| Spelt::new(prompt, &app.tokenizer, special));
     let prompts: Vec<Spelt> = prompts.collect();
     prompts.iter().try_for_each(|prompt| app.check_length(&prompt.ids))?;
+    app.check_answers(prompts.len() * params.n)?;
+    let constraint = app.constraint(&params.format)?;
     let mut requests = Vec::new();
     for prompt in &prompts {
         for choice in 0..params.n {
@@ -57,7 +59,7 @@ fn prepare(app: &App, fields: &Fields) -> Result<Job<TextShape>, ApiError> {
                 prompt: prompt.ids.clone(),
                 max_tokens: params.max_tokens,
                 sampler: params.sampler(choice)?,
-                constraint: app.constraint(&params.format)?,
+                constraint: constraint.clone(),
                 stop: params.stop.clone(),
                 ignore_eos: params.ignore_eos,
                 logprobs: top,
@@ -145,7 +147,15 @@ struct Spelt {
 impl Spelt {
     fn new(prompt: Prompt, tokenizer: &Tokenizer, special: Special) -> Self {
         match prompt {
-            Prompt::Text(text) => Self { ids: tokenizer.encode_with_bos(&text, special), text },
+            Prompt::Text(text) => {
+                let ids = tokenizer.encode_with_bos(&text, special);
+                // What was taken for control tokens leaves no text, as in answers.
+                let text = match special {
+                    Special::Plain => text,
+                    Special::Trusted => tokenizer.decode(&ids, ControlPieces::Omit),
+                };
+                Self { ids, text }
+            }
             Prompt::Ids(ids) => Self { text: tokenizer.decode(&ids, ControlPieces::Omit), ids },
         }
     }

@@ -3,25 +3,41 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::Json;
-use serde_json::{json, Value};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde::ser::{Serialize, Serializer};
+use serde_json::json;
 
 use super::app::App;
 use super::body::JsonBody;
 use super::completions::{ids, special};
 use super::error::ApiError;
 use super::fields::{wrong, Fields};
-use crate::tokenizer::ControlPieces;
+use crate::tokenizer::{ControlPieces, Tokenizer};
 
-/// The ids of a text.
-pub async fn tokenize(
-    State(app): State<Arc<App>>,
-    body: JsonBody,
-) -> Result<Json<Value>, ApiError> {
-    app.prepare(body, ids_of).await.map(Json)
+/// JSON that is written already: there may be millions of tokens, each of which would take a hundred
+/// times its length as a `Value`.
+struct Written(Vec<u8>);
+
+impl Written {
+    fn new(json: &impl Serialize) -> Result<Self, ApiError> {
+        let bytes = serde_json::to_vec(json);
+        bytes.map(Self).map_err(|error| ApiError::internal(error.to_string()))
+    }
 }
 
-fn ids_of(app: &App, fields: &Fields) -> Result<Value, ApiError> {
+impl IntoResponse for Written {
+    fn into_response(self) -> Response {
+        ([(CONTENT_TYPE, "application/json")], self.0).into_response()
+    }
+}
+
+/// The ids of a text.
+pub async fn tokenize(State(app): State<Arc<App>>, body: JsonBody) -> Result<Response, ApiError> {
+    app.prepare(body, ids_of).await.map(Written::into_response)
+}
+
+fn ids_of(app: &App, fields: &Fields) -> Result<Written, ApiError> {
     let text = match fields.text("content")? {
         Some(text) => text,
         None => fields.text("prompt")?.ok_or_else(|| wrong("content", "a string"))?,
@@ -31,27 +47,51 @@ fn ids_of(app: &App, fields: &Fields) -> Result<Value, ApiError> {
         true => app.tokenizer.encode_with_bos(text, special),
         false => app.tokenizer.encode(text, special),
     };
-    if !fields.flag("with_pieces")? {
-        return Ok(json!({"tokens": ids}));
+    match fields.flag("with_pieces")? {
+        true => Written::new(&Tokens { tokens: Pieces(&app.tokenizer, &ids) }),
+        false => Written::new(&Tokens { tokens: &ids }),
     }
-    // What is no text by itself is given in bytes.
-    let piece = |id: &u32| {
-        let bytes = app.tokenizer.piece_bytes(*id, ControlPieces::Show);
-        let piece = String::from_utf8(bytes).map_or_else(|e| json!(e.into_bytes()), Value::from);
-        json!({"id": id, "piece": piece})
-    };
-    Ok(json!({"tokens": ids.iter().map(piece).collect::<Vec<_>>()}))
+}
+
+#[derive(serde::Serialize)]
+struct Tokens<T> {
+    tokens: T,
+}
+
+/// Ids with their texts; what is no text by itself is given in bytes.
+struct Pieces<'a>(&'a Tokenizer, &'a [u32]);
+
+#[derive(serde::Serialize)]
+struct Piece {
+    id: u32,
+    piece: Text,
+}
+
+#[derive(serde::Serialize)]
+#[serde(untagged)]
+enum Text {
+    Whole(String),
+    Bytes(Vec<u8>),
+}
+
+impl Serialize for Pieces<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(tokenizer, ids) = self;
+        serializer.collect_seq(ids.iter().map(|id| {
+            let bytes = tokenizer.piece_bytes(*id, ControlPieces::Show);
+            let text = String::from_utf8(bytes);
+            let piece = text.map_or_else(|e| Text::Bytes(e.into_bytes()), Text::Whole);
+            Piece { id: *id, piece }
+        }))
+    }
 }
 
 /// The text of ids, control tokens spelt out.
-pub async fn detokenize(
-    State(app): State<Arc<App>>,
-    body: JsonBody,
-) -> Result<Json<Value>, ApiError> {
-    app.prepare(body, text_of).await.map(Json)
+pub async fn detokenize(State(app): State<Arc<App>>, body: JsonBody) -> Result<Response, ApiError> {
+    app.prepare(body, text_of).await.map(Written::into_response)
 }
 
-fn text_of(app: &App, fields: &Fields) -> Result<Value, ApiError> {
+fn text_of(app: &App, fields: &Fields) -> Result<Written, ApiError> {
     let tokens = fields.array("tokens")?.and_then(ids);
     let tokens = tokens.ok_or_else(|| wrong("tokens", "a list of token ids"))?;
     let n_vocab = app.tokenizer.vocab().pieces.len();
@@ -59,5 +99,5 @@ fn text_of(app: &App, fields: &Fields) -> Result<Value, ApiError> {
         let message = format!("token id {id} is outside the vocabulary of {n_vocab}");
         return Err(ApiError::field("tokens", message));
     }
-    Ok(json!({"content": app.tokenizer.decode(&tokens, ControlPieces::Show)}))
+    Written::new(&json!({"content": app.tokenizer.decode(&tokens, ControlPieces::Show)}))
 }

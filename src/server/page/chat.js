@@ -186,14 +186,17 @@ async function free(message) {
     return false;
   }
   if (answer) await stop();
-  return current.messages.includes(message);
+  // Somebody else may have waited for the same.
+  return answer === null && current.messages.includes(message);
 }
 
+/** Whether it was done. */
 async function edit(message, content) {
-  if (!(await free(message))) return draw();
+  if (!(await free(message))) return false;
   current.messages.length = current.messages.indexOf(message);
   current.messages.push({ role: 'user', content });
   begin();
+  return true;
 }
 
 async function retry(message) {
@@ -281,7 +284,7 @@ function finish({ conversation, message, before, discarded }) {
 function restore(conversation, message, before) {
   conversation.messages.splice(conversation.messages.indexOf(message), 1, before);
   keep(conversation);
-  draw();
+  if (!transcript.editing) draw();
   notify(`${message.problem ?? 'Nothing came.'} The answer that was there is kept.`);
 }
 

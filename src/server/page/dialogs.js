@@ -60,7 +60,7 @@ async function askKeyOnce(reason) {
   byId('key-text').textContent = reason;
   elements.key.value = '';
   elements.remember.checked = keyIsRemembered();
-  const given = await ask('key', () => ({ key: elements.key.value.trim(), remember: elements.remember.checked }));
+  const given = await ask('key', () => ({ key: visible(elements.key.value), remember: elements.remember.checked }));
   if (given === null) return false;
   setApiKey(given.key, given.remember);
   return given.key !== '';
@@ -89,4 +89,9 @@ export function wireSettings() {
 
 function showKeyState() {
   byId('key-state').textContent = !apiKey() ? 'none is kept' : keyIsRemembered() ? 'kept on this device' : 'kept until this tab is closed';
+}
+
+/** A key as a header can hold it: without what a paste may bring along unseen. */
+function visible(key) {
+  return key.replace(/[^\x21-\x7e]/g, '');
 }

@@ -55,10 +55,11 @@ export class Transcript {
     tools.className = 'tools';
     const edit = iconButton('edit', 'Edit this message', () => {
       const follows = messages.at(-1) !== message;
-      const form = editForm(message.content, follows, (text) => {
+      const form = editForm(message.content, follows, async (text) => {
+        // What was written stays where it cannot be sent.
+        if (text !== null) return this.#actions.edit(message, text);
         form.replaceWith(bubble, tools);
-        if (text === null) edit.focus();
-        else this.#actions.edit(message, text);
+        return edit.focus();
       });
       tools.remove();
       bubble.replaceWith(form);
