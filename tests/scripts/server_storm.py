@@ -8,8 +8,8 @@ time, drawn by the seed: answers that are waited for, whole and streamed; client
 within and after the body and within the answer; slow readers; bodies that are too long, not JSON, not
 UTF-8, nested without end or of another type; heads without end; prompts that are too long; no HTTP at all.
 Each has to be answered as it should, or the connection closed where that is the answer. After a round
-nothing may run or wait, and a prompt gets the answer that it got at first. Of 20 rounds or more the memory in
-the second half has to stay within 2 %: it takes some thousand requests until an allocator has what it keeps.
+nothing may run or wait, and a prompt gets the answer that it got at first. Of 40 rounds or more the memory in
+the second half has to stay within 2 %: it takes ten thousand requests until an allocator has what it keeps.
 Caches, which are taken as they fill, are filled before.
 """
 import argparse
@@ -231,7 +231,7 @@ def main() -> int:
             shown = ", ".join(f"{n} {name}" for name, n in sorted(counts.items(), key=lambda item: -item[1]))
             print(f"round {number + 1}: {sum(counts.values())} as they should be ({shown}); {resident[-1] / 1e6:.1f} MB")
         later = resident[len(resident) // 2:]
-        if args.rounds >= 20 and max(later) > 1.02 * min(later):
+        if args.rounds >= 40 and max(later) > 1.02 * min(later):
             raise SystemExit(f"memory grows: {later}")
         if server.process.poll() is not None:
             raise SystemExit("the server has ended")
