@@ -2,23 +2,16 @@
 
 mod common;
 
-use common::{held_out, micro, tiny};
+use common::{held_out_ids, micro, tiny};
 use lapidary::kernels::KvType;
 use lapidary::model::{Model, Rows, Source, State, StateOptions};
 use lapidary::perplexity::{compare, Options};
-use lapidary::tokenizer::{Special, Tokenizer};
 
 /// Micro's window is 16, so that a ring with slices of up to 241 holds a span of 256.
 const SLICE: usize = 40;
 
 /// More than twice a ring.
 const LONG: usize = 700;
-
-fn tokens(source: &Source) -> Vec<u32> {
-    let tokenizer = Tokenizer::new(source.vocab().unwrap()).unwrap();
-    let text = std::fs::read_to_string(held_out()).unwrap();
-    tokenizer.encode_with_bos(&text, Special::Plain)
-}
 
 fn state(model: &Model<'_>, kv: KvType, rings: bool) -> State {
     let options = StateOptions { slice: SLICE, rings, ..StateOptions::new(LONG, kv) };
@@ -39,7 +32,7 @@ fn logits(model: &Model<'_>, state: &mut State, ids: &[u32], piece: usize) -> Ve
 fn rings_give_the_bits_of_a_whole_cache() {
     let source = Source::open(&micro()).unwrap();
     let model = Model::load(&source, None).unwrap();
-    let ids = &tokens(&source)[..LONG];
+    let ids = &held_out_ids(&source)[..LONG];
     for kv in KvType::ALL {
         let whole = logits(&model, &mut state(&model, kv, false), ids, LONG);
         for piece in [LONG, 1, 33] {
@@ -55,7 +48,7 @@ fn rings_give_the_bits_of_a_whole_cache() {
 fn a_full_ring_goes_back_as_far_as_it_has_what_a_position_sees() {
     let source = Source::open(&micro()).unwrap();
     let model = Model::load(&source, None).unwrap();
-    let ids = &tokens(&source)[..LONG];
+    let ids = &held_out_ids(&source)[..LONG];
     for kv in KvType::ALL {
         let expected = logits(&model, &mut state(&model, kv, true), &ids[..380], LONG);
         let last = &expected[expected.len() - model.config().n_vocab..];
@@ -77,7 +70,7 @@ fn a_full_ring_goes_back_as_far_as_it_has_what_a_position_sees() {
 fn a_whole_cache_goes_back_to_anywhere() {
     let source = Source::open(&micro()).unwrap();
     let model = Model::load(&source, None).unwrap();
-    let ids = &tokens(&source)[..LONG];
+    let ids = &held_out_ids(&source)[..LONG];
     let mut state = state(&model, KvType::F16, false);
     logits(&model, &mut state, ids, LONG);
     assert_eq!(state.truncate(3), 3);
@@ -91,7 +84,7 @@ fn a_whole_cache_goes_back_to_anywhere() {
 fn eight_bits_cost_little_and_sixteen_less() {
     let source = Source::open(&tiny()).unwrap();
     let model = Model::load(&source, None).unwrap();
-    let tokens = tokens(&source);
+    let tokens = held_out_ids(&source);
     let kl = |kv| {
         let options =
             Options { n_ctx: 512, chunks: Some(4), kv, reference_kv: KvType::F32, bos: Some(2) };

@@ -187,6 +187,24 @@ fn what_a_prompt_shares_with_another_is_not_read_again() {
     });
 }
 
+/// Left alone longest is what ended first, not what began first.
+#[test]
+fn the_cache_that_was_used_last_is_kept() {
+    let bench = Bench::new(&micro());
+    bench.engine(2, 9, |_, handle| {
+        let prompt = &bench.ids[..100];
+        let long = Request { ignore_eos: true, ..request(prompt, 200, greedy()) };
+        let mut long = one(&handle, long);
+        assert!(matches!(long.next_blocking(), Some(Event::Prompt { .. })));
+        wait(one(&handle, request(&bench.ids[600..650], 1, greedy())));
+        let said = wait(long).ids;
+        wait(one(&handle, request(&bench.ids[900..950], 1, greedy())));
+        let next = [prompt, &said, &bench.ids[800..805]].concat();
+        let found = wait(one(&handle, request(&next, 1, greedy())));
+        assert_eq!(found.cached, prompt.len() + said.len() - 1);
+    });
+}
+
 #[test]
 fn logprobs_are_those_of_a_forward_pass() {
     let bench = Bench::new(&tiny());

@@ -4,10 +4,9 @@ mod common;
 
 use std::ops::Range;
 
-use common::{held_out, micro, tiny};
+use common::{held_out_ids, micro, tiny};
 use lapidary::kernels::{Cpu, Isa, KvType};
 use lapidary::model::{Config, Model, Rows, Saved, SavedError, Source, State, StateOptions};
-use lapidary::tokenizer::{Special, Tokenizer};
 use lapidary_formats::session::{Header, Reader, SessionError, Writer};
 
 /// Micro's window is 16, so that a ring with slices of up to 241 holds a span of 256.
@@ -24,12 +23,6 @@ const MODEL: &str = "0123456789abcdef";
 /// On one thread: these are thousands of steps that are too small to share.
 fn load(source: &Source) -> Model<'_> {
     Model::load(source, Some(1)).unwrap()
-}
-
-fn tokens(source: &Source) -> Vec<u32> {
-    let tokenizer = Tokenizer::new(source.vocab().unwrap()).unwrap();
-    let text = std::fs::read_to_string(held_out()).unwrap();
-    tokenizer.encode_with_bos(&text, Special::Plain)
 }
 
 fn options(kv: KvType) -> StateOptions {
@@ -82,7 +75,7 @@ fn rooms(kv: KvType, n_ctx: usize) -> [StateOptions; 4] {
 fn a_restored_sequence_goes_on_with_the_bits_of_a_fresh_one() {
     let source = Source::open(&micro()).unwrap();
     let model = load(&source);
-    let (config, ids) = (model.config(), &tokens(&source)[..LONG]);
+    let (config, ids) = (model.config(), &held_out_ids(&source)[..LONG]);
     for kv in KvType::ALL {
         let mut fresh = Vec::new();
         let sink = |_: usize, logits: &mut [f32]| fresh.extend_from_slice(logits);
@@ -116,7 +109,7 @@ fn a_restored_sequence_goes_on_with_the_bits_of_a_fresh_one() {
 fn a_restored_sequence_goes_back_as_far_as_it_could() {
     let source = Source::open(&micro()).unwrap();
     let model = load(&source);
-    let (config, ids) = (model.config(), &tokens(&source)[..LONG]);
+    let (config, ids) = (model.config(), &held_out_ids(&source)[..LONG]);
     for kv in KvType::ALL {
         let mut long = state(&model, options(kv), &ids[..600]);
         let file = save(&long, &ids[..600]);
@@ -148,7 +141,7 @@ fn a_restored_sequence_goes_back_as_far_as_it_could() {
 fn a_context_of_another_length_will_do_if_the_tokens_fit() {
     let source = Source::open(&micro()).unwrap();
     let model = load(&source);
-    let (config, ids) = (model.config(), tokens(&source));
+    let (config, ids) = (model.config(), held_out_ids(&source));
     let file = save(&state(&model, options(KvType::Q8_0), &ids[..300]), &ids[..300]);
     let mut going_on = state(&model, options(KvType::Q8_0), &ids[..300]);
     let expected = model.forward_last(&mut going_on, &ids[300..301]).unwrap();
@@ -168,7 +161,7 @@ fn a_context_of_another_length_will_do_if_the_tokens_fit() {
 #[test]
 fn a_file_tells_nothing_of_the_machine() {
     let source = Source::open(&tiny()).unwrap();
-    let ids = &tokens(&source)[..90];
+    let ids = &held_out_ids(&source)[..90];
     for kv in KvType::ALL {
         let file = |isa: &Isa| {
             let cpu = Cpu::new(std::num::NonZeroUsize::new(2), *isa).unwrap();
@@ -191,7 +184,7 @@ fn a_file_tells_nothing_of_the_machine() {
 fn what_is_not_this_models_is_refused() {
     let source = Source::open(&micro()).unwrap();
     let model = load(&source);
-    let (config, ids) = (model.config(), &tokens(&source)[..20]);
+    let (config, ids) = (model.config(), &held_out_ids(&source)[..20]);
     let options = options(KvType::F16);
     let file = save(&state(&model, options, ids), ids);
     let header = Reader::new(&file[..], file.len() as u64).unwrap().header().clone();
@@ -234,7 +227,7 @@ fn what_is_not_this_models_is_refused() {
 fn what_is_damaged_is_refused() {
     let source = Source::open(&micro()).unwrap();
     let model = load(&source);
-    let (config, ids) = (model.config(), &tokens(&source)[..3]);
+    let (config, ids) = (model.config(), &held_out_ids(&source)[..3]);
     let file = save(&state(&model, options(KvType::Q8_0), ids), ids);
     for at in 0..file.len() {
         let short = restore(config, options(KvType::Q8_0), &file[..at]);

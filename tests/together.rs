@@ -2,22 +2,15 @@
 
 mod common;
 
-use common::{held_out, micro};
+use common::{held_out_ids, micro};
 use lapidary::kernels::KvType;
 use lapidary::model::{Model, Part, Rows, Sequence, Source, State, StateOptions, Workspace};
-use lapidary::tokenizer::{Special, Tokenizer};
 
 /// Micro's window is 16, and a ring with this slice holds 256 positions.
 const SLICE: usize = 40;
 
 /// More than twice a ring.
 const LONG: usize = 700;
-
-fn tokens(source: &Source) -> Vec<u32> {
-    let tokenizer = Tokenizer::new(source.vocab().unwrap()).unwrap();
-    let text = std::fs::read_to_string(held_out()).unwrap();
-    tokenizer.encode_with_bos(&text, Special::Plain)
-}
 
 fn options(kv: KvType) -> StateOptions {
     StateOptions { slice: SLICE, ..StateOptions::new(LONG, kv) }
@@ -43,7 +36,7 @@ fn read(model: &Model<'_>, work: &mut Workspace, sequence: &mut Sequence, ids: &
 fn a_pass_over_many_gives_each_the_bits_it_has_alone() {
     let source = Source::open(&micro()).unwrap();
     let model = Model::load(&source, None).unwrap();
-    let all = tokens(&source);
+    let all = held_out_ids(&source);
     let texts = [&all[..LONG], &all[100..400], &all[1000..1090]];
     let pieces = [[40, 1, 33], [1, 2, 17], [1, 1, 1]];
     for kv in KvType::ALL {
@@ -84,7 +77,7 @@ fn a_pass_over_many_gives_each_the_bits_it_has_alone() {
 fn a_copy_of_a_beginning_goes_on_with_the_same_bits() {
     let source = Source::open(&micro()).unwrap();
     let model = Model::load(&source, None).unwrap();
-    let all = tokens(&source);
+    let all = held_out_ids(&source);
     let mut work = Workspace::new(model.config());
     for kv in KvType::ALL {
         let expected = alone(&model, kv, &all[..LONG]);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use lapidary::convert::Progress;
 use lapidary::kernels::KvType;
 use lapidary::model::Source;
+use lapidary::tokenizer::{Special, Tokenizer};
 use lapidary_formats::gguf::{Header, Writer};
 
 /// NMSE of logits against transformers', with a cache of f32. f32 against f32 with sums in another
@@ -40,6 +41,13 @@ pub fn micro() -> PathBuf {
 /// The text that the trained checkpoint has not seen.
 pub fn held_out() -> PathBuf {
     tests_dir("fixtures/held-out/kjv-held-out.txt")
+}
+
+/// The tokens of that text, by a model's own tokenizer.
+pub fn held_out_ids(source: &Source) -> Vec<u32> {
+    let tokenizer = Tokenizer::new(source.vocab().unwrap()).unwrap();
+    let text = std::fs::read_to_string(held_out()).unwrap();
+    tokenizer.encode_with_bos(&text, Special::Plain)
 }
 
 /// A golden that transformers made, as JSON.
