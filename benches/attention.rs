@@ -4,7 +4,7 @@
 
 use divan::counter::BytesCount;
 use divan::Bencher;
-use lapidary::kernels::{Attention, Cpu, Isa, KvRows, KvType, Partials, Seen};
+use lapidary::kernels::{Attention, CausalRange, Cpu, Isa, KvRows, KvType, Partials};
 
 const LAYERS: usize = 8;
 
@@ -54,7 +54,7 @@ fn attention(bencher: Bencher, case: &str) {
     let bytes = LAYERS * 2 * positions * n_head_kv * kv.head_bytes(head_dim);
     bencher.counter(BytesCount::new(bytes)).bench_local(|| {
         for (k, v) in &layers {
-            let seen = Seen { pos: positions - queries, n: queries, k, v };
+            let seen = CausalRange { pos: positions - queries, n: queries, k, v };
             shape.run(&cpu, &[seen], divan::black_box(&q), &mut partials, &mut out);
         }
     });

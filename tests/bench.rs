@@ -58,7 +58,8 @@ fn matrix_bytes(path: &Path, but: &str) -> u64 {
 fn streams_have_tests_of_their_own() {
     let dir = TempDir::new().unwrap();
     let path = converted(&dir, &micro());
-    let lists = ["-p", "3", "-n", "2", "--streams", "1,3", "--ctx-depth", "0,5", "--slice", "4"];
+    let lists =
+        ["-p", "3", "-n", "2", "--streams", "1,3", "--ctx-depth", "0,5", "--ubatch-size", "4"];
     let found = bench_json(&path, &[lists.as_slice(), &["-r", "1"]].concat());
     assert_eq!(names(&found), ["pp3", "tg2", "tg2x3", "pp3@d5", "tg2@d5", "tg2x3@d5"]);
     let weights = found["weight_bytes"].as_f64().unwrap();

@@ -7,14 +7,14 @@ use lapidary::kernels::KvType;
 use lapidary::model::{Model, Rows, Source, State, StateOptions};
 use lapidary::perplexity::{compare, Options};
 
-/// Micro's window is 16, so that a ring with slices of up to 241 holds a span of 256.
-const SLICE: usize = 40;
+/// Micro's window is 16, so that a ring with ubatches of up to 241 holds a span of 256.
+const N_UBATCH: usize = 40;
 
 /// More than twice a ring.
 const LONG: usize = 700;
 
 fn state(model: &Model<'_>, kv: KvType, rings: bool) -> State {
-    let options = StateOptions { slice: SLICE, rings, ..StateOptions::new(LONG, kv) };
+    let options = StateOptions { n_ubatch: N_UBATCH, rings, ..StateOptions::new(LONG, kv) };
     State::new(model.config(), options)
 }
 

@@ -17,8 +17,8 @@ use lapidary::tokenizer::{ControlPieces, Special, Tokenizer};
 
 const N_CTX: usize = 400;
 
-/// Micro's window is 16, and a ring with this slice holds 256 positions.
-const SLICE: usize = 40;
+/// Micro's window is 16, and a ring with this ubatch holds 256 positions.
+const N_UBATCH: usize = 40;
 
 /// A model with its tokenizer, and the text that prompts are taken from.
 struct Bench {
@@ -71,7 +71,7 @@ impl Bench {
 }
 
 fn options() -> StateOptions {
-    StateOptions { slice: SLICE, ..StateOptions::new(N_CTX, KvType::F16) }
+    StateOptions { n_ubatch: N_UBATCH, ..StateOptions::new(N_CTX, KvType::F16) }
 }
 
 fn request(prompt: &[u32], max_tokens: usize, sampler: SamplerConfig) -> Request {

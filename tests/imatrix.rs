@@ -149,7 +149,7 @@ fn sums_are_those_of_a_plain_computation() {
     }
 }
 
-/// Also past the window and past a slice of 512 positions.
+/// Also past the window and past a ubatch of 512 positions.
 #[test]
 fn threads_and_instructions_do_not_change_a_bit() {
     let source = Source::open(&tiny()).unwrap();

@@ -74,8 +74,8 @@ fn memory_for_a_context() {
     assert_eq!(default["n_ctx"], 256);
     for n_ctx in [100, 256, 8192] {
         let found = inspect_json(&path, &["--ctx", &n_ctx.to_string()]);
-        assert_eq!([&found["n_ctx"], &found["slice"]], [n_ctx, 512]);
-        // Two layers of three keep a window of 64 and a slice of 512, in whole spans of 256.
+        assert_eq!([&found["n_ctx"], &found["n_ubatch"]], [n_ctx, 512]);
+        // Two layers of three keep a window of 64 and a ubatch of 512, in whole spans of 256.
         let positions = n_ctx as u64 + 2 * n_ctx.min(768) as u64;
         // Keys and values, 2 heads of 32 each.
         let values = 2 * 2 * 32 * positions;
@@ -115,7 +115,7 @@ fn for_people() {
         "Q8_0",
         "[160, 96]",
         "bits per weight",
-        "a context of 8192 tokens, prompts in slices of 512",
+        "a context of 8192 tokens, prompts in ubatches of 512",
         "q8_0 ",
     ] {
         assert!(text.contains(expected), "{text} lacks {expected}");

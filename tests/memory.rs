@@ -26,10 +26,10 @@ fn json(assert: assert_cmd::assert::Assert) -> Value {
 }
 
 /// What `inspect` says that a cache of `kv` comes to.
-fn total(ctx: usize, kv: &str, slice: usize) -> u64 {
+fn total(ctx: usize, kv: &str, n_ubatch: usize) -> u64 {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
     command.arg("inspect").arg(tiny()).args(["--json", "--kv", kv]);
-    command.args(["--ctx", &ctx.to_string(), "--slice", &slice.to_string()]);
+    command.args(["--ctx", &ctx.to_string(), "--ubatch-size", &n_ubatch.to_string()]);
     let found = json(command.assert());
     assert_eq!(found["memory"].as_object().unwrap().len(), 1);
     found["memory"][kv]["total"].as_u64().unwrap()
@@ -42,18 +42,18 @@ fn it_stays_under_the_memory_it_is_given_and_says_how() {
     let options = |json: &Value| {
         let memory = &json["memory"];
         let number = |name: &str| memory[name].as_u64().unwrap() as usize;
-        (number("n_ctx"), memory["kv"].as_str().unwrap().to_owned(), number("slice"))
+        (number("n_ctx"), memory["kv"].as_str().unwrap().to_owned(), number("n_ubatch"))
     };
     assert_eq!(options(&whole), (1024, "f16".to_owned(), 512));
     let text = whole["text"].as_str().unwrap();
-    for (ctx, kv, slice) in [(4096, "f16", 512), (4096, "q8_0", 512), (4096, "q8_0", 64)] {
-        let bytes = total(ctx, kv, slice);
+    for (ctx, kv, n_ubatch) in [(4096, "f16", 512), (4096, "q8_0", 512), (4096, "q8_0", 64)] {
+        let bytes = total(ctx, kv, n_ubatch);
         let ctx_option = ctx.to_string();
         let (assert, stderr) = run(&["--ctx", &ctx_option, "--memory", &bytes.to_string()]);
         let picked = json(assert);
-        assert_eq!(options(&picked), (ctx, kv.to_owned(), slice));
+        assert_eq!(options(&picked), (ctx, kv.to_owned(), n_ubatch));
         assert_eq!(picked["memory"]["total"], bytes);
-        for word in ["memory ", "context 4096", kv, &format!("slices of {slice} ")] {
+        for word in ["memory ", "context 4096", kv, &format!("ubatches of {n_ubatch} ")] {
             assert!(stderr.contains(word), "{stderr} lacks {word}");
         }
         // Eight bits are enough for this.
@@ -68,7 +68,10 @@ fn what_it_is_given_and_is_not_enough_is_refused_with_a_table() {
     assert.code(1).stdout("");
     let lines: Vec<&str> = stderr.lines().collect();
     let lines = &lines[lines.len() - 4..];
-    assert!(lines[0].contains("context of 4096") && lines[0].contains("slices of 32"), "{stderr}");
+    assert!(
+        lines[0].contains("context of 4096") && lines[0].contains("ubatches of 32"),
+        "{stderr}"
+    );
     let parts = ["cache", "file", "buffers", "tokenizer", "program", "total"];
     assert!(parts.iter().all(|part| lines[1].contains(part)), "{stderr}");
     assert!(lines[2].trim_start().starts_with("q8_0"), "{stderr}");

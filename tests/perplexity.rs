@@ -120,7 +120,7 @@ fn figures_are_those_of_plain_forward_passes() {
     let tokens = held_out_tokens(&source);
     let file = Source::open(&quantize(&tiny(), &dir, Recipe::Q3_K_M)).unwrap();
     let (cut, reference) = (model(&file), model(&source));
-    // The first score comes in the first slice of 512 positions, the last in the second.
+    // The first score comes in the first ubatch of 512 positions, the last in the second.
     let n_ctx = 700;
     let options = Options { n_ctx, chunks: Some(1), ..OPTIONS };
     let found = compare(&cut, &reference, &tokens, options, |_, _| true).unwrap();

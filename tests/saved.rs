@@ -9,8 +9,8 @@ use lapidary::kernels::{Cpu, Isa, KvType};
 use lapidary::model::{Config, Model, Rows, Saved, SavedError, Source, State, StateOptions};
 use lapidary_formats::session::{Header, Reader, SessionError, Writer};
 
-/// Micro's window is 16, so that a ring with slices of up to 241 holds a span of 256.
-const SLICE: usize = 40;
+/// Micro's window is 16, so that a ring with ubatches of up to 241 holds a span of 256.
+const N_UBATCH: usize = 40;
 
 /// More than twice a ring.
 const LONG: usize = 700;
@@ -26,7 +26,7 @@ fn load(source: &Source) -> Model<'_> {
 }
 
 fn options(kv: KvType) -> StateOptions {
-    StateOptions { slice: SLICE, ..StateOptions::new(LONG, kv) }
+    StateOptions { n_ubatch: N_UBATCH, ..StateOptions::new(LONG, kv) }
 }
 
 /// Logits of the [`FIRST`] of `ids` and of the last, evaluated in pieces of `piece` tokens.
@@ -60,13 +60,13 @@ fn restore(config: &Config, options: StateOptions, file: &[u8]) -> Result<Saved,
     State::restore(config, options, MODEL, file, file.len() as u64)
 }
 
-/// The ways to go on: as before, with other slices and so other rings, and without rings.
+/// The ways to go on: as before, with other ubatches and so other rings, and without rings.
 fn rooms(kv: KvType, n_ctx: usize) -> [StateOptions; 4] {
     let options = StateOptions { n_ctx, ..options(kv) };
     [
         options,
-        StateOptions { slice: 300, ..options },
-        StateOptions { slice: 1, ..options },
+        StateOptions { n_ubatch: 300, ..options },
+        StateOptions { n_ubatch: 1, ..options },
         StateOptions { rings: false, ..options },
     ]
 }
@@ -166,7 +166,7 @@ fn a_file_tells_nothing_of_the_machine() {
         let file = |isa: &Isa| {
             let cpu = Cpu::new(std::num::NonZeroUsize::new(2), *isa).unwrap();
             let model = Model::on(cpu, &source).unwrap();
-            let options = StateOptions { slice: 16, ..StateOptions::new(100, kv) };
+            let options = StateOptions { n_ubatch: 16, ..StateOptions::new(100, kv) };
             save(&state(&model, options, ids), ids)
         };
         let files: Vec<Vec<u8>> = Isa::available().iter().map(file).collect();

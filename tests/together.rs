@@ -4,16 +4,16 @@ mod common;
 
 use common::{held_out_ids, micro};
 use lapidary::kernels::KvType;
-use lapidary::model::{Model, Part, Rows, Sequence, Source, State, StateOptions, Workspace};
+use lapidary::model::{BatchEntry, Model, Rows, Sequence, Source, State, StateOptions, Workspace};
 
-/// Micro's window is 16, and a ring with this slice holds 256 positions.
-const SLICE: usize = 40;
+/// Micro's window is 16, and a ring with this ubatch holds 256 positions.
+const N_UBATCH: usize = 40;
 
 /// More than twice a ring.
 const LONG: usize = 700;
 
 fn options(kv: KvType) -> StateOptions {
-    StateOptions { slice: SLICE, ..StateOptions::new(LONG, kv) }
+    StateOptions { n_ubatch: N_UBATCH, ..StateOptions::new(LONG, kv) }
 }
 
 /// Logits of all of `ids`, from an empty sequence that nobody shares a pass with.
@@ -24,10 +24,10 @@ fn alone(model: &Model<'_>, kv: KvType, ids: &[u32]) -> Vec<Vec<f32>> {
     all
 }
 
-/// Reads `ids` in slices.
+/// Reads `ids` in ubatches.
 fn read(model: &Model<'_>, work: &mut Workspace, sequence: &mut Sequence, ids: &[u32]) {
-    for tokens in ids.chunks(SLICE) {
-        model.evaluate_parts(work, &mut [Part { sequence, tokens }]).unwrap();
+    for tokens in ids.chunks(N_UBATCH) {
+        model.evaluate_batch(work, &mut [BatchEntry { sequence, tokens }]).unwrap();
     }
 }
 
@@ -44,7 +44,7 @@ fn a_pass_over_many_gives_each_the_bits_it_has_alone() {
         let mut work = Workspace::new(model.config());
         let mut sequences = texts.map(|_| Sequence::new(model.config(), options(kv)));
         for step in 0.. {
-            let mut parts = Vec::new();
+            let mut batch = Vec::new();
             let mut texts_of_rows = Vec::new();
             for (i, sequence) in sequences.iter_mut().enumerate() {
                 let at = sequence.len();
@@ -52,13 +52,13 @@ fn a_pass_over_many_gives_each_the_bits_it_has_alone() {
                 // The last text joins when the others have come some way.
                 if n > 0 && (i < 2 || step > 10) {
                     texts_of_rows.extend((at..at + n).map(|at| (i, at)));
-                    parts.push(Part { sequence, tokens: &texts[i][at..at + n] });
+                    batch.push(BatchEntry { sequence, tokens: &texts[i][at..at + n] });
                 }
             }
-            if parts.is_empty() {
+            if batch.is_empty() {
                 break;
             }
-            model.evaluate_parts(&mut work, &mut parts).unwrap();
+            model.evaluate_batch(&mut work, &mut batch).unwrap();
             // Some rows, not in one run.
             let rows: Vec<usize> = (0..texts_of_rows.len()).step_by(3).collect();
             let logits = model.logits_of(&mut work, &rows).unwrap();
@@ -95,7 +95,7 @@ fn a_copy_of_a_beginning_goes_on_with_the_same_bits() {
                 assert_eq!((to.len(), from.len()), (kept, had));
                 for (sequence, at) in [(&mut to, kept), (&mut from, had)] {
                     read(&model, &mut work, sequence, &all[at..LONG]);
-                    let last = (LONG - at - 1) % SLICE;
+                    let last = (LONG - at - 1) % N_UBATCH;
                     let logits = model.logits_of(&mut work, &[last]).unwrap();
                     assert!(logits == expected[LONG - 1], "{kv:?}, {len} of {had} over {before}");
                 }

@@ -14,14 +14,16 @@ use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use lapidary::bandwidth::read_gb_per_s;
 use lapidary::kernels::KvType;
-use lapidary::model::{Model, Part, Role, Sequence, Source, StateOptions, Workspace, TOKEN_EMBD};
+use lapidary::model::{
+    BatchEntry, Model, Role, Sequence, Source, StateOptions, Workspace, TOKEN_EMBD,
+};
 use serde_json::json;
 
 use super::size::size;
 use super::{interrupt, CpuArgs};
 
 /// Tokens that are put into the cache before Ctrl-C is looked at again.
-const SLICE: usize = 512;
+const N_UBATCH: usize = 512;
 
 /// Measure the speed of prompts and of decoding
 ///
@@ -59,9 +61,9 @@ pub struct Args {
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::kv_type)]
     kv: KvType,
     /// Tokens of a prompt that are evaluated together
-    #[arg(long, value_name = "N", default_value = "512")]
+    #[arg(long = "ubatch-size", alias = "slice", value_name = "N", default_value = "512")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
-    slice: u32,
+    n_ubatch: u32,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -91,7 +93,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         // It also brings the weights into memory.
         stream_gb_per_s: read_gb_per_s(&weights, model.threads()),
     };
-    let options = StateOptions { slice: args.slice as usize, ..StateOptions::new(n_ctx, args.kv) };
+    let options =
+        StateOptions { n_ubatch: args.n_ubatch as usize, ..StateOptions::new(n_ctx, args.kv) };
     let streams = tests.iter().map(|test| test.streams).max().unwrap_or(1);
     let mut bench = Bench {
         model: &model,
@@ -229,7 +232,7 @@ impl Bench<'_> {
                 .with_style(style.expect("the template is valid"))
                 .with_position(self.sequences[0].len() as u64);
             while self.sequences[0].len() < depth {
-                self.evaluate(SLICE.min(depth - self.sequences[0].len()), 1)?;
+                self.evaluate(N_UBATCH.min(depth - self.sequences[0].len()), 1)?;
                 bar.set_position(self.sequences[0].len() as u64);
             }
             bar.finish_and_clear();
@@ -247,13 +250,13 @@ impl Bench<'_> {
     fn evaluate(&mut self, n: usize, streams: usize) -> anyhow::Result<()> {
         interrupt::check()?;
         let sequences = &mut self.sequences[..streams];
-        let (at, slice) = (sequences[0].len(), sequences[0].options().slice);
-        for tokens in self.ids[at..at + n].chunks(slice) {
+        let (at, n_ubatch) = (sequences[0].len(), sequences[0].options().n_ubatch);
+        for tokens in self.ids[at..at + n].chunks(n_ubatch) {
             let mut parts: Vec<_> =
-                sequences.iter_mut().map(|sequence| Part { sequence, tokens }).collect();
-            self.model.evaluate_parts(&mut self.work, &mut parts)?;
+                sequences.iter_mut().map(|sequence| BatchEntry { sequence, tokens }).collect();
+            self.model.evaluate_batch(&mut self.work, &mut parts)?;
         }
-        let last = (n - 1) % slice + 1;
+        let last = (n - 1) % n_ubatch + 1;
         let rows: Vec<usize> = (1..=streams).map(|stream| stream * last - 1).collect();
         self.model.logits_of(&mut self.work, &rows)?;
         Ok(())

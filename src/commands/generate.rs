@@ -181,11 +181,11 @@ impl<'a> Session<'a> {
 
     /// Evaluates the tokens of a prompt; returns whether it got through before Ctrl-C.
     fn read(&mut self, tokens: &[u32]) -> Result<bool, ModelError> {
-        for slice in tokens.chunks(self.state.options().slice) {
+        for ubatch in tokens.chunks(self.state.options().n_ubatch) {
             if interrupt::requested() {
                 return Ok(false);
             }
-            self.evaluate(slice)?;
+            self.evaluate(ubatch)?;
         }
         Ok(true)
     }

@@ -27,8 +27,8 @@ pub struct Args {
     #[arg(long, value_name = "TYPE", value_parser = super::kv_type)]
     kv: Option<KvType>,
     /// Tokens of a prompt that are evaluated together
-    #[arg(long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
-    slice: u32,
+    #[arg(long = "ubatch-size", alias = "slice", value_name = "N", default_value = "512", value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    n_ubatch: u32,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -71,8 +71,8 @@ impl<'a> Inspected<'a> {
         };
         let sizes = tensors.iter().map(|t| (t.ty, t.len() as u64, t.data.len() as u64));
         let totals = Totals::new(sizes);
-        let slice = args.slice as usize;
-        let options = |kv| StateOptions { slice, ..StateOptions::new(n_ctx, kv) };
+        let n_ubatch = args.n_ubatch as usize;
+        let options = |kv| StateOptions { n_ubatch, ..StateOptions::new(n_ctx, kv) };
         let threads = default_threads();
         let file = file_bytes(source);
         let memory_of =
@@ -139,7 +139,7 @@ impl<'a> Inspected<'a> {
             "tensors": self.tensors.iter().map(tensor).collect::<Vec<_>>(),
             "totals": totals_json(&self.totals),
             "n_ctx": self.options.n_ctx,
-            "slice": self.options.slice,
+            "n_ubatch": self.options.n_ubatch,
             "memory": self.memory.iter().map(memory).collect::<serde_json::Map<_, _>>(),
         })
     }

@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Args;
 use lapidary::kernels::KvType;
 use lapidary::machine::{limits, LimitKind};
-use lapidary::model::{Load, Memory, Source, StateOptions, Wish};
+use lapidary::model::{Load, Memory, MemoryRequest, Source, StateOptions};
 use serde_json::json;
 
 use super::size::{parse_size, size};
@@ -25,9 +25,9 @@ pub struct MemoryArgs {
     kv: Option<KvType>,
     /// Tokens of a prompt that are evaluated together: fewer take less memory, and longer
     /// [default: 512]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
-    slice: Option<u32>,
-    /// Stay under this much memory, such as 18GB, the mapped file included: picks what --kv, --slice
+    #[arg(long = "ubatch-size", alias = "slice", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    n_ubatch: Option<u32>,
+    /// Stay under this much memory, such as 18GB, the mapped file included: picks what --kv, --ubatch-size
     /// and, last, --ctx leave open, and says what
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
@@ -38,24 +38,24 @@ pub struct MemoryArgs {
 
 /// What a sequence gets, and what it will take.
 #[derive(Clone, Copy, Debug)]
-pub struct Settled {
+pub struct MemoryPlan {
     pub options: StateOptions,
     pub memory: Memory,
 }
 
 impl MemoryArgs {
     /// Picks what was left open, and looks whether it fits what is to be done at a time.
-    pub fn settle(&self, source: &Source, threads: usize, load: Load) -> anyhow::Result<Settled> {
+    pub fn plan(&self, source: &Source, threads: usize, load: Load) -> anyhow::Result<MemoryPlan> {
         let needs = |options: &StateOptions| {
             Memory::new(source.config(), file_bytes(source), *options, threads, load)
         };
-        let wish = self.wish(source)?;
+        let request = self.request(source)?;
         let model = source.path().display();
-        let mut options = wish.whole();
+        let mut options = request.whole();
         if let Some(bytes) = self.memory {
-            let fitting = wish.pick(|options| needs(options).total() <= bytes);
+            let fitting = request.pick(|options| needs(options).total() <= bytes);
             let Some(picked) = fitting else {
-                let least = wish.least();
+                let least = request.least();
                 print(&mut io::stderr(), &least, &[(least.kv, needs(&least))])?;
                 let least = size(needs(&least).total());
                 bail!(
@@ -79,10 +79,10 @@ impl MemoryArgs {
                 bail!("{model}: it takes {needed}, more than the {bytes} {source} (--memory picks what fits, --force begins all the same)");
             }
         }
-        Ok(Settled { options, memory })
+        Ok(MemoryPlan { options, memory })
     }
 
-    fn wish(&self, source: &Source) -> anyhow::Result<Wish> {
+    fn request(&self, source: &Source) -> anyhow::Result<MemoryRequest> {
         let trained = source.config().n_ctx_train;
         let n_ctx = self.ctx.map_or(trained.min(MAX_DEFAULT_CTX), |n| n as usize);
         if n_ctx > trained {
@@ -92,19 +92,19 @@ impl MemoryArgs {
                 "{name}: trained for {trained} tokens; past them it may ramble"
             )?;
         }
-        let slice = self.slice.map(|n| n as usize);
-        Ok(Wish { n_ctx, shorter: self.ctx.is_none(), kv: self.kv, slice })
+        let n_ubatch = self.n_ubatch.map(|n| n as usize);
+        Ok(MemoryRequest { n_ctx, shorter: self.ctx.is_none(), kv: self.kv, n_ubatch })
     }
 }
 
-impl Settled {
+impl MemoryPlan {
     /// For programs.
     pub fn json(&self) -> serde_json::Value {
-        let Settled { options, memory } = self;
+        let MemoryPlan { options, memory } = self;
         let mut json = memory_json(memory);
         json["n_ctx"] = json!(options.n_ctx);
         json["kv"] = json!(options.kv.name());
-        json["slice"] = json!(options.slice);
+        json["n_ubatch"] = json!(options.n_ubatch);
         json
     }
 }
@@ -120,10 +120,10 @@ pub fn file_bytes(source: &Source) -> u64 {
 
 /// Says what was picked.
 fn say(options: &StateOptions, total: u64) -> io::Result<()> {
-    let StateOptions { n_ctx, kv, slice, .. } = options;
+    let StateOptions { n_ctx, kv, n_ubatch, .. } = options;
     writeln!(
         io::stderr(),
-        "memory  {}: context {n_ctx}, cache {}, slices of {slice} tokens",
+        "memory  {}: context {n_ctx}, cache {}, ubatches of {n_ubatch} tokens",
         size(total),
         kv.name()
     )
@@ -135,8 +135,8 @@ pub fn print(
     options: &StateOptions,
     rows: &[(KvType, Memory)],
 ) -> io::Result<()> {
-    let StateOptions { n_ctx, slice, .. } = options;
-    writeln!(out, "Memory for a context of {n_ctx} tokens, prompts in slices of {slice}")?;
+    let StateOptions { n_ctx, n_ubatch, .. } = options;
+    writeln!(out, "Memory for a context of {n_ctx} tokens, prompts in ubatches of {n_ubatch}")?;
     writeln!(
         out,
         "  cache {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}",

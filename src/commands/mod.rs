@@ -29,7 +29,7 @@ mod text;
 use std::num::NonZeroUsize;
 
 use clap::Args;
-use lapidary::kernels::{Cpu, Isa, KvType, TeamError};
+use lapidary::kernels::{Cpu, Isa, KvType, ThreadPoolError};
 
 /// Parses `--kv`.
 fn kv_type(name: &str) -> Result<KvType, String> {
@@ -63,7 +63,7 @@ pub struct CpuArgs {
 
 impl CpuArgs {
     /// Starts the threads.
-    pub fn cpu(&self) -> Result<Cpu, TeamError> {
+    pub fn cpu(&self) -> Result<Cpu, ThreadPoolError> {
         Cpu::new(self.threads, self.isa.unwrap_or_default())
     }
 }

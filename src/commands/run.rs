@@ -94,12 +94,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let seed = sampler.seed();
     let source = Source::open(&args.model)?;
     let cpu = args.cpu.cpu()?;
-    let settled = args.memory.settle(&source, cpu.team.threads(), Load::One)?;
+    let plan = args.memory.plan(&source, cpu.pool.threads(), Load::One)?;
     let tokenizer = Tokenizer::new(source.vocab()?).with_context(|| name(&source))?;
     let model = Model::on(cpu, &source)?;
     let stop_ids = source.stop_ids(tokenizer.vocab());
-    let n_ctx = settled.options.n_ctx;
-    let mut session = Session::new(&model, &tokenizer, stop_ids, sampler, settled.options);
+    let n_ctx = plan.options.n_ctx;
+    let mut session = Session::new(&model, &tokenizer, stop_ids, sampler, plan.options);
     let cache = args.session.prompt_cache(&source)?;
     let turns = match &cache {
         Some(cache) => cache.restore(&mut session)?,
@@ -135,7 +135,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let out: &mut dyn Write = if args.json { &mut text } else { &mut io::stdout() };
         let answer = session.answer(&ids, limit, shift, out)?;
         let text = String::from_utf8_lossy(&text);
-        let stats = Stats { answer: &answer, text: &text, seed, start, loaded, settled };
+        let stats = Stats { answer: &answer, text: &text, seed, start, loaded, plan };
         if args.json {
             writeln!(io::stdout(), "{}", stats.json())?;
         } else {

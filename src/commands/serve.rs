@@ -107,7 +107,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let source = Source::open(&args.model)?;
     let cpu = args.cpu.cpu()?;
     let load = Load::Engine { parallel: args.parallel };
-    let settled = args.memory.settle(&source, cpu.team.threads(), load)?;
+    let plan = args.memory.plan(&source, cpu.pool.threads(), load)?;
     let name = source.path().display().to_string();
     let tokenizer = Tokenizer::new(source.vocab()?).with_context(|| name.clone())?;
     let tokenizer = Arc::new(tokenizer);
@@ -123,8 +123,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt::install()?;
 
     let stop_ids = source.stop_ids(tokenizer.vocab());
-    let options =
-        EngineOptions { parallel: args.parallel, queue: args.queue, state: settled.options };
+    let options = EngineOptions { parallel: args.parallel, queue: args.queue, state: plan.options };
     let (engine, handle) = Engine::new(&model, &tokenizer, stop_ids.clone(), options);
     let card = args.card(&source);
     let app = Arc::new(App::new(handle.clone(), Arc::clone(&tokenizer), stop_ids, encode, card));

@@ -6,7 +6,7 @@ use std::time::Instant;
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::generate::{Answer, Stop};
-use super::memory::Settled;
+use super::memory::MemoryPlan;
 
 /// A finished run.
 pub struct Stats<'a> {
@@ -18,7 +18,7 @@ pub struct Stats<'a> {
     pub start: Instant,
     /// When the model was ready.
     pub loaded: Instant,
-    pub settled: Settled,
+    pub plan: MemoryPlan,
 }
 
 impl Stats<'_> {
@@ -59,7 +59,7 @@ impl Stats<'_> {
             Stop::Context => {
                 format!(
                     "ended because the context of {} tokens is full (--ctx, --context-shift)",
-                    self.settled.options.n_ctx
+                    self.plan.options.n_ctx
                 )
             }
             Stop::Interrupted => "interrupted".into(),
@@ -82,7 +82,7 @@ impl Stats<'_> {
             "generated_tokens": a.tokens,
             "shifts": a.shifts,
             "seed": self.seed,
-            "memory": self.settled.json(),
+            "memory": self.plan.json(),
             "seconds": {
                 "load": (self.loaded - self.start).as_secs_f64(),
                 "first_token": self.first_token(),

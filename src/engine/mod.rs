@@ -25,7 +25,7 @@ use pick::{pick, Row};
 use plan::{plan, Need, Pace};
 use slot::Slot;
 
-use crate::model::{Model, ModelError, Part, StateOptions, Workspace};
+use crate::model::{BatchEntry, Model, ModelError, StateOptions, Workspace};
 use crate::tokenizer::Tokenizer;
 
 /// What an engine may take.
@@ -35,7 +35,7 @@ pub struct EngineOptions {
     pub parallel: usize,
     /// Requests that may wait besides.
     pub queue: usize,
-    /// What each answer with its prompt may take. A pass takes a slice of prompts.
+    /// What each answer with its prompt may take. A pass takes a ubatch of prompts.
     pub state: StateOptions,
 }
 
@@ -193,12 +193,12 @@ impl<'m> Engine<'m> {
             answering: !slot.is_reading(),
         };
         let needs: Vec<Need> = busy.map(need).collect();
-        plan(&needs, &self.pace, self.options.state.slice, self.steps as usize)
+        plan(&needs, &self.pace, self.options.state.n_ubatch, self.steps as usize)
     }
 
     /// Evaluates the next tokens of some slots, in order, and goes on with what comes of them.
     fn evaluate(&mut self, planned: &[(usize, usize)]) -> Result<(), ModelError> {
-        let (mut parts, mut rows, mut row, steps) = (Vec::new(), Vec::new(), 0, self.steps);
+        let (mut batch, mut rows, mut row, steps) = (Vec::new(), Vec::new(), 0, self.steps);
         for (i, slot) in self.slots.iter_mut().enumerate() {
             let Some((_, n)) = planned.iter().find(|(planned, _)| *planned == i) else { continue };
             let Some(running) = &slot.running else { continue };
@@ -209,9 +209,9 @@ impl<'m> Engine<'m> {
                 |r: usize| Row { slot: i, row: row + r, next: slot.ids.get(at + r + 1).copied() };
             rows.extend((0..*n).map(row_of).filter(|row| all || row.next.is_none()));
             row += n;
-            parts.push(Part { sequence: &mut slot.sequence, tokens: &slot.ids[at..at + n] });
+            batch.push(BatchEntry { sequence: &mut slot.sequence, tokens: &slot.ids[at..at + n] });
         }
-        self.model.evaluate_parts(&mut self.work, &mut parts)?;
+        self.model.evaluate_batch(&mut self.work, &mut batch)?;
         rows.chunks(LOGIT_ROWS).for_each(|rows| self.go_on(rows));
         Ok(())
     }
@@ -245,7 +245,7 @@ impl<'m> Engine<'m> {
             },
         };
         let cpu = self.model.cpu();
-        let on = (&*cpu.team, cpu.isa);
+        let on = (&*cpu.pool, cpu.isa);
         let picked = pick(&mut self.slots, rows, logits, &self.stop_ids, on);
         let shared = Arc::clone(&self.shared);
         let mut desk = shared.desk();

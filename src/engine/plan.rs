@@ -47,23 +47,28 @@ impl Pace {
         self.token = Some(self.token.map_or(new, |old| old + NEWS * (new - old)));
     }
 
-    /// Tokens of prompts that the next pass takes, at most a slice.
-    fn budget(&self, answering: bool, slice: usize) -> usize {
+    /// Tokens of prompts that the next pass takes, at most a ubatch.
+    fn budget(&self, answering: bool, n_ubatch: usize) -> usize {
         let (time, few) = if answering { (SHORT, FEW) } else { (LONG, FEW_ALONE) };
         let tokens = match self.token {
             Some(token) => (time / token) as usize,
             None => few,
         };
-        tokens.clamp(few.min(slice), slice)
+        tokens.clamp(few.min(n_ubatch), n_ubatch)
     }
 }
 
 /// The slots, in order, and how many of their tokens the next pass takes. Prompts take turns: `turn`
 /// counts passes.
-pub(super) fn plan(needs: &[Need], pace: &Pace, slice: usize, turn: usize) -> Vec<(usize, usize)> {
+pub(super) fn plan(
+    needs: &[Need],
+    pace: &Pace,
+    n_ubatch: usize,
+    turn: usize,
+) -> Vec<(usize, usize)> {
     let (answering, mut prompts): (Vec<Need>, Vec<Need>) =
         needs.iter().partition(|need| need.answering);
-    let mut budget = pace.budget(!answering.is_empty(), slice);
+    let mut budget = pace.budget(!answering.is_empty(), n_ubatch);
     let mut planned: Vec<(usize, usize)> = answering.iter().map(|need| (need.slot, 1)).collect();
     if !prompts.is_empty() {
         let first = turn % prompts.len();
@@ -107,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn without_answers_a_prompt_gets_more_but_never_more_than_a_slice() {
+    fn without_answers_a_prompt_gets_more_but_never_more_than_a_ubatch() {
         let needs = [prompt(0, 1000)];
         assert_eq!(plan(&needs, &pace(100.5), 512, 7), [(0, 201)]);
         assert_eq!(plan(&needs, &pace(1e6), 512, 7), [(0, 512)]);

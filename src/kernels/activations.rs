@@ -7,7 +7,7 @@ use lapidary_formats::quant::QuantType;
 
 use super::isa::Isa;
 use super::quantize::{QuantizeBlock, Quantized, Quantizer};
-use super::{refit, Team};
+use super::{refit, ThreadPool};
 
 /// Rows of activations, `[n, cols]`, and their quantized forms as far as they were asked for.
 #[derive(Debug, Default)]
@@ -101,7 +101,7 @@ impl Activations {
     ///
     /// # Panics
     /// If a row is no whole number of `ty`'s blocks: the matrix that asks has rows of that length.
-    pub fn prepare(&mut self, team: &Team, isa: Isa, ty: QuantType, layout: Layout) {
+    pub fn prepare(&mut self, pool: &ThreadPool, isa: Isa, ty: QuantType, layout: Layout) {
         let (cols, n) = (self.cols, self.n());
         let at = self.find(ty, layout).unwrap_or_else(|| {
             self.forms.push((ty, layout, Form::default()));
@@ -116,13 +116,13 @@ impl Activations {
             Layout::Blocks => {
                 refit(&mut form.blocks, n * row_bytes, 0);
                 let rows = form.blocks.chunks_mut(row_bytes).zip(self.x.chunks(cols));
-                team.for_each(rows, |(bytes, x)| (ty.traits().quantize)(x, bytes));
+                pool.for_each(rows, |(bytes, x)| (ty.traits().quantize)(x, bytes));
             }
             Layout::Rows if ty == QuantType::Q8_K => form.rows.fill_k(isa, &self.x, cols),
             Layout::Rows => form.rows.fill_32(isa, &self.x),
             Layout::Panels(width) => {
                 let panels = Panels { n, cols, width, k: ty == QuantType::Q8_K };
-                panels.fill(team, isa, &self.x, &mut form.panels);
+                panels.fill(pool, isa, &self.x, &mut form.panels);
             }
         }
     }
@@ -202,7 +202,7 @@ struct Panels {
 }
 
 impl Panels {
-    fn fill(&self, team: &Team, isa: Isa, x: &[f32], lines: &mut Vec<Line>) {
+    fn fill(&self, pool: &ThreadPool, isa: Isa, x: &[f32], lines: &mut Vec<Line>) {
         let (len, registers) = if self.k { (256, K_REGISTERS) } else { (32, REGISTERS_32) };
         let (blocks, register) = (self.cols / len, 4 * self.width);
         let count = self.n.div_ceil(self.width);
@@ -218,7 +218,7 @@ impl Panels {
             let blocks = panel.chunks_mut(registers * register * across).take(blocks).enumerate();
             blocks.map(move |(block, to)| (columns.clone(), across, block, to))
         });
-        team.for_each(items, |(columns, across, block, to)| {
+        pool.for_each(items, |(columns, across, block, to)| {
             for (i, t) in columns.enumerate() {
                 let x = &x[t * self.cols + block * len..][..len];
                 let place = Place { to: &mut *to, register, across, column: i, width: self.width };

@@ -5,7 +5,7 @@
 //! - `matmul`: matrices × columns.
 //! - `attention`: over the cache.
 //! - `weights`: quantizing them, for conversion.
-//! - `team`: the threads.
+//! - `thread_pool`: the threads.
 //!
 //! Results do not depend on the instruction set or the threads, bit for bit; [`Isa::SCALAR`] runs
 //! the reference.
@@ -20,7 +20,7 @@ mod math;
 mod matmul;
 mod quantize;
 mod rope;
-mod team;
+mod thread_pool;
 mod unpack;
 mod weights;
 
@@ -28,28 +28,28 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 pub use activations::Activations;
-pub use attention::{Attention, KvRows, KvType, Partials, Seen};
+pub use attention::{Attention, CausalRange, KvRows, KvType, Partials};
 pub use buffer::refit;
 pub use divergence::{argmax, kl_divergence};
 pub use elementwise::{add_rms_norm, geglu, log_sum_exp, rms_norm, scale, softcap};
 pub use isa::Isa;
 pub use matmul::{Matrix, Product};
 pub use rope::Rope;
-pub use team::{default_threads, Team, TeamError};
+pub use thread_pool::{default_threads, ThreadPool, ThreadPoolError};
 pub use weights::{largest, weighted_error, Requantize};
 
 /// What kernels run on: threads, and the instructions that they use. Clones share the threads.
 #[derive(Clone, Debug)]
 pub struct Cpu {
     /// The threads.
-    pub team: Arc<Team>,
+    pub pool: Arc<ThreadPool>,
     /// The instructions.
     pub isa: Isa,
 }
 
 impl Cpu {
     /// `threads`, or as many as there are physical cores, and `isa`.
-    pub fn new(threads: Option<NonZeroUsize>, isa: Isa) -> Result<Self, TeamError> {
-        Ok(Self { team: Arc::new(Team::new(threads)?), isa })
+    pub fn new(threads: Option<NonZeroUsize>, isa: Isa) -> Result<Self, ThreadPoolError> {
+        Ok(Self { pool: Arc::new(ThreadPool::new(threads)?), isa })
     }
 }

@@ -1,6 +1,6 @@
 //! Rotary position embedding, NEOX halves: element i turns with element i + head_dim / 2.
 
-/// Cosines and sines for the positions of one slice, shared by all layers.
+/// Cosines and sines for the positions of one ubatch, shared by all layers.
 #[derive(Debug, Default)]
 pub struct Rope {
     /// 1 / base^(2i / head_dim), `[head_dim / 2]`.
@@ -31,7 +31,7 @@ impl Rope {
         }
     }
 
-    /// Turns every head of the `row`-th row of the slice, `[heads * head_dim]`, in place.
+    /// Turns every head of the `row`-th row of the ubatch, `[heads * head_dim]`, in place.
     pub fn apply(&self, row: usize, x: &mut [f32]) {
         let half = self.inv_freq.len();
         let (cos, sin) = (&self.cos[row * half..][..half], &self.sin[row * half..][..half]);

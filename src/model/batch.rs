@@ -7,27 +7,27 @@ use std::ops::Range;
 
 use super::state::Cache;
 use super::{Model, ModelError, Sequence, Workspace};
-use crate::kernels::Seen;
+use crate::kernels::CausalRange;
 
 /// A sequence and its next tokens.
 #[derive(Debug)]
-pub struct Part<'s> {
+pub struct BatchEntry<'s> {
     /// What was read so far.
     pub sequence: &'s mut Sequence,
-    /// What comes next: at least one token, and no more than its slice.
+    /// What comes next: at least one token, and no more than its ubatch.
     pub tokens: &'s [u32],
 }
 
-impl Part<'_> {
+impl BatchEntry<'_> {
     /// Where the tokens stand.
     pub(super) fn positions(&self) -> Range<usize> {
         self.sequence.len..self.sequence.len + self.tokens.len()
     }
 
     /// What they see in a layer.
-    pub(super) fn seen(&self, layer: usize) -> Seen<'_> {
+    pub(super) fn seen(&self, layer: usize) -> CausalRange<'_> {
         let Cache { k, v } = &self.sequence.cache[layer];
-        Seen { pos: self.sequence.len, n: self.tokens.len(), k, v }
+        CausalRange { pos: self.sequence.len, n: self.tokens.len(), k, v }
     }
 }
 
@@ -40,18 +40,18 @@ impl Model<'_> {
     /// Those of [`forward`](Self::forward).
     ///
     /// # Panics
-    /// If there are no parts, or one has more tokens than its slice.
-    pub fn evaluate_parts(
+    /// If there are no parts, or one has more tokens than its ubatch.
+    pub fn evaluate_batch(
         &self,
         work: &mut Workspace,
-        parts: &mut [Part<'_>],
+        batch: &mut [BatchEntry<'_>],
     ) -> Result<(), ModelError> {
-        assert!(!parts.is_empty(), "there is nothing to evaluate");
-        for Part { sequence, tokens } in &*parts {
-            assert!(tokens.len() <= sequence.options.slice, "a part is at most a slice");
+        assert!(!batch.is_empty(), "there is nothing to evaluate");
+        for BatchEntry { sequence, tokens } in &*batch {
+            assert!(tokens.len() <= sequence.options.n_ubatch, "a part is at most a n_ubatch");
             self.check(sequence, tokens)?;
         }
-        self.layers(work, parts, &mut ())
+        self.layers(work, batch, &mut ())
     }
 
     /// The logits of `rows` of the parts that were evaluated last, `[rows, n_vocab]`; the caller may
@@ -72,17 +72,17 @@ impl Model<'_> {
 }
 
 /// Rows of all parts together.
-pub(super) fn n_rows(parts: &[Part<'_>]) -> usize {
-    parts.iter().map(|part| part.tokens.len()).sum()
+pub(super) fn n_rows(batch: &[BatchEntry<'_>]) -> usize {
+    batch.iter().map(|part| part.tokens.len()).sum()
 }
 
 /// Of `x`, which has a row for each token, the last row of each part.
 pub(super) fn last_rows<'x>(
-    parts: &'x [Part<'_>],
+    batch: &'x [BatchEntry<'_>],
     x: &'x [f32],
 ) -> impl Iterator<Item = &'x [f32]> {
-    let width = x.len() / n_rows(parts);
-    let ends = parts.iter().scan(0, |end, part| {
+    let width = x.len() / n_rows(batch);
+    let ends = batch.iter().scan(0, |end, part| {
         *end += part.tokens.len();
         Some(*end)
     });

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::SourceError;
-use crate::kernels::TeamError;
+use crate::kernels::ThreadPoolError;
 
 /// Why tokens cannot be evaluated.
 #[derive(Debug, Error)]
 pub enum ModelError {
     /// No threads.
     #[error(transparent)]
-    Team(#[from] TeamError),
+    ThreadPool(#[from] ThreadPoolError),
     /// The norms cannot be used.
     #[error(transparent)]
     Source(#[from] SourceError),

@@ -8,14 +8,15 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::batch::{last_rows, n_rows, Part};
+use super::batch::{last_rows, n_rows, BatchEntry};
 use super::observer::{Observer, Readers};
 use super::read_ahead::ReadAhead;
 use super::state::{Cache, Workspace, LOGIT_ROWS};
 use super::weights::{Layer, Weights};
 use super::{Config, ModelError, Sequence, Source, State};
 use crate::kernels::{
-    add_rms_norm, refit, rms_norm, scale, softcap, Activations, Attention, Cpu, Isa, Product, Seen,
+    add_rms_norm, refit, rms_norm, scale, softcap, Activations, Attention, CausalRange, Cpu, Isa,
+    Product,
 };
 
 /// A model that is ready to run: its blueprint, its weights and what it runs on.
@@ -68,7 +69,7 @@ impl<'a> Model<'a> {
 
     /// Number of threads it runs on.
     pub fn threads(&self) -> usize {
-        self.cpu.team.threads()
+        self.cpu.pool.threads()
     }
 
     /// What it runs on, for other work between two of its steps.
@@ -100,10 +101,10 @@ impl<'a> Model<'a> {
             Rows::From(row) => row,
             Rows::Last => tokens.len().saturating_sub(1),
         };
-        let slice = state.options().slice;
-        for (i, tokens) in tokens.chunks(slice).enumerate() {
-            self.slice(state, tokens, &mut ())?;
-            let at = i * slice;
+        let n_ubatch = state.options().n_ubatch;
+        for (i, tokens) in tokens.chunks(n_ubatch).enumerate() {
+            self.ubatch(state, tokens, &mut ())?;
+            let at = i * n_ubatch;
             let wanted = first.saturating_sub(at).min(tokens.len());
             for rows in logit_blocks(wanted..tokens.len()) {
                 let logits = self.logits(state, rows.clone())?;
@@ -115,26 +116,29 @@ impl<'a> Model<'a> {
         Ok(())
     }
 
-    /// Evaluates `tokens`, at most a slice of the state's, after those that `state` holds, so that
+    /// Evaluates `tokens`, at most a ubatch of the state's, after those that `state` holds, so that
     /// [`logits`](Self::logits) gives what is wanted of them. On an error nothing has been
     /// evaluated.
     ///
     /// # Panics
     /// If there are more tokens.
     pub fn evaluate(&self, state: &mut State, tokens: &[u32]) -> Result<(), ModelError> {
-        assert!(tokens.len() <= state.options().slice, "more tokens than are evaluated together");
+        assert!(
+            tokens.len() <= state.options().n_ubatch,
+            "more tokens than are evaluated together"
+        );
         self.check(&state.sequence, tokens)?;
-        self.slice(state, tokens, &mut ())
+        self.ubatch(state, tokens, &mut ())
     }
 
-    /// The logits of `rows` of the slice that was evaluated last, `[rows, n_vocab]`; the caller may
+    /// The logits of `rows` of the ubatch that was evaluated last, `[rows, n_vocab]`; the caller may
     /// change them. [`logit_blocks`] gives rows that fit in memory.
     ///
     /// # Errors
     /// If one of them is NaN or infinite.
     ///
     /// # Panics
-    /// If there are none, or the slice has not as many rows.
+    /// If there are none, or the ubatch has not as many rows.
     pub fn logits<'s>(
         &self,
         state: &'s mut State,
@@ -154,7 +158,7 @@ impl<'a> Model<'a> {
         self.norm_input(&b.x, rows, &self.weights.output_norm, &mut b.input);
         self.cpu.matmul(&mut b.input, [Product { w: &self.weights.output, out: &mut b.logits }]);
         let finite = AtomicBool::new(true);
-        self.cpu.team.for_each(b.logits.chunks_mut(LOGITS_PART), |x| {
+        self.cpu.pool.for_each(b.logits.chunks_mut(LOGITS_PART), |x| {
             // Before the softcap, which makes infinity a number.
             if !all_finite(x) {
                 finite.store(false, Ordering::Relaxed);
@@ -184,7 +188,7 @@ impl<'a> Model<'a> {
     }
 
     /// Evaluates `tokens` after those that `state` holds and shows `observer` everything on the way,
-    /// in slices of positions. The head is not computed; what it would be multiplied with is shown
+    /// in ubatches of positions. The head is not computed; what it would be multiplied with is shown
     /// for every position.
     ///
     /// # Errors
@@ -196,8 +200,8 @@ impl<'a> Model<'a> {
         observer: &mut dyn Observer,
     ) -> Result<(), ModelError> {
         self.check(&state.sequence, tokens)?;
-        for tokens in tokens.chunks(state.options().slice) {
-            self.slice(state, tokens, observer)?;
+        for tokens in tokens.chunks(state.options().n_ubatch) {
+            self.ubatch(state, tokens, observer)?;
             let b = &mut state.work.buffers;
             self.norm_input(&b.x, 0..tokens.len(), &self.weights.output_norm, &mut b.input);
             observer.inputs(Readers::Head(self.weights.output_name), &b.input);
@@ -220,14 +224,14 @@ impl<'a> Model<'a> {
         }
     }
 
-    fn slice(
+    fn ubatch(
         &self,
         state: &mut State,
         tokens: &[u32],
         observer: &mut dyn Observer,
     ) -> Result<(), ModelError> {
         let State { sequence, work } = state;
-        self.layers(work, &mut [Part { sequence, tokens }], observer)
+        self.layers(work, &mut [BatchEntry { sequence, tokens }], observer)
     }
 
     /// From tokens to the stream after the last layer, in the buffer `x`: the rows of all parts in
@@ -239,28 +243,28 @@ impl<'a> Model<'a> {
     pub(super) fn layers(
         &self,
         work: &mut Workspace,
-        parts: &mut [Part<'_>],
+        batch: &mut [BatchEntry<'_>],
         observer: &mut dyn Observer,
     ) -> Result<(), ModelError> {
         let c = &self.config;
-        let tokens: Vec<u32> = parts.iter().flat_map(|part| part.tokens).copied().collect();
+        let tokens: Vec<u32> = batch.iter().flat_map(|part| part.tokens).copied().collect();
         refit(&mut work.buffers.x, tokens.len() * c.n_embd, 0.0);
-        self.cpu.team.for_each(work.buffers.x.chunks_mut(c.n_embd).zip(&tokens), |(x, id)| {
+        self.cpu.pool.for_each(work.buffers.x.chunks_mut(c.n_embd).zip(&tokens), |(x, id)| {
             self.weights.token_embd.dequantize_row(*id as usize, x);
             scale(x, c.embd_scale());
         });
-        work.rope.prepare(parts.iter().flat_map(Part::positions));
+        work.rope.prepare(batch.iter().flat_map(BatchEntry::positions));
         observer.stream(0, &work.buffers.x);
         let mut finite = true;
         for (i, layer) in self.weights.layers.iter().enumerate() {
             self.read_ahead.reached(i);
-            finite &= self.attention(i, layer, parts, work, observer);
+            finite &= self.attention(i, layer, batch, work, observer);
             observer.stream(2 * i + 1, &work.buffers.x);
-            finite &= self.feed_forward(i, layer, parts, work, observer);
+            finite &= self.feed_forward(i, layer, batch, work, observer);
             observer.stream(2 * i + 2, &work.buffers.x);
         }
         self.read_ahead.reached(self.weights.layers.len());
-        for part in parts {
+        for part in batch {
             part.sequence.len += part.tokens.len();
         }
         match finite && all_finite(&work.buffers.x) {
@@ -274,12 +278,12 @@ impl<'a> Model<'a> {
         &self,
         index: usize,
         layer: &Layer<'_>,
-        parts: &mut [Part<'_>],
+        batch: &mut [BatchEntry<'_>],
         work: &mut Workspace,
         observer: &mut dyn Observer,
     ) -> bool {
         let (c, cpu, Workspace { buffers: b, rope }) = (&self.config, &self.cpu, work);
-        let (n, q_row, kv_row) = (n_rows(parts), c.n_embd_q(), c.n_embd_kv());
+        let (n, q_row, kv_row) = (n_rows(batch), c.n_embd_q(), c.n_embd_kv());
         self.norm_input(&b.x, 0..n, &layer.attn_norm, &mut b.input);
         observer.inputs(Readers::AttnIn(index), &b.input);
         let products = [
@@ -289,7 +293,7 @@ impl<'a> Model<'a> {
         ];
         cpu.matmul(&mut b.input, products);
         let rows = b.q.chunks_mut(q_row).zip(b.k.chunks_mut(kv_row));
-        cpu.team.for_each(rows.enumerate(), |(row, (q, k))| {
+        cpu.pool.for_each(rows.enumerate(), |(row, (q, k))| {
             rope.apply(row, q);
             rope.apply(row, k);
         });
@@ -302,14 +306,14 @@ impl<'a> Model<'a> {
             window: if c.is_local(index) { c.sliding_window } else { usize::MAX },
         };
         let mut row = 0;
-        for Part { sequence, tokens } in &mut *parts {
+        for BatchEntry { sequence, tokens } in &mut *batch {
             let Cache { k, v } = &mut sequence.cache[index];
             let rows = row * kv_row..(row + tokens.len()) * kv_row;
             k.push(cpu, &b.k[rows.clone()]);
             v.push(cpu, &b.v[rows]);
             row += tokens.len();
         }
-        let seen: Vec<Seen<'_>> = parts.iter().map(|part| part.seen(index)).collect();
+        let seen: Vec<CausalRange<'_>> = batch.iter().map(|part| part.seen(index)).collect();
         b.inner.fill(n, q_row, |out| {
             attention.run(cpu, &seen, &b.q, &mut b.partials, out);
         });
@@ -317,7 +321,7 @@ impl<'a> Model<'a> {
         cpu.matmul(&mut b.inner, [Product { w: &layer.attn_output, out: &mut b.delta }]);
         self.add_normed(&mut b.x, &b.delta, &layer.post_attention_norm);
         let looked_at = [b.q.as_slice(), &b.k, &b.v, b.inner.x()];
-        looked_at.iter().all(|x| last_rows(parts, x).all(all_finite))
+        looked_at.iter().all(|x| last_rows(batch, x).all(all_finite))
     }
 
     /// The result is whether the last positions have finite values.
@@ -325,11 +329,11 @@ impl<'a> Model<'a> {
         &self,
         index: usize,
         layer: &Layer<'_>,
-        parts: &[Part<'_>],
+        batch: &[BatchEntry<'_>],
         work: &mut Workspace,
         observer: &mut dyn Observer,
     ) -> bool {
-        let (n, b) = (n_rows(parts), &mut work.buffers);
+        let (n, b) = (n_rows(batch), &mut work.buffers);
         self.norm_input(&b.x, 0..n, &layer.ffn_norm, &mut b.input);
         observer.inputs(Readers::FfnIn(index), &b.input);
         b.inner.fill(n, self.config.n_ff, |out| {
@@ -338,7 +342,7 @@ impl<'a> Model<'a> {
         observer.inputs(Readers::FfnOut(index), &b.inner);
         self.cpu.matmul(&mut b.inner, [Product { w: &layer.ffn_down, out: &mut b.delta }]);
         self.add_normed(&mut b.x, &b.delta, &layer.post_ffw_norm);
-        last_rows(parts, b.inner.x()).all(all_finite)
+        last_rows(batch, b.inner.x()).all(all_finite)
     }
 
     /// `input = norm(x)` of some of its rows.
@@ -352,7 +356,7 @@ impl<'a> Model<'a> {
         let (d, eps, cpu) = (weight.len(), self.config.rms_eps, &self.cpu);
         input.fill(rows.len(), d, |out| {
             let rows = out.chunks_mut(d).zip(rows);
-            cpu.team.for_each(rows, |(out, row)| {
+            cpu.pool.for_each(rows, |(out, row)| {
                 rms_norm(cpu.isa, &x[row * d..][..d], weight, eps, out);
             });
         });
@@ -362,7 +366,7 @@ impl<'a> Model<'a> {
     fn add_normed(&self, x: &mut [f32], delta: &[f32], weight: &[f32]) {
         let (d, eps, cpu) = (weight.len(), self.config.rms_eps, &self.cpu);
         let rows = x.chunks_mut(d).zip(delta.chunks(d));
-        cpu.team.for_each_with(rows, Vec::new, |buffer, (x, delta)| {
+        cpu.pool.for_each_with(rows, Vec::new, |buffer, (x, delta)| {
             add_rms_norm(cpu.isa, x, delta, weight, eps, buffer);
         });
     }

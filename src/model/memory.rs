@@ -32,7 +32,7 @@ pub struct Memory {
     pub file: u64,
     /// Keys and values of full contexts, one for each sequence.
     pub kv_cache: u64,
-    /// Activations of one slice of a long prompt and of the other sequences' tokens beside it, and the
+    /// Activations of one ubatch of a long prompt and of the other sequences' tokens beside it, and the
     /// logits of those positions that are wanted together.
     pub buffers: u64,
     /// The tokenizer's tables, and those that keep answers to a format.
@@ -92,7 +92,7 @@ impl Memory {
     /// for each thread (<https://sourceware.org/glibc/wiki/MallocInternals>), and a thread has a stack.
     pub fn address_space(&self, threads: usize) -> u64 {
         let thread: u64 = (64 << 20) + (2 << 20);
-        // The team, and the threads that read ahead and that wait for Ctrl-C.
+        // The thread pool, and the threads that read ahead and that wait for Ctrl-C.
         self.total() + thread * (threads as u64 + 1)
     }
 
@@ -117,7 +117,7 @@ fn kv_cache(config: &Config, options: StateOptions) -> usize {
 /// most a byte and a quarter for each value (Q8_0 in panels); attention's spans, of every
 /// sequence; logits, and what is picked from them on so many threads.
 fn buffers(config: &Config, options: StateOptions, threads: usize, load: Load) -> usize {
-    let rows = options.n_ctx.min(options.slice) + load.sequences() - 1;
+    let rows = options.n_ctx.min(options.n_ubatch) + load.sequences() - 1;
     let widest = config.n_ff.max(config.n_embd_q());
     let inputs = config.n_embd + widest;
     let values = 2 * config.n_embd + config.n_embd_q() + 2 * config.n_embd_kv() + inputs;

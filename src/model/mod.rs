@@ -15,15 +15,15 @@ mod state;
 mod tensors;
 mod weights;
 
-pub use batch::Part;
+pub use batch::BatchEntry;
 pub use config::{Config, ConfigError};
 pub use error::ModelError;
 pub use forward::{logit_blocks, Model, Rows};
 pub use memory::{Load, Memory};
 pub use observer::{Observer, Readers};
-pub use pick::Wish;
+pub use pick::MemoryRequest;
 pub use saved::{Saved, SavedError};
 pub use source::{Source, SourceError};
-pub use state::{Sequence, State, StateOptions, Workspace, SLICE};
+pub use state::{Sequence, State, StateOptions, Workspace, N_UBATCH};
 pub use tensors::{block_name, tensors, Role, TensorSpec, OUTPUT, OUTPUT_NORM, TOKEN_EMBD};
 pub use weights::{Layer, Weights};

@@ -1,7 +1,7 @@
 //! Sequences that outlive the process: a state as [`session`](lapidary_formats::session) has it.
 //!
 //! What is saved is what the cache holds, by position, so that it can go on in a context of another
-//! length, in other slices, with rings or without.
+//! length, in other ubatches, with rings or without.
 
 use std::io::{self, Read, Write};
 

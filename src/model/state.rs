@@ -1,16 +1,16 @@
-//! What a forward pass writes: the key/value cache of each sequence, and the activations of one slice.
+//! What a forward pass writes: the key/value cache of each sequence, and the activations of one ubatch.
 
 use super::Config;
 use crate::kernels::{Activations, KvRows, KvType, Partials, Rope};
 
 /// Positions that are evaluated together: long enough to reuse each weight many times, short
 /// enough that their activations stay small (27B: 512 × 36,864 × 4 B = 75 MB a buffer).
-pub const SLICE: usize = 512;
+pub const N_UBATCH: usize = 512;
 
 /// Rows of logits that are computed together (256,000 pieces: 64 rows are 66 MB).
 pub(super) const LOGIT_ROWS: usize = 64;
 
-/// What a sequence may take, and the slices that it is evaluated in.
+/// What a sequence may take, and the ubatches that it is evaluated in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateOptions {
     /// The most positions.
@@ -18,15 +18,15 @@ pub struct StateOptions {
     /// What keys and values are stored as.
     pub kv: KvType,
     /// The most positions that are evaluated together, at least 1.
-    pub slice: usize,
+    pub n_ubatch: usize,
     /// Whether local layers keep only what their window needs.
     pub rings: bool,
 }
 
 impl StateOptions {
-    /// With slices of [`SLICE`], and rings.
+    /// With ubatches of [`N_UBATCH`], and rings.
     pub fn new(n_ctx: usize, kv: KvType) -> Self {
-        Self { n_ctx, kv, slice: SLICE, rings: true }
+        Self { n_ctx, kv, n_ubatch: N_UBATCH, rings: true }
     }
 
     /// Positions that a layer has room for.
@@ -34,8 +34,9 @@ impl StateOptions {
         if !(self.rings && config.is_local(layer)) {
             return self.n_ctx;
         }
-        let (window, slice) = (config.sliding_window.min(self.n_ctx), self.slice.min(self.n_ctx));
-        self.n_ctx.min(KvRows::ring_capacity(window, slice))
+        let (window, n_ubatch) =
+            (config.sliding_window.min(self.n_ctx), self.n_ubatch.min(self.n_ctx));
+        self.n_ctx.min(KvRows::ring_capacity(window, n_ubatch))
     }
 }
 
@@ -72,7 +73,7 @@ pub(super) struct Cache {
     pub v: KvRows,
 }
 
-/// The activations of a slice of `n` positions; every buffer is resized to the slice.
+/// The activations of a ubatch of `n` positions; every buffer is resized to the ubatch.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     /// The residual stream, `[n, n_embd]`
@@ -134,7 +135,7 @@ impl Sequence {
     }
 
     /// Forgets all positions from `len` on, and those before as well if a ring has written over what
-    /// position `len` would see: rings go back by a slice, at least. Gives the positions kept.
+    /// position `len` would see: rings go back by a ubatch, at least. Gives the positions kept.
     pub fn truncate(&mut self, len: usize) -> usize {
         self.len = self.keeps(len);
         for cache in &mut self.cache {

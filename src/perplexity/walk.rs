@@ -2,7 +2,7 @@
 
 use super::{Options, PerplexityError};
 use crate::kernels::KvType;
-use crate::model::{logit_blocks, Model, State, StateOptions, SLICE};
+use crate::model::{logit_blocks, Model, State, StateOptions, N_UBATCH};
 
 /// One or more models that read the same chunks, side by side: where one predicts a token, all do.
 pub(super) struct Walk<'a, 'm, const N: usize> {
@@ -48,13 +48,13 @@ impl<'a, 'm, const N: usize> Walk<'a, 'm, N> {
         self.models.iter_mut().for_each(|(_, state)| state.clear());
         // The last token is predicted and never evaluated: nothing after it is scored.
         let (inputs, first) = (&chunk[..n_ctx - 1], n_ctx / 2);
-        for (i, slice) in inputs.chunks(SLICE).enumerate() {
+        for (i, ubatch) in inputs.chunks(N_UBATCH).enumerate() {
             for (model, state) in &mut self.models {
-                model.evaluate(state, slice)?;
+                model.evaluate(state, ubatch)?;
             }
-            let at = i * SLICE;
-            let scored = first.saturating_sub(at).min(slice.len());
-            for rows in logit_blocks(scored..slice.len()) {
+            let at = i * N_UBATCH;
+            let scored = first.saturating_sub(at).min(ubatch.len());
+            for rows in logit_blocks(scored..ubatch.len()) {
                 let next = &chunk[at + rows.start + 1..][..rows.len()];
                 let mut logits = [&[][..]; N];
                 for (logits, (model, state)) in logits.iter_mut().zip(&mut self.models) {

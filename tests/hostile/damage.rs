@@ -209,7 +209,8 @@ fn models_of_strange_sizes() {
         assert_eq!(*source.config(), config);
         let model = Model::on(cpu.clone(), &source).unwrap();
         let options = StateOptions::new(1 + random.below(40), random.one_of(&KvType::ALL));
-        let mut state = State::new(&config, StateOptions { slice: 1 + random.below(9), ..options });
+        let mut state =
+            State::new(&config, StateOptions { n_ubatch: 1 + random.below(9), ..options });
         let tokens: Vec<u32> =
             (0..options.n_ctx).map(|i| (i * 37 % small::N_VOCAB) as u32).collect();
         let mut rows = 0;

@@ -64,7 +64,7 @@ fn what_the_sequence_begins_with_is_not_evaluated_again() {
     assert_eq!(found.ids, answer(&mut session(), &longer, 12).ids);
 }
 
-/// Micro's window is 16, and a ring for slices of 40 holds a span of 256 positions: after 600 those
+/// Micro's window is 16, and a ring for ubatches of 40 holds a span of 256 positions: after 600 those
 /// from 344 on are there, which is what positions from 359 on see.
 #[test]
 fn a_ring_that_wrapped_is_reused_as_far_as_it_goes_and_no_further() {
@@ -75,7 +75,7 @@ fn a_ring_that_wrapped_is_reused_as_far_as_it_goes_and_no_further() {
     let ids = setup.tokenizer.encode_with_bos(&text, Special::Plain);
     let other = &ids[LONG..];
     for kv in KvType::ALL {
-        let options = StateOptions { slice: 40, ..StateOptions::new(LONG, kv) };
+        let options = StateOptions { n_ubatch: 40, ..StateOptions::new(LONG, kv) };
         // Prompts that have so many tokens in common with the 600, and their lengths.
         for (common, len, known) in [
             (600, 650, 600),

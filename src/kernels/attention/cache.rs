@@ -106,9 +106,9 @@ impl KvRows {
     }
 
     /// Keeps the last positions, and enough of them for queries that see `window` positions, their
-    /// own included, when up to `slice` rows are appended before they ask.
-    pub fn ring_capacity(window: usize, slice: usize) -> usize {
-        (window - 1 + slice).next_multiple_of(SPAN)
+    /// own included, when up to `ubatch` rows are appended before they ask.
+    pub fn ring_capacity(window: usize, n_ubatch: usize) -> usize {
+        (window - 1 + n_ubatch).next_multiple_of(SPAN)
     }
 
     /// Appends rows, `[n, n_head_kv * head_dim]`.
@@ -205,7 +205,7 @@ impl<U: Unit> Spans<U> {
             // A few rows are written sooner than the threads are called.
             match few {
                 true => jobs.for_each(|job| cpu.isa.run(job)),
-                false => cpu.team.for_each(jobs, |job| cpu.isa.run(job)),
+                false => cpu.pool.for_each(jobs, |job| cpu.isa.run(job)),
             }
             at = end;
         }

@@ -50,7 +50,7 @@ pub struct Partials(Vec<Partial>);
 
 /// The keys and values of one sequence, and where its queries stand.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen<'c> {
+pub struct CausalRange<'c> {
     /// The first query's position.
     pub pos: usize,
     /// Queries, at least one.
@@ -88,7 +88,7 @@ impl Attention {
     pub fn run(
         &self,
         cpu: &Cpu,
-        seen: &[Seen<'_>],
+        seen: &[CausalRange<'_>],
         q: &[f32],
         partials: &mut Partials,
         out: &mut [f32],
@@ -138,7 +138,7 @@ impl Attention {
         }
         if !many.is_empty() {
             let new = || (Partial::default(), Partial::default());
-            cpu.team.for_each_with(many, new, |(sum, partial), (part, mut job)| {
+            cpu.pool.for_each_with(many, new, |(sum, partial), (part, mut job)| {
                 sum.clear();
                 for at in self.spans(job.pos, job.out.len()) {
                     span(part, &job, at, partial);
@@ -157,7 +157,7 @@ impl Attention {
             .collect();
         partials.resize_with(items.len().max(partials.len()), Partial::default);
         let places = items.into_iter().zip(partials.iter_mut());
-        cpu.team.for_each(places, |((part, job, at), to)| span(part, job, at, to));
+        cpu.pool.for_each(places, |((part, job, at), to)| span(part, job, at, to));
         let (mut sum, mut rest) = (Partial::default(), partials.as_slice());
         for (part, jobs) in few {
             let (of_part, others) =

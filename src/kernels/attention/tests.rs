@@ -61,7 +61,7 @@ impl Case {
             values.push(&cpu, &self.v[pos * kv_row..end * kv_row]);
             let q = &self.q[pos * row..end * row];
             let mut out = vec![f32::NAN; q.len()];
-            let seen = Seen { pos, n: end - pos, k: &keys, v: &values };
+            let seen = CausalRange { pos, n: end - pos, k: &keys, v: &values };
             self.shape.run(&cpu, &[seen], q, &mut partials, &mut out);
             all.extend(out);
         }

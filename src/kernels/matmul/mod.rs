@@ -104,7 +104,7 @@ impl Cpu {
                 parts(out, w.rows, self.item_rows(w, n)).map(move |(first, out)| (w, first, out))
             })
             .collect();
-        self.team.for_each_with(items, Scratch::default, |scratch, (w, first, mut out)| {
+        self.pool.for_each_with(items, Scratch::default, |scratch, (w, first, mut out)| {
             let part = w.part(first, out[0].len());
             multiply(self.isa, &part, x, &mut out, scratch);
         });
@@ -121,7 +121,7 @@ impl Cpu {
         let x = &*x;
         let items: Vec<_> = parts(out, gate.rows, self.item_rows(gate, n)).collect();
         type Buffers = (Scratch, Vec<f32>, Vec<f32>);
-        self.team.for_each_with(items, Buffers::default, |buffers, (first, out)| {
+        self.pool.for_each_with(items, Buffers::default, |buffers, (first, out)| {
             let (scratch, g, u) = buffers;
             let rows = out[0].len();
             for (w, y) in [(gate, &mut *g), (up, &mut *u)] {
@@ -139,7 +139,7 @@ impl Cpu {
     fn prepare(&self, x: &mut Activations, w: &Matrix<'_>, n: usize) {
         assert_eq!(x.cols(), w.cols, "matmul: shapes differ");
         if let Some((ty, layout)) = layout(self.isa, w.ty, n) {
-            x.prepare(&self.team, self.isa, ty, layout);
+            x.prepare(&self.pool, self.isa, ty, layout);
         }
     }
 
@@ -149,7 +149,7 @@ impl Cpu {
             return TALL;
         }
         // A few items for each thread, so that the last one is not waited for long, and no more.
-        let share = w.rows / self.team.threads();
+        let share = w.rows / self.pool.threads();
         ITEM.div_ceil(w.row_bytes.max(1)).clamp(share / 32, (share / 4).max(share / 32)).max(1)
     }
 }

@@ -23,7 +23,7 @@ const TURNS: usize = 64;
 
 /// A fixed number of threads, the caller among them, kept for the life of a model.
 #[derive(Debug)]
-pub struct Team {
+pub struct ThreadPool {
     workers: Vec<Worker>,
     /// Workers that have not finished the current job.
     running: Arc<AtomicUsize>,
@@ -61,27 +61,27 @@ enum Job {
 /// The system gives no threads.
 #[derive(Debug, Error)]
 #[error("cannot start {threads} threads: {error}")]
-pub struct TeamError {
+pub struct ThreadPoolError {
     threads: usize,
     error: std::io::Error,
 }
 
-impl Team {
-    /// A team of `threads`, or of as many as there are physical cores that the process may use:
+impl ThreadPool {
+    /// A thread pool of `threads`, or of as many as there are physical cores that the process may use:
     /// two threads on one core share the units that the kernels keep busy.
-    pub fn new(threads: Option<NonZeroUsize>) -> Result<Self, TeamError> {
+    pub fn new(threads: Option<NonZeroUsize>) -> Result<Self, ThreadPoolError> {
         let threads = threads.map_or_else(default_threads, NonZeroUsize::get);
-        let mut team = Self { workers: Vec::new(), running: Arc::default(), busy: Mutex::new(()) };
+        let mut pool = Self { workers: Vec::new(), running: Arc::default(), busy: Mutex::new(()) };
         for number in 1..threads {
             let desk = Arc::<Desk>::default();
-            let (at, running) = (Arc::clone(&desk), Arc::clone(&team.running));
+            let (at, running) = (Arc::clone(&desk), Arc::clone(&pool.running));
             let thread = thread::Builder::new()
                 .name(format!("kernels-{number}"))
                 .spawn(move || at.work(number, &running))
-                .map_err(|error| TeamError { threads, error })?;
-            team.workers.push(Worker { desk, thread: Some(thread) });
+                .map_err(|error| ThreadPoolError { threads, error })?;
+            pool.workers.push(Worker { desk, thread: Some(thread) });
         }
-        Ok(team)
+        Ok(pool)
     }
 
     /// Number of threads.
@@ -89,7 +89,7 @@ impl Team {
         self.workers.len() + 1
     }
 
-    /// Calls `work` with every item, on all threads. `work` must not use the team itself.
+    /// Calls `work` with every item, on all threads. `work` must not use the thread pool itself.
     ///
     /// # Panics
     /// If `work` does.
@@ -98,7 +98,7 @@ impl Team {
     }
 
     /// Calls `work` with every item and what `scratch` made for the thread. `work` must not use the
-    /// team itself.
+    /// thread pool itself.
     ///
     /// # Panics
     /// If `work` does.
@@ -151,11 +151,11 @@ impl Team {
         for worker in &self.workers {
             panicked |= worker.desk.panicked.swap(false, Ordering::Relaxed);
         }
-        assert!(!panicked, "a thread of the team panicked");
+        assert!(!panicked, "a thread of the pool panicked");
     }
 }
 
-impl Drop for Team {
+impl Drop for ThreadPool {
     fn drop(&mut self) {
         for worker in &mut self.workers {
             worker.call(Job::Leave);
@@ -288,18 +288,18 @@ pub fn default_threads() -> usize {
 mod tests {
     use super::*;
 
-    fn team(threads: usize) -> Team {
-        Team::new(NonZeroUsize::new(threads)).unwrap()
+    fn pool(threads: usize) -> ThreadPool {
+        ThreadPool::new(NonZeroUsize::new(threads)).unwrap()
     }
 
     #[test]
     fn every_item_is_worked_on_once() {
         for threads in [1, 2, 3, 8] {
-            let team = team(threads);
-            assert_eq!(team.threads(), threads);
+            let pool = pool(threads);
+            assert_eq!(pool.threads(), threads);
             for n in [0, 1, 2, 7, 1000] {
                 let mut x = vec![0; n];
-                team.for_each(x.iter_mut().enumerate(), |(i, x)| *x += i + 1);
+                pool.for_each(x.iter_mut().enumerate(), |(i, x)| *x += i + 1);
                 assert!(x.iter().enumerate().all(|(i, x)| *x == i + 1));
             }
         }
@@ -307,23 +307,23 @@ mod tests {
 
     #[test]
     fn a_team_wakes_up_again() {
-        let team = team(3);
+        let pool = pool(3);
         for _ in 0..3 {
             thread::sleep(3 * AWAKE);
             let count = AtomicUsize::new(0);
-            team.for_each(0..100, |i| _ = count.fetch_add(i, Ordering::Relaxed));
+            pool.for_each(0..100, |i| _ = count.fetch_add(i, Ordering::Relaxed));
             assert_eq!(count.into_inner(), 4950);
         }
     }
 
     #[test]
     fn calls_from_several_threads_take_turns() {
-        let (team, sum) = (team(2), AtomicUsize::new(0));
+        let (pool, sum) = (pool(2), AtomicUsize::new(0));
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..100 {
-                        team.for_each(0..10, |i| _ = sum.fetch_add(i, Ordering::Relaxed));
+                        pool.for_each(0..10, |i| _ = sum.fetch_add(i, Ordering::Relaxed));
                     }
                 });
             }
@@ -333,12 +333,12 @@ mod tests {
 
     #[test]
     fn a_panic_is_passed_on_and_the_team_goes_on() {
-        let team = team(3);
+        let pool = pool(3);
         for bad in [0, 1, 2] {
             let work = |thread| assert!(thread != bad, "as it should");
-            assert!(panic::catch_unwind(AssertUnwindSafe(|| team.run(&work))).is_err());
+            assert!(panic::catch_unwind(AssertUnwindSafe(|| pool.run(&work))).is_err());
             let count = AtomicUsize::new(0);
-            team.run(&|_| _ = count.fetch_add(1, Ordering::Relaxed));
+            pool.run(&|_| _ = count.fetch_add(1, Ordering::Relaxed));
             assert_eq!(count.into_inner(), 3);
         }
     }
