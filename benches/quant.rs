@@ -3,7 +3,7 @@
 
 use divan::counter::ItemsCount;
 use divan::Bencher;
-use lapidary::kernels::{Isa, Requantize};
+use lapidary::kernels::{Isa, Quantize};
 use lapidary_formats::quant::{Effort, QuantType};
 
 const COLS: usize = 4096;
@@ -51,13 +51,10 @@ fn dot(bencher: Bencher, ty: QuantType) {
 }
 
 #[divan::bench(args = sets())]
-fn requantize(bencher: Bencher, Set { ty, isa, effort }: &Set) {
-    let row: Vec<u8> =
-        values().iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
-    let (mut x, mut y) = (vec![0.0; COLS], vec![0; ty.row_bytes(COLS).unwrap()]);
-    let requantize =
-        Requantize { from: QuantType::BF16, to: *ty, importance: None, effort: *effort };
-    let run = || requantize.row(*isa, divan::black_box(&row), &mut x, &mut y);
+fn quantize_on(bencher: Bencher, Set { ty, isa, effort }: &Set) {
+    let (x, mut y) = (values(), vec![0; ty.row_bytes(COLS).unwrap()]);
+    let quantize = Quantize { ty: *ty, importance: None, effort: *effort };
+    let run = || quantize.row(*isa, divan::black_box(&x), &mut y);
     bencher.counter(ItemsCount::new(COLS)).bench_local(run);
 }
 
@@ -73,7 +70,7 @@ impl std::fmt::Display for Set {
     }
 }
 
-/// Types with a search, from BF16, on every instruction set with every effort.
+/// Types with a search on every instruction set with every effort.
 fn sets() -> Vec<Set> {
     let searched = QuantType::all().filter(|ty| ty.block_len() > 1 && ty.traits().stored);
     let mut all = Vec::new();

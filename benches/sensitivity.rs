@@ -38,7 +38,7 @@ fn main() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     println!("{:<28} {:>10} {:>10} {:>10}", "matrix", "error", "KL", "KL/error");
     for (i, spec) in source.tensors().iter().enumerate() {
-        if spec.role == Role::Norm || !spec.shape[0].is_multiple_of(ty.block_len()) {
+        if spec.role() == Role::Norm || !spec.cols().is_multiple_of(ty.block_len()) {
             continue;
         }
         let mut plan = Plan::of_recipe(&source, Recipe::BF16);

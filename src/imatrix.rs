@@ -2,8 +2,8 @@
 //! column, the squares of what the column is multiplied with.
 //!
 //! The protocol is that of llama.cpp's `llama-imatrix`: the text is cut into disjoint chunks, the
-//! first token of each replaced by BOS, and every token counts. Unlike it, the head is part of the
-//! result, under the embedding's name where the two are one.
+//! first token of each replaced by BOS, and every token counts. Unlike it, the output matrix is part of
+//! the result, under the embedding's name where the two are one.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -47,7 +47,7 @@ pub struct Collected {
 pub struct Energies {
     /// By layer: of what attention adds to the stream, after its norm.
     pub attention: Vec<f64>,
-    /// By layer: of what the feed-forward half adds to the stream, after its norm.
+    /// By layer: of what feed-forward adds to the stream, after its norm.
     pub feed_forward: Vec<f64>,
     /// Of the stream after the last layer.
     pub stream: f64,
@@ -88,7 +88,7 @@ pub fn collect(
     }
     let count = options.chunks.map_or(available, |n| n.get().min(available));
     let start = Instant::now();
-    let mut collector = Collector::new(model.config().n_layer);
+    let mut collector = Collector::new(model.config().n_layer());
     let mut state = State::new(model.config(), StateOptions::new(n_ctx, options.kv));
     let mut done = 0;
     for i in 0..count {
@@ -118,11 +118,11 @@ pub fn collect(
 struct Collector {
     /// Sums of squares by column.
     inputs: BTreeMap<Readers, Vec<f64>>,
-    /// Sums of the squares of what each layer half added, in order.
+    /// Sums of the squares of what each sublayer added: attention and feed-forward in turn.
     added: Vec<f64>,
     /// Sum of the squares of the stream after the last of them.
     stream: f64,
-    /// The stream before the current half.
+    /// The stream before the current sublayer.
     before: Vec<f32>,
 }
 
@@ -147,10 +147,10 @@ impl Collector {
 
     /// The means of `n` values each.
     fn energies(&self, n: usize) -> Energies {
-        let halves = |first| self.added.iter().skip(first).step_by(2).map(|x| x / n as f64);
+        let every_other = |first| self.added.iter().skip(first).step_by(2).map(|x| x / n as f64);
         Energies {
-            attention: halves(0).collect(),
-            feed_forward: halves(1).collect(),
+            attention: every_other(0).collect(),
+            feed_forward: every_other(1).collect(),
             stream: self.stream / n as f64,
         }
     }
@@ -164,12 +164,12 @@ impl Observer for Collector {
         }
     }
 
-    fn stream(&mut self, halves: usize, x: &[f32]) {
-        if halves > 0 {
+    fn stream(&mut self, sublayers: usize, x: &[f32]) {
+        if sublayers > 0 {
             let added = x.iter().zip(&self.before).map(|(x, y)| f64::from(*x) - f64::from(*y));
-            self.added[halves - 1] += added.map(square).sum::<f64>();
+            self.added[sublayers - 1] += added.map(square).sum::<f64>();
         }
-        if halves == self.added.len() {
+        if sublayers == self.added.len() {
             self.stream += x.iter().map(|x| square(f64::from(*x))).sum::<f64>();
         }
         self.before.clear();

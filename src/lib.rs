@@ -16,6 +16,7 @@ pub mod grammar;
 pub mod imatrix;
 pub mod kernels;
 pub mod machine;
+pub mod memory;
 pub mod model;
 pub mod perplexity;
 pub mod sampling;

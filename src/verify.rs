@@ -242,12 +242,9 @@ fn model_problems(source: &Source) -> Vec<Problem> {
     problems
 }
 
-/// Every token id that a model names besides its vocabulary, and what it is called there.
+/// Every token id that a GGUF file names besides its vocabulary, and what it is called there. Those of
+/// a checkpoint were checked when it was opened.
 fn token_ids(source: &Source) -> Vec<(String, u64)> {
-    if let Some(checkpoint) = source.checkpoint() {
-        let ids = checkpoint.generation().eos_token_ids.iter();
-        return ids.map(|id| ("eos_token_id".to_owned(), u64::from(*id))).collect();
-    }
     let keys = source.gguf().into_iter().flat_map(|gguf| gguf.metadata());
     let ids = keys.filter(|(key, _)| key.ends_with("_token_id"));
     ids.filter_map(|(key, value)| Some((key.to_owned(), value.as_int()?))).collect()

@@ -77,7 +77,7 @@ fn round_trip(model: &Path, recipe: Recipe) {
     for spec in before.tensors() {
         let (name, ty) = (&spec.name, after.tensor(spec).ty);
         assert_eq!(ty, recipe.type_of(spec, before.config(), before.is_untied()), "{name}");
-        if spec.role == Role::Norm {
+        if spec.role() == Role::Norm {
             let expected: Vec<f32> = values(&before, spec).iter().map(|w| 1.0 + w).collect();
             assert_eq!(values(&after, spec), expected, "{name}");
             assert_eq!(after.norm(spec).unwrap(), expected, "{name}");

@@ -11,7 +11,7 @@ use assert_cmd::Command;
 use common::{golden, held_out, ids, micro, nmse, tiny};
 use lapidary::imatrix::{collect, CollectError, Collected, Options};
 use lapidary::kernels::{Cpu, Isa, KvType};
-use lapidary::model::{block_name, Model, Source, OUTPUT, OUTPUT_NORM, TOKEN_EMBD};
+use lapidary::model::{Model, Source, TensorKind, TensorSpec};
 use lapidary_formats::imatrix::Imatrix;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -40,51 +40,53 @@ struct Inputs {
 }
 
 impl Plain<'_> {
-    fn rows(&self, name: &str) -> Vec<Vec<f64>> {
-        let spec = self.0.tensors().iter().find(|t| t.name == name).unwrap();
+    fn rows(&self, kind: TensorKind, layer: Option<usize>) -> Vec<Vec<f64>> {
+        let is = |spec: &&TensorSpec| (spec.kind, spec.layer) == (kind, layer);
+        let spec = self.0.tensors().iter().find(is).unwrap();
         let view = self.0.tensor(spec);
         let mut w = vec![0.0; view.len()];
         (view.ty.traits().dequantize)(view.data, &mut w);
         w.chunks(view.cols()).map(|row| row.iter().map(|w| f64::from(*w)).collect()).collect()
     }
 
-    fn times(&self, layer: usize, tensor: &str, x: &[f64]) -> Vec<f64> {
+    fn times(&self, layer: usize, kind: TensorKind, x: &[f64]) -> Vec<f64> {
         let dot = |w: Vec<f64>| w.iter().zip(x).map(|(w, x)| w * x).sum();
-        self.rows(&block_name(layer, tensor)).into_iter().map(dot).collect()
+        self.rows(kind, Some(layer)).into_iter().map(dot).collect()
     }
 
     /// The checkpoint holds w of the multiplier 1 + w.
-    fn norm(&self, name: &str, x: &[f64]) -> Vec<f64> {
+    fn norm(&self, kind: TensorKind, layer: Option<usize>, x: &[f64]) -> Vec<f64> {
         let square = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
         let scale = 1.0 / (square + f64::from(self.0.config().rms_eps)).sqrt();
-        let w = self.rows(name).remove(0);
+        let w = self.rows(kind, layer).remove(0);
         x.iter().zip(w).map(|(x, w)| x * scale * (1.0 + w)).collect()
     }
 
     fn embedding(&self, token: u32) -> Vec<f64> {
         let scale = f64::from(self.0.config().embd_scale());
-        self.rows(TOKEN_EMBD)[token as usize].iter().map(|x| x * scale).collect()
+        self.rows(TensorKind::TokenEmbd, None)[token as usize].iter().map(|x| x * scale).collect()
     }
 
     /// Takes the stream `x` through a layer.
     fn layer(&self, layer: usize, x: &mut [f64]) -> Inputs {
+        use TensorKind::*;
         let c = self.0.config();
-        let norm = |tensor: &str, x: &[f64]| self.norm(&block_name(layer, tensor), x);
+        let norm = |kind, x: &[f64]| self.norm(kind, Some(layer), x);
         let add = |x: &mut [f64], y: &[f64]| x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
-        let attn_in = norm("attn_norm", x);
-        let v = self.times(layer, "attn_v", &attn_in);
+        let attn_in = norm(AttnNorm, x);
+        let v = self.times(layer, AttnV, &attn_in);
         let heads = v.chunks(c.head_dim).flat_map(|v| [v].repeat(c.n_head / c.n_head_kv));
         let attn_out: Vec<f64> = heads.flatten().copied().collect();
-        let attention = norm("post_attention_norm", &self.times(layer, "attn_output", &attn_out));
+        let attention = norm(PostAttentionNorm, &self.times(layer, AttnOutput, &attn_out));
         add(x, &attention);
-        let ffn_in = norm("ffn_norm", x);
+        let ffn_in = norm(FfnNorm, x);
         let gelu = |x: f64| {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
             0.5 * x * (1.0 + inner.tanh())
         };
-        let [gate, up] = ["ffn_gate", "ffn_up"].map(|t| self.times(layer, t, &ffn_in));
+        let [gate, up] = [FfnGate, FfnUp].map(|t| self.times(layer, t, &ffn_in));
         let ffn_out: Vec<f64> = gate.iter().zip(up).map(|(gate, up)| gelu(*gate) * up).collect();
-        let feed_forward = norm("post_ffw_norm", &self.times(layer, "ffn_down", &ffn_out));
+        let feed_forward = norm(PostFfwNorm, &self.times(layer, FfnDown, &ffn_out));
         add(x, &feed_forward);
         Inputs { attn_in, attn_out, ffn_in, ffn_out, added: [attention, feed_forward] }
     }
@@ -102,8 +104,8 @@ fn sums_are_those_of_a_plain_computation() {
     let (plain, c) = (Plain(&source), source.config());
     let tokens = [2, 700, 31, 700, 1999];
     let found = collected(&source, &tokens, options(1, None));
-    let mut expected = vec![<[Vec<f64>; 4]>::default(); c.n_layer];
-    let (mut added, mut last, mut head) = (vec![[0.0; 2]; c.n_layer], 0.0, Vec::new());
+    let mut expected = vec![<[Vec<f64>; 4]>::default(); c.n_layer()];
+    let (mut added, mut last, mut output) = (vec![[0.0; 2]; c.n_layer()], 0.0, Vec::new());
     for token in tokens {
         let mut x = plain.embedding(token);
         for (layer, (expected, added)) in expected.iter_mut().zip(&mut added).enumerate() {
@@ -115,10 +117,10 @@ fn sums_are_those_of_a_plain_computation() {
             }
         }
         last += x.iter().map(|x| x * x).sum::<f64>();
-        add_squares(&mut head, &plain.norm(OUTPUT_NORM, &x));
+        add_squares(&mut output, &plain.norm(TensorKind::OutputNorm, None, &x));
     }
     let entries = &found.imatrix.entries;
-    assert_eq!(entries.len(), 7 * c.n_layer + 1);
+    assert_eq!(entries.len(), 7 * c.n_layer() + 1);
     let check = |name: &str, expected: &[f64]| {
         let entry = &entries[name];
         assert_eq!(entry.count, tokens.len() as f32, "{name}");
@@ -127,19 +129,20 @@ fn sums_are_those_of_a_plain_computation() {
         let error = nmse(&entry.sums, &expected);
         assert!(error < 1e-10, "{name}: NMSE {error:e}");
     };
-    const NAMES: [(&str, usize); 7] = [
-        ("attn_q", 0),
-        ("attn_k", 0),
-        ("attn_v", 0),
-        ("attn_output", 1),
-        ("ffn_gate", 2),
-        ("ffn_up", 2),
-        ("ffn_down", 3),
+    use TensorKind::*;
+    const KINDS: [(TensorKind, usize); 7] = [
+        (AttnQ, 0),
+        (AttnK, 0),
+        (AttnV, 0),
+        (AttnOutput, 1),
+        (FfnGate, 2),
+        (FfnUp, 2),
+        (FfnDown, 3),
     ];
     for (layer, expected) in expected.iter().enumerate() {
-        NAMES.iter().for_each(|(name, i)| check(&block_name(layer, name), &expected[*i]));
+        KINDS.iter().for_each(|(kind, i)| check(&kind.name(Some(layer)), &expected[*i]));
     }
-    check(OUTPUT, &head);
+    check(&Output.name(None), &output);
     let n = (tokens.len() * c.n_embd) as f64;
     let close = |found: f64, sum: f64| (found / (sum / n) - 1.0).abs() < 1e-5;
     assert!(close(found.energies.stream, last));
@@ -177,7 +180,7 @@ fn chunks_are_counted_and_begin_with_bos() {
     // Three chunks of ten; the rest is left.
     let found = with(&tokens, options(10, None));
     assert_eq!((found.chunk_count, found.chunk_size), (3, 10));
-    assert_eq!(found.entries[OUTPUT].count, 30.0);
+    assert_eq!(found.entries["output.weight"].count, 30.0);
     assert_eq!(with(&tokens, options(10, Some(2))), with(&tokens[..20], options(10, None)));
     assert_eq!(with(&tokens, options(10, Some(99))), found);
     // Every chunk stands for itself: the same chunk twice gives twice the sums.
@@ -232,7 +235,7 @@ fn the_command_writes_a_file_and_says_what_is_in_it() {
     assert_eq!(stderr, "");
     let found: Value = serde_json::from_str(&stdout).unwrap();
     let source = Source::open(&tiny()).unwrap();
-    let matrices = 7 * source.config().n_layer + 1;
+    let matrices = 7 * source.config().n_layer() + 1;
     assert_eq!(found["output"], out.to_str().unwrap());
     assert_eq!(found["file_bytes"], fs::metadata(&out).unwrap().len());
     assert_eq!(found["matrices"], matrices);
@@ -355,8 +358,8 @@ fn columns_that_are_silent_are_reported() {
         succeeds(command(model.path(), &out, &[&args[..], &["--json"]].concat()));
     assert_eq!(stderr, "");
     let found: Value = serde_json::from_str(&stdout).unwrap();
-    let one = |name: &str| serde_json::json!({ "matrix": block_name(0, name), "repaired": 1, "columns": 96 });
+    let one = |name: &str| serde_json::json!({ "matrix": format!("blk.0.{name}.weight"), "repaired": 1, "columns": 96 });
     assert_eq!(found["repaired"], Value::from(["attn_k", "attn_q", "attn_v"].map(one).to_vec()));
-    let entry = &Imatrix::open(&out).unwrap().entries[&block_name(0, "attn_q")];
+    let entry = &Imatrix::open(&out).unwrap().entries["blk.0.attn_q.weight"];
     assert_eq!(entry.sums.iter().position(|x| *x == 0.0), Some(5));
 }

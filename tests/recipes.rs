@@ -1,27 +1,25 @@
 //! Recipes against published files: exact sizes of the three models Google released.
 
 use lapidary::convert::{Recipe, Totals};
-use lapidary::model::{tensors, Config};
+use lapidary::model::{tensors, Architecture, Config};
 use lapidary_formats::quant::QuantType;
 
 fn config(sizes: [usize; 6]) -> Config {
     let [n_embd, n_ff, n_layer, n_head, n_head_kv, head_dim] = sizes;
     Config {
+        architecture: Architecture::Gemma2,
         name: "gemma-2".into(),
         n_vocab: 256_000,
         n_ctx_train: 8192,
         n_embd,
         n_ff,
-        n_layer,
         n_head,
         n_head_kv,
         head_dim,
-        sliding_window: 4096,
-        rope_freq_base: 10_000.0,
         rms_eps: 1e-6,
         attn_scale: 0.0625,
-        attn_softcap: Some(50.0),
         final_softcap: Some(30.0),
+        layers: Architecture::Gemma2.layers(n_layer),
     }
 }
 

@@ -175,7 +175,7 @@ fn a_file_tells_nothing_of_the_machine() {
         let config = source.config();
         let row = config.n_head_kv * kv.head_bytes(config.head_dim);
         assert_eq!(reader.header().row_bytes, row as u64);
-        reader.read(&mut vec![0; 2 * config.n_layer * row * ids.len()]).unwrap();
+        reader.read(&mut vec![0; 2 * config.n_layer() * row * ids.len()]).unwrap();
         reader.finish().unwrap();
     }
 }

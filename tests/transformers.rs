@@ -25,7 +25,7 @@ fn tiny_logits_are_those_of_transformers_past_the_window() {
     let source = Source::open(&common::tiny()).unwrap();
     let model = Model::load(&source, None).unwrap();
     let ids = ids(&golden("tiny.json")["ids"]);
-    assert!(ids.len() > 2 * model.config().sliding_window);
+    assert!(ids.len() > 2 * model.config().sliding_window().unwrap());
     let found = logits(&model, &ids, ids.len(), KvType::F32);
     let expected = golden_f32("tiny.logits.f32");
     let error = nmse(&found, &expected);
@@ -49,7 +49,7 @@ fn micro_logits_are_those_of_transformers() {
     assert!(source.is_untied());
     let model = Model::load(&source, None).unwrap();
     let ids = ids(&golden("micro.json")["ids"]);
-    assert!(ids.len() > 12 * model.config().sliding_window);
+    assert!(ids.len() > 12 * model.config().sliding_window().unwrap());
     let expected = golden_f32("micro.logits.f32");
     for (kv, tolerance, _) in CACHES {
         let found = logits(&model, &ids, ids.len(), kv);

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use lapidary::model::Config;
+use lapidary::model::{Architecture, Config};
 
 /// Pieces in the vocabulary of each of them.
 pub const VOCABULARY: usize = 256_000;
@@ -40,21 +40,19 @@ impl Size {
             Self::B27 => ([4608, 36864, 46, 32, 16, 128], 144.0),
         };
         Config {
+            architecture: Architecture::Gemma2,
             name: format!("Gemma 2 {}, random weights", self.name()),
             n_vocab: VOCABULARY,
             n_ctx_train: 8192,
             n_embd,
             n_ff,
-            n_layer,
             n_head,
             n_head_kv,
             head_dim,
-            sliding_window: 4096,
-            rope_freq_base: 10_000.0,
             rms_eps: 1e-6,
             attn_scale: 1.0 / scalar.sqrt(),
-            attn_softcap: Some(50.0),
             final_softcap: Some(30.0),
+            layers: Architecture::Gemma2.layers(n_layer),
         }
     }
 }

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use lapidary::kernels::{Isa, Requantize};
-use lapidary::model::{Role, TensorSpec};
+use lapidary::kernels::{Isa, Quantize};
+use lapidary::model::{Role, TensorKind, TensorSpec};
 use lapidary_formats::quant::{Effort, QuantType};
 
 use crate::random::Random;
@@ -56,12 +56,12 @@ impl Weights {
     ) -> Result<(), E> {
         let Self { seed, pools, piece } = self;
         let mut random = Random::new(*seed, stream(&spec.name));
-        if spec.role == Role::Norm {
-            let mean = if spec.name.contains("post_ffw") { POST_FFW_NORM } else { NORM };
+        if spec.role() == Role::Norm {
+            let mean = if spec.kind == TensorKind::PostFfwNorm { POST_FFW_NORM } else { NORM };
             let values = (0..spec.values()).map(|_| mean * (1.0 + 0.1 * random.normal()));
             return sink(&values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>());
         }
-        let cols = spec.shape[0];
+        let cols = spec.cols();
         assert!(cols.is_multiple_of(UNIT), "{}: rows of {cols} values", spec.name);
         let pool = pools.entry((ty, cols)).or_insert_with(|| Pool::new(ty, cols, *seed));
         let mut left = spec.values() / UNIT;
@@ -92,15 +92,13 @@ impl Pool {
     /// Noise for rows of `cols` values.
     fn new(ty: QuantType, cols: usize, seed: u64) -> Self {
         let unit_bytes = ty.row_bytes(UNIT).expect("units are whole blocks");
-        let requantize =
-            Requantize { from: QuantType::F32, to: ty, importance: None, effort: Effort::Fast };
+        let quantize = Quantize { ty, importance: None, effort: Effort::Fast };
         let deviation = 1.0 / (cols as f32).sqrt();
         let mut random = Random::new(seed, cols as u64);
         let (mut bytes, mut x) = (vec![0; POOL * unit_bytes], [0.0; UNIT]);
         for unit in bytes.chunks_exact_mut(unit_bytes) {
-            let noise = (0..UNIT).flat_map(|_| (deviation * random.normal()).to_le_bytes());
-            let noise: Vec<u8> = noise.collect();
-            requantize.row(Isa::best(), &noise, &mut x, unit);
+            x.iter_mut().for_each(|x| *x = deviation * random.normal());
+            quantize.row(Isa::best(), &x, unit);
         }
         Self { bytes, unit_bytes }
     }
@@ -121,11 +119,11 @@ mod tests {
 
     fn spec(rows: usize) -> TensorSpec {
         TensorSpec {
-            name: "token_embd.weight".into(),
+            kind: TensorKind::TokenEmbd,
+            layer: None,
+            name: TensorKind::TokenEmbd.name(None),
             hf_name: String::new(),
             shape: vec![2304, rows],
-            role: Role::Matrix,
-            layer: None,
         }
     }
 

@@ -35,4 +35,9 @@ impl TensorView<'_> {
     pub fn rows(&self) -> usize {
         self.shape.iter().skip(1).product()
     }
+
+    /// Bytes of a row.
+    pub fn row_bytes(&self) -> usize {
+        self.data.len() / self.rows()
+    }
 }

@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use lapidary::bandwidth::read_gb_per_s;
 use lapidary::kernels::KvType;
 use lapidary::model::{
-    BatchEntry, Model, Role, Sequence, Source, StateOptions, Workspace, TOKEN_EMBD,
+    BatchEntry, Model, Role, Sequence, Source, StateOptions, TensorKind, Workspace,
 };
 use serde_json::json;
 
@@ -331,8 +331,8 @@ impl Report {
 /// it reads a row.
 fn weights(source: &Source) -> Vec<&[u8]> {
     let untied = source.is_untied();
-    let matrices = source.tensors().iter().filter(|spec| spec.role == Role::Matrix);
-    let read = matrices.filter(|spec| !(untied && spec.name == TOKEN_EMBD));
+    let matrices = source.tensors().iter().filter(|spec| spec.role() == Role::Matrix);
+    let read = matrices.filter(|spec| !(untied && spec.kind == TensorKind::TokenEmbd));
     read.map(|spec| source.tensor(spec).data).collect()
 }
 

@@ -24,7 +24,7 @@ use super::size::size;
 /// Convert a checkpoint to a quantized GGUF file
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// A checkpoint directory of Gemma 2, or a GGUF file to convert again
+    /// A checkpoint directory of the Gemma family, or a GGUF file to convert again
     source: PathBuf,
     /// The GGUF file to write
     #[arg(short, long, value_name = "FILE", required_unless_present = "plan")]

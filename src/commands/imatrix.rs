@@ -22,7 +22,7 @@ use super::CpuArgs;
 /// Compute an importance matrix, for conversions that know which columns matter
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// A checkpoint directory of Gemma 2, or a GGUF file of few losses
+    /// A checkpoint directory of the Gemma family, or a GGUF file of few losses
     model: PathBuf,
     /// The text, UTF-8; some hundred thousand tokens like those that the model will see
     #[arg(short, long, value_name = "TEXT")]

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use lapidary::convert::Totals;
 use lapidary::kernels::{default_threads, KvType};
-use lapidary::model::{Config, Load, Memory, Source, StateOptions};
+use lapidary::memory::{Load, Memory};
+use lapidary::model::{Config, Source, StateOptions};
 use lapidary_formats::gguf::Value;
 use lapidary_formats::printable::Printable;
 use lapidary_formats::tensor::TensorView;
@@ -94,7 +95,7 @@ impl<'a> Inspected<'a> {
         writeln!(out, "\nModel")?;
         for (key, value) in config_values(self.source.config()) {
             let value = value.as_str().map_or(value.to_string(), str::to_owned);
-            writeln!(out, "  {key:<16} {}", Printable::new(&value))?;
+            writeln!(out, "  {key:<19} {}", Printable::new(&value))?;
         }
         if let Some(gguf) = self.source.gguf() {
             writeln!(out, "\nMetadata")?;
@@ -145,24 +146,32 @@ impl<'a> Inspected<'a> {
     }
 }
 
-/// The blueprint, field by field.
-fn config_values(c: &Config) -> [(&'static str, serde_json::Value); 15] {
-    [
+/// The configuration, field by field. What layers differ in is given for local and global ones.
+fn config_values(c: &Config) -> Vec<(&'static str, serde_json::Value)> {
+    let decimal_or_null = |x: Option<f32>| x.map_or(json!(null), decimal);
+    let (global, local) = (c.global_rope(), c.local_rope());
+    let local_layers = c.layers.iter().filter(|layer| layer.is_local()).count();
+    vec![
+        ("architecture", json!(c.architecture.gguf_name())),
         ("name", json!(c.name)),
         ("n_vocab", json!(c.n_vocab)),
         ("n_ctx_train", json!(c.n_ctx_train)),
         ("n_embd", json!(c.n_embd)),
         ("n_ff", json!(c.n_ff)),
-        ("n_layer", json!(c.n_layer)),
+        ("n_layer", json!(c.n_layer())),
+        ("n_layer_local", json!(local_layers)),
         ("n_head", json!(c.n_head)),
         ("n_head_kv", json!(c.n_head_kv)),
         ("head_dim", json!(c.head_dim)),
-        ("sliding_window", json!(c.sliding_window)),
-        ("rope_freq_base", decimal(c.rope_freq_base)),
+        ("sliding_window", json!(c.sliding_window())),
+        ("rope_freq_base", decimal_or_null(global.or(local).map(|rope| rope.base))),
+        ("rope_freq_base_swa", decimal_or_null(local.map(|rope| rope.base))),
+        ("rope_scaling_factor", decimal_or_null(global.map(|rope| rope.factor))),
         ("rms_eps", decimal(c.rms_eps)),
         ("attn_scale", decimal(c.attn_scale)),
-        ("attn_softcap", c.attn_softcap.map_or(json!(null), decimal)),
-        ("final_softcap", c.final_softcap.map_or(json!(null), decimal)),
+        ("attn_softcap", decimal_or_null(c.attn_softcap())),
+        ("final_softcap", decimal_or_null(c.final_softcap)),
+        ("qk_norm", json!(c.layers.iter().any(|layer| layer.qk_norm))),
     ]
 }
 

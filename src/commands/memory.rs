@@ -6,7 +6,8 @@ use anyhow::bail;
 use clap::Args;
 use lapidary::kernels::KvType;
 use lapidary::machine::{limits, LimitKind};
-use lapidary::model::{Load, Memory, MemoryRequest, Source, StateOptions};
+use lapidary::memory::{Load, Memory, MemoryRequest};
+use lapidary::model::{Source, StateOptions};
 use serde_json::json;
 
 use super::size::{parse_size, size};

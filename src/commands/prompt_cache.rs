@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, Context};
 use clap::Args;
 use lapidary::chat::Turn;
-use lapidary::convert::fingerprint;
+use lapidary::model::RowSource;
 use lapidary::model::{ModelError, Saved, Source, State};
 use tempfile::NamedTempFile;
 
@@ -46,7 +46,7 @@ pub struct PromptCache {
 
 impl PromptCache {
     fn new(path: &Path, source: &Source) -> anyhow::Result<Self> {
-        let cache = Self { path: path.to_owned(), fingerprint: fingerprint(source)? };
+        let cache = Self { path: path.to_owned(), fingerprint: source.fingerprint()? };
         // Rather now than when everything has been evaluated.
         cache.temporary().with_context(|| cache.cannot_save())?;
         Ok(cache)

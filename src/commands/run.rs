@@ -7,7 +7,8 @@ use std::time::Instant;
 use anyhow::{bail, Context};
 use clap::Args as ClapArgs;
 use lapidary::chat::{ChatTemplate, Role, Turn};
-use lapidary::model::{Load, Model, Source};
+use lapidary::memory::Load;
+use lapidary::model::{Model, Source};
 use lapidary::sampling::{Sampler, SamplerConfig};
 use lapidary::tokenizer::{Special, Tokenizer};
 
@@ -94,7 +95,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let seed = sampler.seed();
     let source = Source::open(&args.model)?;
     let cpu = args.cpu.cpu()?;
-    let plan = args.memory.plan(&source, cpu.pool.threads(), Load::One)?;
+    let plan = args.memory.plan(&source, cpu.threads(), Load::One)?;
     let tokenizer = Tokenizer::new(source.vocab()?).with_context(|| name(&source))?;
     let model = Model::on(cpu, &source)?;
     let stop_ids = source.stop_ids(tokenizer.vocab());

@@ -13,7 +13,8 @@ use axum::Router;
 use clap::Args as ClapArgs;
 use lapidary::chat::{ChatTemplate, Turn};
 use lapidary::engine::{Engine, EngineOptions, Handle};
-use lapidary::model::{Load, Model, Source};
+use lapidary::memory::Load;
+use lapidary::model::{Model, Source};
 use lapidary::server::{self, ApiKey, App, Encode, ModelCard, Rules, TemplateError};
 use lapidary::tokenizer::Tokenizer;
 use tokio::net::TcpListener;
@@ -107,7 +108,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let source = Source::open(&args.model)?;
     let cpu = args.cpu.cpu()?;
     let load = Load::Engine { parallel: args.parallel };
-    let plan = args.memory.plan(&source, cpu.pool.threads(), load)?;
+    let plan = args.memory.plan(&source, cpu.threads(), load)?;
     let name = source.path().display().to_string();
     let tokenizer = Tokenizer::new(source.vocab()?).with_context(|| name.clone())?;
     let tokenizer = Arc::new(tokenizer);

@@ -8,8 +8,9 @@ use super::metadata::header;
 use super::pipeline::pool;
 use super::{ConvertError, Options, Plan, Progress, Weighting};
 use crate::kernels::{Isa, KvType};
+use crate::memory::{Load, Memory};
 use crate::model::{
-    Config, Load, Memory, Role, Source, StateOptions, TensorSpec, OUTPUT, TOKEN_EMBD,
+    Config, Role, RowSource, Source, StateOptions, TensorKind, TensorRows, TensorSpec,
 };
 
 /// What a model must not exceed.
@@ -61,18 +62,19 @@ pub struct Fitted {
     pub limit: u64,
 }
 
-/// Chooses the type of every tensor of `source`, so that `budget` is kept and the least damage is
+/// Chooses the type of every tensor of a model, so that `budget` is kept and the least damage is
 /// to be expected. Some rows of every matrix are quantized to every type that it may get.
 ///
 /// # Errors
 /// If even the smallest types exceed the budget, or [`Progress::cancelled`] says so.
 pub fn fit(
-    source: &Source,
+    source: &dyn RowSource,
     budget: Budget,
     weighting: Option<&Weighting>,
     options: Options,
     progress: &mut dyn Progress,
 ) -> Result<Fitted, ConvertError> {
+    let (rows, source) = (source, source.model());
     let weights: u64 = source.tensors().iter().map(|spec| spec.values() as u64).sum();
     let pool = pool(options.threads)?;
     progress.measuring(weights);
@@ -83,8 +85,9 @@ pub fn fit(
         }
         progress.tensor(&spec.name);
         let importance = weighting.and_then(|w| w.of(i));
-        measured.push(pool.install(|| measure(source, spec, importance, options.isa)));
-        source.release(source.tensor(spec).data);
+        let of_tensor = rows.rows(spec);
+        measured.push(pool.install(|| measure(&*of_tensor, spec, importance, options.isa)));
+        of_tensor.release(0..spec.rows());
         progress.advanced(spec.values() as u64, 0);
     }
     let choices: Vec<Vec<Choice>> = source
@@ -100,7 +103,7 @@ pub fn fit(
             types.iter().map(choice).collect()
         })
         .collect();
-    let overhead = overhead(source)?;
+    let overhead = overhead(rows)?;
     let limit = file_limit(source, budget, weights, overhead);
     let smallest: u64 =
         choices.iter().filter_map(|c| c.iter().map(|choice| choice.bytes).min()).sum();
@@ -118,46 +121,38 @@ pub fn fit(
 
 /// The types that a tensor may get, and the relative error of each.
 fn measure(
-    source: &Source,
+    rows: &dyn TensorRows,
     spec: &TensorSpec,
     importance: Option<&[f32]>,
     isa: Isa,
 ) -> Vec<(QuantType, f64)> {
-    if spec.role == Role::Norm {
+    if spec.role() == Role::Norm {
         return vec![(QuantType::F32, 0.0)];
     }
-    let types = candidates(source.tensor(spec).ty, spec.shape[0]);
-    let errors = relative_errors(source, spec, &types, importance, isa);
+    let types = candidates(rows.stored().map(|view| view.ty), spec.cols());
+    let errors = relative_errors(rows, spec, &types, importance, isa);
     types.into_iter().zip(errors).collect()
 }
 
 /// How much a matrix's relative error moves the model's predictions, compared with the same error in
-/// the head: KL divergence for a small error, measured on the small trained model matrix by matrix
-/// (`cargo run --release --example sensitivity`), averaged over its layers.
+/// the output matrix: KL divergence for a small error, measured on the small trained model matrix by
+/// matrix (`cargo run --release --example sensitivity`), averaged over its layers.
 ///
 /// What a layer adds is a part of the stream that gets smaller with the number of layers, so that
-/// each matrix counts as much less; the head meets the whole stream.
-const SENSITIVITY: [(&str, f64); 7] = [
-    ("attn_q", 0.03),
-    ("attn_k", 0.03),
-    ("attn_v", 0.04),
-    ("attn_output", 0.03),
-    ("ffn_gate", 0.10),
-    ("ffn_up", 0.04),
-    ("ffn_down", 0.12),
-];
-
-/// How much a matrix's relative error counts. An embedding that is not the head as well is no more
-/// than one layer's addition to the stream.
+/// each matrix counts as much less; the output matrix meets the whole stream. An embedding that is not
+/// the output matrix as well is no more than one layer's addition to the stream.
 fn sensitivity(spec: &TensorSpec, source: &Source) -> f64 {
-    let head = if source.is_untied() { OUTPUT } else { TOKEN_EMBD };
-    if spec.name == head {
+    if spec.kind == source.output_kind() {
         return 1.0;
     }
-    let n_layer = source.config().n_layer as f64;
-    let of_kind =
-        SENSITIVITY.iter().find(|(kind, _)| spec.name.ends_with(&format!(".{kind}.weight")));
-    of_kind.map_or(0.1, |(_, sensitivity)| *sensitivity) / n_layer
+    let of_kind = match spec.kind {
+        TensorKind::AttnQ | TensorKind::AttnK | TensorKind::AttnOutput => 0.03,
+        TensorKind::AttnV | TensorKind::FfnUp => 0.04,
+        TensorKind::FfnGate => 0.10,
+        TensorKind::FfnDown => 0.12,
+        _ => 0.1,
+    };
+    of_kind / source.config().n_layer() as f64
 }
 
 /// Size of a tensor in a file, where the next one begins aligned.
@@ -170,10 +165,11 @@ fn padded(bytes: u64) -> u64 {
 const ROOM: u64 = 1 << 10;
 
 /// Bytes of a file besides its tensors, at most.
-fn overhead(source: &Source) -> Result<u64, ConvertError> {
+fn overhead(rows: &dyn RowSource) -> Result<u64, ConvertError> {
+    let source = rows.model();
     let plan = Plan::mixed(source, source.tensors().iter().map(|_| QuantType::F32).collect());
     let tensors: u64 = source.tensors().iter().map(|spec| padded(spec.bytes(QuantType::F32))).sum();
-    Ok(header(source, &plan)?.file_bytes() - tensors + ROOM)
+    Ok(header(rows, &plan)?.file_bytes() - tensors + ROOM)
 }
 
 /// The most bytes that the file may have.

@@ -3,18 +3,19 @@
 use lapidary_formats::quant::{Effort, QuantType};
 use rayon::prelude::*;
 
-use crate::kernels::{weighted_error, Isa, Requantize};
-use crate::model::{Role, Source, TensorSpec};
+use crate::kernels::{largest, weighted_error, Isa, Quantize};
+use crate::model::{TensorRows, TensorSpec};
 
 /// Rows that are measured: one in so many, but so many at least.
 const ONE_IN: usize = 32;
 const AT_LEAST: usize = 64;
 
-/// Types that a matrix with rows of `cols` values may get in place of `from`, which it has.
+/// Types that a matrix with rows of `cols` values may get in place of `from`, which it has if it lies
+/// in a file.
 ///
 /// Where blocks of 256 fit, those of 32 are left out but for Q8_0: at the same size they lose
 /// more.
-pub(super) fn candidates(from: QuantType, cols: usize) -> Vec<QuantType> {
+pub(super) fn candidates(from: Option<QuantType>, cols: usize) -> Vec<QuantType> {
     use QuantType::{Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
     let all = match cols.is_multiple_of(256) {
         true => vec![Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_0],
@@ -24,9 +25,9 @@ pub(super) fn candidates(from: QuantType, cols: usize) -> Vec<QuantType> {
         all.into_iter().filter(|ty| cols.is_multiple_of(ty.block_len())).collect();
     // As it is, it loses nothing; without that, rows that fit no block would have no choice.
     match from {
-        QuantType::F32 => fitting.extend([QuantType::BF16, QuantType::F32]),
-        from if fitting.contains(&from) => {}
-        from => fitting.push(from),
+        None | Some(QuantType::F32) => fitting.extend([QuantType::BF16, QuantType::F32]),
+        Some(from) if fitting.contains(&from) => {}
+        Some(from) => fitting.push(from),
     }
     fitting
 }
@@ -34,27 +35,26 @@ pub(super) fn candidates(from: QuantType, cols: usize) -> Vec<QuantType> {
 /// The relative error that each of `types` would give a matrix: Σ w (x - y)² / Σ w x² over some of
 /// its rows, with `importance` for w, `[cols]`.
 pub(super) fn relative_errors(
-    source: &Source,
+    rows: &dyn TensorRows,
     spec: &TensorSpec,
     types: &[QuantType],
     importance: Option<&[f32]>,
     isa: Isa,
 ) -> Vec<f64> {
-    assert_eq!(spec.role, Role::Matrix, "norms keep their type");
-    let view = source.tensor(spec);
-    let (rows, cols) = (view.rows(), view.cols());
-    let row_bytes = view.data.len() / rows;
-    let wanted = rows.div_ceil(ONE_IN).max(AT_LEAST).min(rows);
-    let row = |i: usize| &view.data[i * rows / wanted * row_bytes..][..row_bytes];
+    let (n_rows, cols, stored) = (spec.rows(), spec.cols(), rows.stored().map(|view| view.ty));
+    let wanted = n_rows.div_ceil(ONE_IN).max(AT_LEAST).min(n_rows);
     let sums: Vec<Vec<[f64; 2]>> = (0..wanted)
         .into_par_iter()
         .map_init(
             || (vec![0.0; cols], vec![0.0; cols], Vec::new()),
             |(x, y, bytes), i| {
-                types
-                    .iter()
-                    .map(|ty| row_errors(view.ty, *ty, importance, isa, row(i), (x, y, bytes)))
-                    .collect()
+                rows.read(i * n_rows / wanted, x);
+                let of = |ty: &QuantType| match Some(*ty) == stored {
+                    // It would be copied.
+                    true => weighted_error(isa, x, x, importance),
+                    false => row_errors(*ty, importance, isa, x, (y, bytes)),
+                };
+                types.iter().map(of).collect()
             },
         )
         .collect();
@@ -72,22 +72,20 @@ pub(super) fn relative_errors(
         .collect()
 }
 
-/// Quantizes a row, in the buffers of a thread, and looks at what became of it.
+/// Quantizes the row `x`, in the buffers of a thread, and looks at what became of it.
 fn row_errors(
-    from: QuantType,
-    to: QuantType,
+    ty: QuantType,
     importance: Option<&[f32]>,
     isa: Isa,
-    row: &[u8],
-    (x, y, bytes): (&mut Vec<f32>, &mut Vec<f32>, &mut Vec<u8>),
+    x: &[f32],
+    (y, bytes): (&mut Vec<f32>, &mut Vec<u8>),
 ) -> [f64; 2] {
-    bytes.resize(to.row_bytes(x.len()).expect("candidates fit"), 0);
-    let largest =
-        Requantize { from, to, importance, effort: Effort::Default }.row(isa, row, x, bytes);
-    if !largest.is_finite() {
+    if !largest(x).is_finite() {
         // Conversion will refuse the tensor by name.
         return [0.0, 0.0];
     }
-    (to.traits().dequantize)(bytes, y);
+    bytes.resize(ty.row_bytes(x.len()).expect("candidates fit"), 0);
+    Quantize { ty, importance, effort: Effort::Default }.row(isa, x, bytes);
+    (ty.traits().dequantize)(bytes, y);
     weighted_error(isa, x, y, importance)
 }

@@ -1,13 +1,12 @@
-//! The metadata of a new file: the keys that llama.cpp's converter writes for `gemma2`.
+//! The metadata of a new file: the keys that llama.cpp's converter writes, and our own.
 
 use lapidary_formats::gguf::{Gguf, Header};
 use lapidary_formats::quant::Effort;
 use lapidary_formats::vocab::Vocab;
 
-use super::fingerprint::fingerprint;
 use super::Plan;
 use crate::chat::GEMMA2_TEMPLATE;
-use crate::model::{Config, Source, SourceError};
+use crate::model::{Config, RowSource, SourceError};
 
 /// The version of the quantized block layouts (ggml's `GGML_QNT_VERSION`).
 const QUANTIZATION_VERSION: u32 = 2;
@@ -16,7 +15,7 @@ const QUANTIZATION_VERSION: u32 = 2;
 pub(super) const VERSION: &str = "lapidary.version";
 /// ... the recipe, ...
 pub(super) const RECIPE: &str = "lapidary.recipe";
-/// ... and the [`fingerprint`] of the model that it was made from.
+/// ... and the fingerprint of the model that it was made from.
 pub(super) const FINGERPRINT: &str = "lapidary.source.fingerprint";
 
 /// A checksum of the importance that scales were chosen by.
@@ -30,7 +29,8 @@ const EFFORT: &str = "lapidary.effort";
 ///
 /// # Errors
 /// If the source's vocabulary, chat template or another of its files cannot be read.
-pub(super) fn header(source: &Source, plan: &Plan) -> Result<Header, SourceError> {
+pub(super) fn header(rows: &dyn RowSource, plan: &Plan) -> Result<Header, SourceError> {
+    let source = rows.model();
     // Read in either case: what is written must have a vocabulary that fits its embedding.
     let vocab = source.vocab()?;
     let mut header = match source.gguf() {
@@ -45,7 +45,7 @@ pub(super) fn header(source: &Source, plan: &Plan) -> Result<Header, SourceError
     }
     header.set(VERSION, env!("CARGO_PKG_VERSION"));
     header.set(RECIPE, plan.name.as_str());
-    header.set(FINGERPRINT, fingerprint(source)?);
+    header.set(FINGERPRINT, rows.fingerprint()?);
     match plan.effort {
         Effort::Fast => header.set(EFFORT, "fast"),
         Effort::Default => {}
@@ -93,38 +93,11 @@ pub fn model_header(
     stop_ids: &[u32],
 ) -> Header {
     let mut header = Header::new();
-    header.set("general.architecture", "gemma2");
+    header.set("general.architecture", c.architecture.gguf_name());
     header.set("general.type", "model");
     header.set("general.name", c.name.as_str());
     set_storage(&mut header, file_type);
-    let sizes = [
-        ("context_length", c.n_ctx_train),
-        ("embedding_length", c.n_embd),
-        ("block_count", c.n_layer),
-        ("feed_forward_length", c.n_ff),
-        ("attention.head_count", c.n_head),
-        ("attention.head_count_kv", c.n_head_kv),
-        ("attention.key_length", c.head_dim),
-        ("attention.value_length", c.head_dim),
-        ("attention.sliding_window", c.sliding_window),
-    ];
-    for (key, size) in sizes {
-        let size = u32::try_from(size).expect("sizes were bounded when the configuration was read");
-        header.set(format!("gemma2.{key}"), size);
-    }
-    let floats = [
-        ("attention.layer_norm_rms_epsilon", c.rms_eps),
-        ("rope.freq_base", c.rope_freq_base),
-        // Zero stands for none: readers take an absent key for Gemma 2's own value.
-        ("attn_logit_softcapping", c.attn_softcap.unwrap_or(0.0)),
-        ("final_logit_softcapping", c.final_softcap.unwrap_or(0.0)),
-        // llama.cpp does not read it for this architecture and infers it from the layer count;
-        // here it is read, and holds for sizes that Google never made too.
-        ("attention.scale", c.attn_scale),
-    ];
-    for (key, value) in floats {
-        header.set(format!("gemma2.{key}"), value);
-    }
+    c.set_metadata(&mut header);
     header.set_vocab(vocab);
     set_stop_ids(&mut header, vocab, stop_ids);
     if let Some(template) = template.or_else(|| official_template(vocab)) {

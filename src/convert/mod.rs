@@ -4,10 +4,10 @@
 //!   `damage` measures what a type costs, `allocation` chooses.
 //! - [`Weighting`]: how much columns count.
 //! - `metadata`: the keys of the new file; [`model_header`], those that say what the model is.
-//! - `pipeline`: the tensors, slice by slice.
-//! - [`Target`], `part`: the new file, which is either complete or not there, and what is beside it
-//!   until then.
-//! - `resume`: going on with what was cut short; `fingerprint`: knowing that it is the same model.
+//! - `pipeline`: the tensors, a chunk of rows at a time, from a [`RowSource`](crate::model::RowSource).
+//! - [`Target`], `unfinished`: the new file, which is either complete or not there, and what is beside
+//!   it until then.
+//! - `resume`: going on with what was cut short.
 //! - [`Check`]: measuring the new file before it gets its name.
 //! - [`Report`], [`Totals`]: what came of it.
 
@@ -16,21 +16,19 @@ mod budget;
 mod check;
 mod damage;
 mod error;
-mod fingerprint;
 mod metadata;
-mod part;
 mod pipeline;
 mod plan;
 mod recipe;
 mod report;
 mod resume;
 mod target;
+mod unfinished;
 mod weighting;
 
 pub use budget::{fit, Budget, Fitted};
 pub use check::Check;
 pub use error::ConvertError;
-pub use fingerprint::fingerprint;
 pub use metadata::model_header;
 pub use pipeline::{convert, convert_and_check, Options, Progress};
 pub use plan::Plan;

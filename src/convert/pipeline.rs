@@ -1,13 +1,13 @@
-//! The tensors' way from one file to the other: slices of rows are dequantized and quantized by all
-//! threads while the slice before is written.
+//! The tensors' way from one file to the other: chunks of rows are read and quantized by all threads
+//! while the chunk before is written.
 
 use std::io::{BufWriter, Seek, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
 use lapidary_formats::gguf::{GgufError, Header, Writer};
 use lapidary_formats::quant::QuantType;
-use lapidary_formats::tensor::TensorView;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -16,12 +16,12 @@ use super::metadata::header;
 use super::resume::{finished, unfinished, Finished};
 use super::target::Target;
 use super::{ConvertError, Plan, Report, Totals};
-use crate::kernels::{largest, Isa, Requantize};
-use crate::model::{Role, Source, SourceError, TensorSpec};
+use crate::kernels::{largest, Isa, Quantize};
+use crate::model::{RowSource, TensorRows};
 
 /// Values that are converted before progress is told and cancelling looked at: rows enough for
 /// many threads (27B: 113 of the longest), and a few megabytes.
-const SLICE: usize = 4 << 20;
+const CHUNK: usize = 4 << 20;
 
 /// How to work.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,7 +52,7 @@ pub trait Progress {
     fn advanced(&mut self, _bytes_in: u64, _bytes_out: u64) {}
     /// All tensors are written; what remains is to wait for the disk.
     fn finished(&mut self) {}
-    /// Whether to stop; asked before every slice.
+    /// Whether to stop; asked before every chunk.
     fn cancelled(&self) -> bool {
         false
     }
@@ -62,7 +62,7 @@ impl Progress for () {}
 
 /// Converts a model to a GGUF file at `out`, as `plan` has it.
 ///
-/// It is one pass: memory holds a slice of the mapped source and two of the result, a few megabytes
+/// It is one pass: memory holds a chunk of the mapped source and two of the result, a few megabytes
 /// each. A tensor that has its new type already is copied. The new file appears under its name when
 /// it is complete and on the disk, and not at all if anything goes wrong. Until then it is called
 /// `OUT.part`, which stays if the conversion is cut short, for [`Options::resume`]; the bytes of a
@@ -73,7 +73,7 @@ impl Progress for () {}
 /// or runs full, if another process converts to `out`, if the unfinished file to go on with is the
 /// beginning of something else, and if a weight is not finite or beyond the range of its new type.
 pub fn convert(
-    source: &Source,
+    source: &dyn RowSource,
     out: &Path,
     plan: &Plan,
     options: Options,
@@ -88,7 +88,7 @@ pub fn convert(
 /// # Errors
 /// Those of [`convert`], and [`ConvertError::Check`].
 pub fn convert_and_check(
-    source: &Source,
+    source: &dyn RowSource,
     out: &Path,
     plan: &Plan,
     options: Options,
@@ -102,15 +102,15 @@ pub fn convert_and_check(
     }
     let pool = pool(options.threads)?;
     let mut report = outlook(source, &header);
-    let mut target = Target::create(out, options.force, Some(source), report.file_bytes)?;
+    let mut target = Target::create(out, options.force, Some(source.model()), report.file_bytes)?;
     progress.started(report.bytes_read);
     let work = Work { source, header: &header, plan, isa: options.isa };
     match work.write_file(&mut target, &pool, options.resume, check, progress) {
         Ok(resumed) => report.resumed = resumed,
         Err(error) => return Err(unfinished(target, &header, error)),
     }
-    let resumed = source.tensors()[..report.resumed].iter().map(|spec| source.tensor(spec));
-    report.bytes_read -= resumed.map(|view| view.data.len() as u64).sum::<u64>();
+    let resumed = source.model().tensors()[..report.resumed].iter();
+    report.bytes_read -= resumed.map(|spec| source.rows(spec).bytes(0..spec.rows())).sum::<u64>();
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
 }
@@ -123,29 +123,30 @@ pub(super) fn pool(threads: Option<usize>) -> Result<ThreadPool, ConvertError> {
 }
 
 /// What the conversion is going to do.
-fn outlook(source: &Source, header: &Header) -> Report {
+fn outlook(source: &dyn RowSource, header: &Header) -> Report {
     let values = |shape: &[usize]| shape.iter().product::<usize>() as u64;
     let totals = Totals::new(header.tensors().iter().map(|t| (t.ty, values(&t.shape), t.bytes)));
-    let views = source.tensors().iter().map(|spec| source.tensor(spec));
-    let is_requantized =
-        |(from, to): &(TensorView, QuantType)| from.ty.block_len() > 1 && from.ty != *to;
+    let (mut bytes_read, mut requantized) = (0, 0);
+    for (spec, info) in source.model().tensors().iter().zip(header.tensors()) {
+        let rows = source.rows(spec);
+        bytes_read += rows.bytes(0..spec.rows());
+        let stored = rows.stored().map(|view| view.ty);
+        requantized += usize::from(stored.is_some_and(|ty| ty.block_len() > 1 && ty != info.ty));
+    }
     Report {
         totals,
         file_bytes: header.file_bytes(),
-        bytes_read: views.clone().map(|view| view.data.len() as u64).sum(),
-        requantized: views
-            .zip(header.tensors().iter().map(|t| t.ty))
-            .filter(is_requantized)
-            .count(),
+        bytes_read,
+        requantized,
         resumed: 0,
-        untied: source.is_untied(),
+        untied: source.model().is_untied(),
         seconds: 0.0,
     }
 }
 
 /// A conversion.
 struct Work<'a> {
-    source: &'a Source,
+    source: &'a dyn RowSource,
     /// Its tensors are those of the source in the same order.
     header: &'a Header,
     plan: &'a Plan,
@@ -164,17 +165,17 @@ impl Work<'_> {
         progress: &mut dyn Progress,
     ) -> Result<usize, ConvertError> {
         let finished = match resume {
-            true => finished(target.part(), self.source, self.header, progress)?,
+            true => finished(target.unfinished(), self.source, self.header, progress)?,
             false => Finished::default(),
         };
         let resumed = finished.checksums.len();
         target.begin(finished.len)?;
         let out = BufWriter::new(target.file());
-        let mut slices = Slices::new(pool, target.path(), out, self.header, finished.checksums)?;
-        self.write_tensors(&mut slices, SLICE, progress)?;
-        let (_, checksums) = slices.finish()?;
+        let mut chunks = Chunks::new(pool, target.path(), out, self.header, finished.checksums)?;
+        self.write_tensors(&mut chunks, CHUNK, progress)?;
+        let (_, checksums) = chunks.finish()?;
         if let Some(check) = check {
-            let found = check(target.part())
+            let found = check(target.unfinished())
                 .map_err(|error| ConvertError::Check { path: target.path().to_owned(), error })?;
             check::store(target, self.header, checksums, &found)?;
         }
@@ -187,48 +188,53 @@ impl Work<'_> {
         Ok(resumed)
     }
 
-    /// Writes every tensor that is not finished, in slices of about `values` values.
+    /// Writes every tensor that is not finished, in chunks of about `values` values.
     fn write_tensors<W: Write + Seek + Send>(
         &self,
-        slices: &mut Slices<W>,
+        chunks: &mut Chunks<W>,
         values: usize,
         progress: &mut dyn Progress,
     ) -> Result<(), ConvertError> {
-        let tensors = self.source.tensors().iter().zip(self.header.tensors());
-        for (i, (spec, info)) in tensors.enumerate().skip(slices.writer.checksums().len()) {
+        let tensors = self.source.model().tensors().iter().zip(self.header.tensors());
+        for (i, (spec, info)) in tensors.enumerate().skip(chunks.writer.checksums().len()) {
             progress.tensor(&spec.name);
-            let view = self.source.tensor(spec);
+            let rows = self.source.rows(spec);
             let importance = self.plan.weighting.as_ref().and_then(|w| w.of(i));
-            let requantize =
-                Requantize { from: view.ty, to: info.ty, importance, effort: self.plan.effort };
-            let row_bytes = view.data.len() / view.rows();
-            let rows = match spec.role {
-                Role::Norm => view.rows(),
-                Role::Matrix => (values / view.cols()).max(1),
-            };
-            for data in view.data.chunks(rows * row_bytes) {
+            let quantize = Quantize { ty: info.ty, importance, effort: self.plan.effort };
+            let step = (values / spec.cols()).max(1);
+            for start in (0..spec.rows()).step_by(step) {
                 if progress.cancelled() {
-                    slices.flush()?;
+                    chunks.flush()?;
                     return Err(ConvertError::Cancelled);
                 }
-                let view = TensorView { data, ..view };
-                let bytes_out = slices.push(|out| {
-                    let largest = match spec.role {
-                        Role::Norm => convert_norm(self.source, spec, out)?,
-                        Role::Matrix => convert_rows(&view, requantize, self.isa, out),
-                    };
-                    refuse(self.source, view.name, info.ty, largest)
+                let chunk = start..spec.rows().min(start + step);
+                let bytes_out = chunks.push(|out| {
+                    let largest =
+                        convert_rows(&*rows, chunk.clone(), spec.cols(), quantize, self.isa, out);
+                    self.refuse(rows.name(), info.ty, largest)
                 })?;
-                self.source.release(data);
-                progress.advanced(data.len() as u64, bytes_out);
+                rows.release(chunk.clone());
+                progress.advanced(rows.bytes(chunk), bytes_out);
             }
+        }
+        Ok(())
+    }
+
+    /// Refuses weights that the new file cannot hold. `name` is the tensor's in the source.
+    fn refuse(&self, name: &str, ty: QuantType, largest: f32) -> Result<(), ConvertError> {
+        let (path, name) = (|| self.source.model().path().to_owned(), || name.to_owned());
+        if !largest.is_finite() {
+            return Err(ConvertError::NotFinite { path: path(), name: name() });
+        }
+        if ty == QuantType::F16 && largest > half::f16::MAX.to_f32() {
+            return Err(ConvertError::Overflow { path: path(), name: name(), value: largest, ty });
         }
         Ok(())
     }
 }
 
 /// Two buffers that change places: while one is written, the other is filled.
-struct Slices<'a, W: Write> {
+struct Chunks<'a, W: Write> {
     pool: &'a ThreadPool,
     /// For errors.
     path: &'a Path,
@@ -237,7 +243,7 @@ struct Slices<'a, W: Write> {
     next: Vec<u8>,
 }
 
-impl<'a, W: Write + Seek + Send> Slices<'a, W> {
+impl<'a, W: Write + Seek + Send> Chunks<'a, W> {
     /// Writes `header` to `out`, for the tensors to follow, or goes on after the first tensors,
     /// which are `finished` and have these checksums.
     fn new(
@@ -296,48 +302,45 @@ impl<'a, W: Write + Seek + Send> Slices<'a, W> {
     }
 }
 
-/// Writes a slice, and the checksum of a tensor that is complete with it.
-fn write<W: Write + Seek>(writer: &mut Writer<W>, slice: &[u8]) -> Result<(), GgufError> {
+/// Writes a chunk, and the checksum of a tensor that is complete with it.
+fn write<W: Write + Seek>(writer: &mut Writer<W>, chunk: &[u8]) -> Result<(), GgufError> {
     let complete = writer.checksums().len();
-    writer.write(slice)?;
+    writer.write(chunk)?;
     if writer.checksums().len() > complete {
         writer.write_checksums()?;
     }
     Ok(())
 }
 
-/// Converts a norm to `out`; the result is its [`largest`] magnitude.
-fn convert_norm(source: &Source, spec: &TensorSpec, out: &mut Vec<u8>) -> Result<f32, SourceError> {
-    let w = source.norm(spec)?;
-    out.clear();
-    out.extend(w.iter().flat_map(|w| w.to_le_bytes()));
-    Ok(largest(&w))
-}
-
-/// Converts rows to `out`, all threads together; the result is their [`largest`] magnitude. Rows
-/// that are not finite are left out of it, for the caller has to refuse them.
-fn convert_rows(view: &TensorView, requantize: Requantize, isa: Isa, out: &mut Vec<u8>) -> f32 {
-    let cols = view.cols();
-    let row_bytes =
-        |ty: QuantType| ty.row_bytes(cols).expect("rows were checked to be whole blocks");
-    let rows = view.data.par_chunks_exact(row_bytes(requantize.from));
-    out.resize(rows.len() * row_bytes(requantize.to), 0);
-    out.par_chunks_exact_mut(row_bytes(requantize.to))
-        .zip(rows)
-        .map_init(|| vec![0.0; cols], |x, (out, row)| requantize.row(isa, row, x, out))
+/// Converts some `rows` of `cols` values to `out`, all threads together; the result is their
+/// [`largest`] magnitude. Rows that are not finite are left out of it, for the caller has to refuse
+/// them.
+fn convert_rows(
+    rows: &dyn TensorRows,
+    chunk: Range<usize>,
+    cols: usize,
+    quantize: Quantize,
+    isa: Isa,
+    out: &mut Vec<u8>,
+) -> f32 {
+    let row_bytes = quantize.ty.row_bytes(cols).expect("rows were checked to be whole blocks");
+    let copied = rows.stored().filter(|view| view.ty == quantize.ty).map(|view| view.data);
+    out.resize(chunk.len() * row_bytes, 0);
+    let convert = |x: &mut Vec<f32>, (row, out): (usize, &mut [u8])| {
+        rows.read(row, x);
+        match copied {
+            Some(data) => {
+                out.copy_from_slice(&data[row * row_bytes..][..row_bytes]);
+                largest(x)
+            }
+            None => quantize.row(isa, x, out),
+        }
+    };
+    chunk
+        .into_par_iter()
+        .zip(out.par_chunks_exact_mut(row_bytes))
+        .map_init(|| vec![0.0; cols], convert)
         .reduce(|| 0.0, |a, b| if a.to_bits() > b.to_bits() { a } else { b })
-}
-
-/// Refuses weights that the new file cannot hold. `name` is the tensor's in the source.
-fn refuse(source: &Source, name: &str, ty: QuantType, largest: f32) -> Result<(), ConvertError> {
-    let (path, name) = (|| source.path().to_owned(), || name.to_owned());
-    if !largest.is_finite() {
-        return Err(ConvertError::NotFinite { path: path(), name: name() });
-    }
-    if ty == QuantType::F16 && largest > half::f16::MAX.to_f32() {
-        return Err(ConvertError::Overflow { path: path(), name: name(), value: largest, ty });
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -346,31 +349,32 @@ mod tests {
 
     use super::*;
     use crate::convert::Recipe;
+    use crate::model::Source;
 
     fn micro() -> Source {
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/micro-gemma2");
         Source::open(Path::new(fixture)).unwrap()
     }
 
-    /// Writes the whole model to `out`, in slices of `values` values.
+    /// Writes the whole model to `out`, in chunks of `values` values.
     fn write<W: Write + Seek + Send>(out: W, values: usize) -> Result<W, ConvertError> {
         let source = micro();
         let plan = Plan::of_recipe(&source, Recipe::Q4_K_M);
         let header = header(&source, &plan)?;
         let pool = ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         let path = Path::new("out.gguf");
-        let mut slices = Slices::new(&pool, path, out, &header, Vec::new())?;
+        let mut chunks = Chunks::new(&pool, path, out, &header, Vec::new())?;
         let work = Work { source: &source, header: &header, plan: &plan, isa: Isa::best() };
-        work.write_tensors(&mut slices, values, &mut ())?;
-        Ok(slices.finish()?.0)
+        work.write_tensors(&mut chunks, values, &mut ())?;
+        Ok(chunks.finish()?.0)
     }
 
     #[test]
-    fn slices_of_any_size_give_the_same_bytes() {
+    fn chunks_of_any_size_give_the_same_bytes() {
         let write = |values| write(Cursor::new(Vec::new()), values).unwrap().into_inner();
         let whole = write(usize::MAX);
         for values in [1, 1000, 96 * 100] {
-            assert!(write(values) == whole, "slices of {values} values");
+            assert!(write(values) == whole, "chunks of {values} values");
         }
     }
 
@@ -378,7 +382,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn a_full_disk_is_an_error_that_names_the_output() {
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
-        let error = write(full, SLICE).unwrap_err().to_string();
+        let error = write(full, CHUNK).unwrap_err().to_string();
         assert!(error.starts_with("out.gguf: "), "{error}");
         assert!(error.contains("No space left on device"), "{error}");
     }

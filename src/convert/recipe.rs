@@ -6,12 +6,12 @@ use std::str::FromStr;
 use lapidary_formats::quant::QuantType;
 use thiserror::Error;
 
-use crate::model::{Config, Role, TensorSpec, OUTPUT, TOKEN_EMBD};
+use crate::model::{Config, Role, TensorKind, TensorSpec};
 
 /// A mix of tensor types, under llama.cpp's name for it.
 ///
-/// The types are those that llama.cpp's quantizer picks for the architecture gemma2 without an
-/// importance matrix
+/// The types are those that llama.cpp's quantizer picks for the Gemma family without an importance
+/// matrix
 /// ([`llama_tensor_get_type`](https://github.com/ggml-org/llama.cpp/blob/master/src/llama-quant.cpp)),
 /// so that sizes and perplexities compare with those published.
 #[allow(non_camel_case_types, missing_docs)]
@@ -76,38 +76,38 @@ impl Recipe {
         self.row().3
     }
 
-    /// The type of a tensor in a file of this recipe. `untied` says whether the model has a head
-    /// of its own.
+    /// The type of a tensor in a file of this recipe. `untied` says whether the model has an output
+    /// matrix of its own.
     ///
     /// Norms are F32. Where rows are no whole number of blocks, a type with smaller blocks is taken
     /// and in the end F16, as llama.cpp does. (Older releases of it replace Q2_K and Q3_K by IQ4_NL;
     /// the one that `benches/record/` compares with takes Q4_0, as here.)
     pub fn type_of(self, spec: &TensorSpec, config: &Config, untied: bool) -> QuantType {
-        if spec.role == Role::Norm {
-            return QuantType::F32;
-        }
-        let cols = spec.shape[0];
-        let head = if untied { OUTPUT } else { TOKEN_EMBD };
-        let wanted = if spec.name == head { self.head() } else { self.of_matrix(spec, config) };
-        fitting(wanted, cols)
+        let wanted = match (spec.kind, spec.layer) {
+            (kind, _) if kind.role() == Role::Norm => return QuantType::F32,
+            (TensorKind::Output, _) => self.output(),
+            (TensorKind::TokenEmbd, _) if !untied => self.output(),
+            (kind, Some(layer)) => self.of_layer(kind, layer, config),
+            (_, None) => self.base(),
+        };
+        fitting(wanted, spec.cols())
     }
 
-    /// The head is read for every token and suffers most: no recipe of k-quants puts it below Q6_K.
-    fn head(self) -> QuantType {
+    /// The output matrix is read for every token and suffers most: no recipe of k-quants puts it below
+    /// Q6_K.
+    fn output(self) -> QuantType {
         match self.base() {
             base if base.block_len() == 256 => QuantType::Q6_K,
             base => base,
         }
     }
 
-    /// What the rules ask for, whatever the row length.
-    fn of_matrix(self, spec: &TensorSpec, config: &Config) -> QuantType {
+    /// What the rules ask for in layer `i`, whatever the row length.
+    fn of_layer(self, kind: TensorKind, i: usize, config: &Config) -> QuantType {
         use QuantType::{Q3_K, Q4_K, Q5_K, Q6_K};
-        let base = self.base();
-        let (Some(i), n) = (spec.layer, config.n_layer) else { return base };
-        let is = |tensor: &str| spec.name.ends_with(&format!(".{tensor}.weight"));
-        if is("attn_v") {
-            match self {
+        let (base, n) = (self.base(), config.n_layer());
+        match kind {
+            TensorKind::AttnV => match self {
                 Recipe::Q2_K if config.n_head / config.n_head_kv >= 4 => Q4_K,
                 Recipe::Q2_K => Q3_K,
                 Recipe::Q3_K_M if i < 2 => Q5_K,
@@ -116,9 +116,8 @@ impl Recipe {
                 Recipe::Q4_K_S if i < 4 => Q5_K,
                 Recipe::Q4_K_M | Recipe::Q5_K_M if more_bits(i, n) => Q6_K,
                 _ => base,
-            }
-        } else if is("ffn_down") {
-            match self {
+            },
+            TensorKind::FfnDown => match self {
                 Recipe::Q2_K => Q3_K,
                 Recipe::Q3_K_M if i < n / 16 => Q5_K,
                 Recipe::Q3_K_M => Q4_K,
@@ -126,16 +125,14 @@ impl Recipe {
                 Recipe::Q4_K_S if i < n / 8 => Q5_K,
                 Recipe::Q4_K_M | Recipe::Q5_K_M if more_bits(i, n) => Q6_K,
                 _ => base,
-            }
-        } else if is("attn_output") {
-            match self {
+            },
+            TensorKind::AttnOutput => match self {
                 Recipe::Q2_K => Q3_K,
                 Recipe::Q3_K_M => Q4_K,
                 Recipe::Q3_K_L => Q5_K,
                 _ => base,
-            }
-        } else {
-            base
+            },
+            _ => base,
         }
     }
 

@@ -9,7 +9,7 @@ use lapidary_formats::map::MappedFile;
 use super::metadata::{FINGERPRINT, RECIPE, VERSION};
 use super::target::Target;
 use super::{ConvertError, Progress};
-use crate::model::Source;
+use crate::model::RowSource;
 
 /// Bytes that are checked before they are given back.
 const PIECE: usize = 4 << 20;
@@ -23,14 +23,14 @@ pub(super) struct Finished {
     pub len: u64,
 }
 
-/// How far the file at `part` is on its way to `header`, whose tensors are those of `source`. Every
+/// How far the file at `part` is on its way to `header`, whose tensors are those of `rows`. Every
 /// tensor that counts as finished has been read and compared with its checksum.
 ///
 /// # Errors
 /// If another conversion began the file, if it cannot be read, or if `progress` says to stop.
 pub(super) fn finished(
     part: &Path,
-    source: &Source,
+    rows: &dyn RowSource,
     header: &Header,
     progress: &mut dyn Progress,
 ) -> Result<Finished, ConvertError> {
@@ -40,7 +40,7 @@ pub(super) fn finished(
     let checksums = checksums.ok_or_else(|| other(part, map.bytes(), &expected))?;
     let offsets = header.tensors().iter().map(|t| expected.len() as u64 + t.offset);
     let ends = offsets.skip(1).chain([header.file_bytes()]);
-    let tensors = header.tensors().iter().zip(source.tensors()).zip(checksums).zip(ends);
+    let tensors = header.tensors().iter().zip(rows.model().tensors()).zip(checksums).zip(ends);
     for (((info, spec), checksum), end) in tensors {
         let at = expected.len() + info.offset as usize;
         let Some(bytes) = map.bytes().get(at..end as usize) else { break };
@@ -52,7 +52,7 @@ pub(super) fn finished(
         finished.checksums.push(checksum);
         finished.len = end;
         progress.tensor(&info.name);
-        progress.advanced(source.tensor(spec).data.len() as u64, info.bytes);
+        progress.advanced(rows.rows(spec).bytes(0..spec.rows()), info.bytes);
     }
     Ok(finished)
 }
@@ -81,12 +81,13 @@ pub(super) fn unfinished(target: Target, header: &Header, error: ConvertError) -
     if !matches!(error, Cancelled | Check { .. } | Output { .. } | Write { .. }) {
         return error;
     }
-    let stored = open(target.part()).ok().and_then(|map| header.stored_checksums(map.bytes()));
+    let stored =
+        open(target.unfinished()).ok().and_then(|map| header.stored_checksums(map.bytes()));
     let finished = stored.iter().flatten().take_while(|checksum| **checksum != 0).count();
     if finished == 0 {
         return error;
     }
-    let (part, tensors) = (target.part().to_owned(), header.tensors().len());
+    let (part, tensors) = (target.unfinished().to_owned(), header.tensors().len());
     target.keep();
     ConvertError::Unfinished { part, finished, tensors, cause: Box::new(error) }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempPath;
 
-use super::part::Part;
+use super::unfinished::UnfinishedFile;
 use super::ConvertError;
 use crate::model::Source;
 
@@ -17,7 +17,7 @@ use crate::model::Source;
 pub struct Target {
     path: PathBuf,
     force: bool,
-    part: Part,
+    unfinished: UnfinishedFile,
 }
 
 impl Target {
@@ -36,20 +36,20 @@ impl Target {
         bytes: u64,
     ) -> Result<Self, ConvertError> {
         check_replaceable(path, force, source)?;
-        let part = Part::path_for(path);
-        if source.is_some_and(|source| is_part_of(&part, source)) {
-            return Err(ConvertError::Unsuitable { path: part, cause: BEING_READ });
+        let unfinished = UnfinishedFile::path_for(path);
+        if source.is_some_and(|source| is_part_of(&unfinished, source)) {
+            return Err(ConvertError::Unsuitable { path: unfinished, cause: BEING_READ });
         }
         let dir = directory(path);
         let no_directory = |error| ConvertError::Directory { path: path.to_owned(), error };
         std::fs::metadata(dir).map_err(no_directory)?;
         // Where nobody can say what is free, writing will tell. What is begun makes room, or is
         // gone on with.
-        let begun = std::fs::symlink_metadata(&part).map_or(0, |metadata| metadata.len());
+        let begun = std::fs::symlink_metadata(&unfinished).map_or(0, |metadata| metadata.len());
         if let Ok(available) = fs4::available_space(dir) {
             check_space(path, bytes, available.saturating_add(begun))?;
         }
-        Ok(Self { path: path.to_owned(), force, part: Part::open(path)? })
+        Ok(Self { path: path.to_owned(), force, unfinished: UnfinishedFile::open(path)? })
     }
 
     /// The path that the file will have.
@@ -59,12 +59,12 @@ impl Target {
 
     /// The file to write to.
     pub fn file(&self) -> &File {
-        self.part.file()
+        self.unfinished.file()
     }
 
     /// The path of the unfinished file.
-    pub(super) fn part(&self) -> &Path {
-        self.part.path()
+    pub(super) fn unfinished(&self) -> &Path {
+        self.unfinished.path()
     }
 
     /// Begins to write after the first `len` bytes of what is there.
@@ -72,12 +72,12 @@ impl Target {
     /// # Errors
     /// If the system refuses.
     pub fn begin(&mut self, len: u64) -> Result<(), ConvertError> {
-        self.part.claim(len).map_err(|error| self.error(error))
+        self.unfinished.claim(len).map_err(|error| self.error(error))
     }
 
     /// Leaves the unfinished file where it is.
     pub(super) fn keep(mut self) {
-        self.part.keep();
+        self.unfinished.keep();
     }
 
     /// Waits until the bytes are on the disk.
@@ -93,17 +93,17 @@ impl Target {
     /// # Errors
     /// If the system refuses, or somebody took the name meanwhile and `force` was not given.
     pub fn commit(&mut self) -> Result<(), ConvertError> {
-        let (part, path) = (self.part.path(), &self.path);
+        let (unfinished, path) = (self.unfinished.path(), &self.path);
         let renamed = match self.force {
-            true => std::fs::rename(part, path),
+            true => std::fs::rename(unfinished, path),
             // Fails if somebody took the name meanwhile.
-            false => TempPath::try_from_path(part).and_then(|mut part| {
-                part.disable_cleanup(true);
-                part.persist_noclobber(path).map_err(|e| e.error)
+            false => TempPath::try_from_path(unfinished).and_then(|mut unfinished| {
+                unfinished.disable_cleanup(true);
+                unfinished.persist_noclobber(path).map_err(|e| e.error)
             }),
         };
         renamed.map_err(|error| self.error(error))?;
-        self.part.keep();
+        self.unfinished.keep();
         sync_directory(directory(&self.path));
         Ok(())
     }

@@ -21,9 +21,9 @@ impl Weighting {
     pub fn new(source: &Source, imatrix: &Imatrix) -> Self {
         let mut all = Self::default();
         for spec in source.tensors() {
-            let known = match spec.role {
+            let known = match spec.role() {
                 Role::Norm => None,
-                Role::Matrix => match imatrix.importance(&spec.name, spec.shape[0]) {
+                Role::Matrix => match imatrix.importance(&spec.name, spec.cols()) {
                     Ok(importance) => {
                         if importance.repaired > 0 {
                             all.repaired.push((spec.name.clone(), importance.repaired));

@@ -25,7 +25,7 @@ use pick::{pick, Row};
 use plan::{plan, Need, Pace};
 use slot::Slot;
 
-use crate::model::{BatchEntry, Model, ModelError, StateOptions, Workspace};
+use crate::model::{BatchEntry, Model, ModelError, StateOptions, Workspace, LOGIT_ROWS};
 use crate::tokenizer::Tokenizer;
 
 /// What an engine may take.
@@ -53,9 +53,6 @@ pub struct Engine<'m> {
     /// Passes so far.
     steps: u64,
 }
-
-/// Rows whose logits are computed together: 256,000 pieces are 66 MB.
-const LOGIT_ROWS: usize = 64;
 
 /// Fewer tokens in common are evaluated sooner than waited for.
 const WORTH_WAITING: usize = 16;
@@ -244,9 +241,7 @@ impl<'m> Engine<'m> {
                 rows => return rows.chunks(1).for_each(|row| self.go_on(row)),
             },
         };
-        let cpu = self.model.cpu();
-        let on = (&*cpu.pool, cpu.isa);
-        let picked = pick(&mut self.slots, rows, logits, &self.stop_ids, on);
+        let picked = pick(&mut self.slots, rows, logits, &self.stop_ids, self.model.cpu());
         let shared = Arc::clone(&self.shared);
         let mut desk = shared.desk();
         for (row, picked) in rows.iter().zip(picked) {

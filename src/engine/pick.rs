@@ -2,7 +2,7 @@
 
 use super::slot::Slot;
 use super::{EngineError, Request, Token, TokenLogprobs};
-use crate::kernels::{log_sum_exp, Isa, ThreadPool};
+use crate::kernels::{log_sum_exp, Cpu, Isa};
 use crate::sampling::ConstraintError;
 
 /// A row of a pass whose logits are wanted.
@@ -39,7 +39,7 @@ pub(super) fn pick(
     rows: &[Row],
     logits: &mut [f32],
     stop_ids: &[u32],
-    (pool, isa): (&ThreadPool, Isa),
+    cpu: &Cpu,
 ) -> Vec<Option<Picked>> {
     let mut picked: Vec<Option<Picked>> = rows.iter().map(|_| None).collect();
     let n_vocab = logits.len() / rows.len();
@@ -64,7 +64,7 @@ pub(super) fn pick(
             tasks.push(Task { logits, logprobs, next, picked });
         }
     }
-    pool.for_each(tasks, |task| task.run(isa, stop_ids));
+    cpu.for_each(tasks, |task| task.run(cpu.isa(), stop_ids));
     picked
 }
 

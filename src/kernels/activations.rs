@@ -82,6 +82,12 @@ impl Activations {
         self.forms.iter_mut().for_each(|(_, _, form)| form.clear());
     }
 
+    /// Bytes that a row of `cols` values takes: the values, and a quantized form of at most a byte and a
+    /// quarter for each (Q8_0 in panels).
+    pub fn row_bytes(cols: usize) -> usize {
+        cols * size_of::<f32>() + cols * 5 / 4
+    }
+
     /// Number of rows.
     pub fn n(&self) -> usize {
         self.x.len() / self.cols.max(1)

@@ -167,6 +167,11 @@ pub fn add_rms_norm(
     isa.run(AddRmsNorm { y, x, weight, eps, buffer });
 }
 
+/// `x += y`.
+pub fn add_assign(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
 /// `x *= factor`.
 pub fn scale(x: &mut [f32], factor: f32) {
     x.iter_mut().for_each(|x| *x *= factor);

@@ -5,6 +5,7 @@
 //! - `matmul`: matrices × columns.
 //! - `attention`: over the cache.
 //! - `weights`: quantizing them, for conversion.
+//! - `cpu`: threads and instructions as one, and the operations that a model asks of them.
 //! - `thread_pool`: the threads.
 //!
 //! Results do not depend on the instruction set or the threads, bit for bit; [`Isa::SCALAR`] runs
@@ -13,6 +14,7 @@
 mod activations;
 mod attention;
 mod buffer;
+mod cpu;
 mod divergence;
 mod elementwise;
 pub mod isa;
@@ -24,32 +26,15 @@ mod thread_pool;
 mod unpack;
 mod weights;
 
-use std::num::NonZeroUsize;
-use std::sync::Arc;
-
 pub use activations::Activations;
 pub use attention::{Attention, CausalRange, KvRows, KvType, Partials};
 pub use buffer::refit;
+pub use cpu::{all_finite, Cpu};
 pub use divergence::{argmax, kl_divergence};
-pub use elementwise::{add_rms_norm, geglu, log_sum_exp, rms_norm, scale, softcap};
+pub use elementwise::log_sum_exp;
 pub use isa::Isa;
 pub use matmul::{Matrix, Product};
-pub use rope::Rope;
-pub use thread_pool::{default_threads, ThreadPool, ThreadPoolError};
-pub use weights::{largest, weighted_error, Requantize};
-
-/// What kernels run on: threads, and the instructions that they use. Clones share the threads.
-#[derive(Clone, Debug)]
-pub struct Cpu {
-    /// The threads.
-    pub pool: Arc<ThreadPool>,
-    /// The instructions.
-    pub isa: Isa,
-}
-
-impl Cpu {
-    /// `threads`, or as many as there are physical cores, and `isa`.
-    pub fn new(threads: Option<NonZeroUsize>, isa: Isa) -> Result<Self, ThreadPoolError> {
-        Ok(Self { pool: Arc::new(ThreadPool::new(threads)?), isa })
-    }
-}
+pub use rope::{Rope, RopeSpec};
+use thread_pool::ThreadPool;
+pub use thread_pool::{default_threads, ThreadPoolError};
+pub use weights::{largest, weighted_error, Quantize};

@@ -1,9 +1,25 @@
 //! Rotary position embedding, NEOX halves: element i turns with element i + head_dim / 2.
 
+/// How fast positions turn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RopeSpec {
+    /// Element i turns by 1 / base^(2i / head_dim) a position.
+    pub base: f32,
+    /// What positions are divided by: above 1 for contexts longer than what was trained first
+    /// (linear scaling, <https://arxiv.org/abs/2306.15595>).
+    pub factor: f32,
+}
+
+impl Default for RopeSpec {
+    fn default() -> Self {
+        Self { base: 10_000.0, factor: 1.0 }
+    }
+}
+
 /// Cosines and sines for the positions of one ubatch, shared by all layers.
 #[derive(Debug, Default)]
 pub struct Rope {
-    /// 1 / base^(2i / head_dim), `[head_dim / 2]`.
+    /// 1 / base^(2i / head_dim) / factor, `[head_dim / 2]`.
     inv_freq: Vec<f32>,
     /// `[n, head_dim / 2]`
     cos: Vec<f32>,
@@ -12,11 +28,17 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// For heads of `head_dim` (even) with the given base.
-    pub fn new(head_dim: usize, base: f32) -> Self {
+    /// For heads of `head_dim`, an even number.
+    pub fn new(head_dim: usize, RopeSpec { base, factor }: RopeSpec) -> Self {
         let exponent = |i: usize| (2 * i) as f32 / head_dim as f32;
-        let inv_freq = (0..head_dim / 2).map(|i| 1.0 / base.powf(exponent(i))).collect();
+        // The frequency is rounded before it is divided, as in transformers.
+        let inv_freq = (0..head_dim / 2).map(|i| 1.0 / base.powf(exponent(i)) / factor).collect();
         Self { inv_freq, ..Self::default() }
+    }
+
+    /// Bytes that it holds for each row.
+    pub fn row_bytes(head_dim: usize) -> usize {
+        head_dim * size_of::<f32>()
     }
 
     /// Prepares for a row at each of `positions`. Angles are rounded to f32 before

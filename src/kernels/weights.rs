@@ -5,31 +5,28 @@ use lapidary_formats::quant::{Effort, Lanes, QuantType, LANES};
 
 use super::isa::{Isa, Op, Simd};
 
-/// Rows to be quantized anew.
+/// Rows to be quantized.
 #[derive(Clone, Copy, Debug)]
-pub struct Requantize<'a> {
-    /// What the rows are stored in.
-    pub from: QuantType,
+pub struct Quantize<'a> {
     /// What they are wanted in.
-    pub to: QuantType,
+    pub ty: QuantType,
     /// How much each column's squared error counts, `[cols]`; equally much if not given.
     pub importance: Option<&'a [f32]>,
     /// How long to search for scales.
     pub effort: Effort,
 }
 
-impl Requantize<'_> {
-    /// Writes `row` to `out`, unless it has values that are not finite, and gives the row's
-    /// [`largest`] magnitude. `x`, `[cols]`, gets the values. The bytes do not depend on `isa`.
-    pub fn row(&self, isa: Isa, row: &[u8], x: &mut [f32], out: &mut [u8]) -> f32 {
-        isa.run(Row { requantize: self, row, x, out })
+impl Quantize<'_> {
+    /// Writes the row `x`, `[cols]`, to `out`, unless it has values that are not finite, and gives the
+    /// row's [`largest`] magnitude. The bytes do not depend on `isa`.
+    pub fn row(&self, isa: Isa, x: &[f32], out: &mut [u8]) -> f32 {
+        isa.run(Row { quantize: self, x, out })
     }
 }
 
 struct Row<'a> {
-    requantize: &'a Requantize<'a>,
-    row: &'a [u8],
-    x: &'a mut [f32],
+    quantize: &'a Quantize<'a>,
+    x: &'a [f32],
     out: &'a mut [u8],
 }
 
@@ -38,13 +35,10 @@ impl Op for Row<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
-        let Row { requantize: Requantize { from, to, importance, effort }, row, x, out } = self;
-        (from.traits().dequantize)(row, x);
+        let Row { quantize: Quantize { ty, importance, effort }, x, out } = self;
         let largest = largest(x);
-        if from == to {
-            out.copy_from_slice(row);
-        } else if largest.is_finite() {
-            to.quantize_by(Vectors(s), x, *importance, *effort, out);
+        if largest.is_finite() {
+            ty.quantize_by(Vectors(s), x, *importance, *effort, out);
         }
         largest
     }
@@ -176,21 +170,20 @@ mod tests {
     fn every_instruction_set_gives_the_same_bytes() {
         const COLS: usize = 2048;
         let (x, w) = data(COLS);
-        let bytes: Vec<u8> = x.iter().flat_map(|x| x.to_le_bytes()).collect();
-        for to in QuantType::all() {
+        for ty in QuantType::all() {
             let efforts = [Effort::Fast, Effort::Default, Effort::Best];
             for (importance, effort) in [None, Some(&w[..]), Some(&w[..])].into_iter().zip(efforts)
             {
-                let requantize = Requantize { from: QuantType::F32, to, importance, effort };
+                let quantize = Quantize { ty, importance, effort };
                 let run = |isa| {
-                    let (mut x, mut out) = (vec![0.0; COLS], vec![0; to.row_bytes(COLS).unwrap()]);
-                    let largest = requantize.row(isa, &bytes, &mut x, &mut out);
+                    let mut out = vec![0; ty.row_bytes(COLS).unwrap()];
+                    let largest = quantize.row(isa, &x, &mut out);
                     (largest.to_bits(), out)
                 };
                 let reference = run(Isa::SCALAR);
                 for isa in Isa::available() {
                     let weighted = importance.is_some();
-                    assert!(run(isa) == reference, "{to} on {}, weighted: {weighted}", isa.name());
+                    assert!(run(isa) == reference, "{ty} on {}, weighted: {weighted}", isa.name());
                 }
             }
         }

@@ -1,12 +1,12 @@
 //! The forward pass.
 //!
 //! x → norm → q, k, v → RoPE → attention → output → norm → + → norm → GeGLU → down → norm → +,
-//! layer after layer; then a final norm, the head, and the final softcap.
+//! layer after layer; then a final norm, the output matrix, and the final softcap. Which of the norms a
+//! layer has, how far it attends and how it turns, its [`LayerSpec`](super::LayerSpec) says.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::batch::{last_rows, n_rows, BatchEntry};
 use super::observer::{Observer, Readers};
@@ -14,12 +14,9 @@ use super::read_ahead::ReadAhead;
 use super::state::{Cache, Workspace, LOGIT_ROWS};
 use super::weights::{Layer, Weights};
 use super::{Config, ModelError, Sequence, Source, State};
-use crate::kernels::{
-    add_rms_norm, refit, rms_norm, scale, softcap, Activations, Attention, CausalRange, Cpu, Isa,
-    Product,
-};
+use crate::kernels::{all_finite, refit, Attention, CausalRange, Cpu, Isa, Product};
 
-/// A model that is ready to run: its blueprint, its weights and what it runs on.
+/// A model that is ready to run: its configuration, its weights and what it runs on.
 #[derive(Debug)]
 pub struct Model<'a> {
     path: PathBuf,
@@ -62,14 +59,14 @@ impl<'a> Model<'a> {
         Ok(Self { path, config, weights, cpu, read_ahead })
     }
 
-    /// The model's blueprint.
+    /// The model's configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
     /// Number of threads it runs on.
     pub fn threads(&self) -> usize {
-        self.cpu.pool.threads()
+        self.cpu.threads()
     }
 
     /// What it runs on, for other work between two of its steps.
@@ -79,7 +76,7 @@ impl<'a> Model<'a> {
 
     /// The instructions it runs on.
     pub fn isa(&self) -> Isa {
-        self.cpu.isa
+        self.cpu.isa()
     }
 
     /// Evaluates `tokens` after those that `state` holds and calls `sink` with the logits of each
@@ -144,30 +141,20 @@ impl<'a> Model<'a> {
         state: &'s mut State,
         rows: Range<usize>,
     ) -> Result<&'s mut [f32], ModelError> {
-        self.head(&mut state.work, rows)
+        self.output(&mut state.work, rows)
     }
 
     /// The logits of some rows of the pass before, `[rows, n_vocab]`.
-    pub(super) fn head<'s>(
+    pub(super) fn output<'s>(
         &self,
         work: &'s mut Workspace,
         rows: impl ExactSizeIterator<Item = usize>,
     ) -> Result<&'s mut [f32], ModelError> {
         assert!(rows.len() > 0, "the logits of no rows");
-        let b = &mut work.buffers;
-        self.norm_input(&b.x, rows, &self.weights.output_norm, &mut b.input);
+        let (c, b) = (&self.config, &mut work.buffers);
+        self.cpu.rms_norm(&b.x, rows, &self.weights.output_norm, c.rms_eps, &mut b.input);
         self.cpu.matmul(&mut b.input, [Product { w: &self.weights.output, out: &mut b.logits }]);
-        let finite = AtomicBool::new(true);
-        self.cpu.pool.for_each(b.logits.chunks_mut(LOGITS_PART), |x| {
-            // Before the softcap, which makes infinity a number.
-            if !all_finite(x) {
-                finite.store(false, Ordering::Relaxed);
-            }
-            if let Some(cap) = self.config.final_softcap {
-                softcap(self.cpu.isa, x, cap);
-            }
-        });
-        match finite.into_inner() {
+        match self.cpu.softcap(&mut b.logits, c.final_softcap) {
             true => Ok(&mut b.logits),
             false => Err(self.not_finite()),
         }
@@ -188,8 +175,8 @@ impl<'a> Model<'a> {
     }
 
     /// Evaluates `tokens` after those that `state` holds and shows `observer` everything on the way,
-    /// in ubatches of positions. The head is not computed; what it would be multiplied with is shown
-    /// for every position.
+    /// in ubatches. Logits are not computed; what the output matrix would be multiplied with is shown for
+    /// every position.
     ///
     /// # Errors
     /// Those of [`forward`](Self::forward); what was shown before the error is of no use.
@@ -202,9 +189,10 @@ impl<'a> Model<'a> {
         self.check(&state.sequence, tokens)?;
         for tokens in tokens.chunks(state.options().n_ubatch) {
             self.ubatch(state, tokens, observer)?;
-            let b = &mut state.work.buffers;
-            self.norm_input(&b.x, 0..tokens.len(), &self.weights.output_norm, &mut b.input);
-            observer.inputs(Readers::Head(self.weights.output_name), &b.input);
+            let (b, w) = (&mut state.work.buffers, &self.weights);
+            let rows = 0..tokens.len();
+            self.cpu.rms_norm(&b.x, rows, &w.output_norm, self.config.rms_eps, &mut b.input);
+            observer.inputs(Readers::Output(w.output_kind), &b.input);
         }
         Ok(())
     }
@@ -234,11 +222,11 @@ impl<'a> Model<'a> {
         self.layers(work, &mut [BatchEntry { sequence, tokens }], observer)
     }
 
-    /// From tokens to the stream after the last layer, in the buffer `x`: the rows of all parts in
-    /// order.
+    /// From tokens to the residual stream after the last layer, in the buffer `x`: the rows of all
+    /// entries in order.
     ///
     /// Quantized activations have no way to say NaN, so that what is computed from them is looked at
-    /// before it becomes one: of the stream everything, of the rest the last position of each part, as
+    /// before it becomes one: of the stream everything, of the rest the last position of each entry, as
     /// a row of weights that is no number makes it none at every position.
     pub(super) fn layers(
         &self,
@@ -246,15 +234,13 @@ impl<'a> Model<'a> {
         batch: &mut [BatchEntry<'_>],
         observer: &mut dyn Observer,
     ) -> Result<(), ModelError> {
-        let c = &self.config;
-        let tokens: Vec<u32> = batch.iter().flat_map(|part| part.tokens).copied().collect();
-        refit(&mut work.buffers.x, tokens.len() * c.n_embd, 0.0);
-        self.cpu.pool.for_each(work.buffers.x.chunks_mut(c.n_embd).zip(&tokens), |(x, id)| {
-            self.weights.token_embd.dequantize_row(*id as usize, x);
-            scale(x, c.embd_scale());
-        });
-        work.rope.prepare(batch.iter().flat_map(BatchEntry::positions));
-        observer.stream(0, &work.buffers.x);
+        let (c, x) = (&self.config, &mut work.buffers.x);
+        let tokens: Vec<u32> = batch.iter().flat_map(|entry| entry.tokens).copied().collect();
+        refit(x, tokens.len() * c.n_embd, 0.0);
+        self.cpu.embed(&self.weights.token_embd, &tokens, c.embd_scale(), x);
+        observer.stream(0, x);
+        let positions: Vec<usize> = batch.iter().flat_map(BatchEntry::positions).collect();
+        work.ropes.prepare(positions.iter().copied());
         let mut finite = true;
         for (i, layer) in self.weights.layers.iter().enumerate() {
             self.read_ahead.reached(i);
@@ -264,8 +250,8 @@ impl<'a> Model<'a> {
             observer.stream(2 * i + 2, &work.buffers.x);
         }
         self.read_ahead.reached(self.weights.layers.len());
-        for part in batch {
-            part.sequence.len += part.tokens.len();
+        for entry in batch {
+            entry.sequence.len += entry.tokens.len();
         }
         match finite && all_finite(&work.buffers.x) {
             true => Ok(()),
@@ -282,9 +268,10 @@ impl<'a> Model<'a> {
         work: &mut Workspace,
         observer: &mut dyn Observer,
     ) -> bool {
-        let (c, cpu, Workspace { buffers: b, rope }) = (&self.config, &self.cpu, work);
+        let (c, spec, cpu) = (&self.config, &self.config.layers[index], &self.cpu);
+        let Workspace { buffers: b, ropes } = work;
         let (n, q_row, kv_row) = (n_rows(batch), c.n_embd_q(), c.n_embd_kv());
-        self.norm_input(&b.x, 0..n, &layer.attn_norm, &mut b.input);
+        cpu.rms_norm(&b.x, 0..n, &layer.attn_norm, c.rms_eps, &mut b.input);
         observer.inputs(Readers::AttnIn(index), &b.input);
         let products = [
             Product { w: &layer.attn_q, out: &mut b.q },
@@ -292,34 +279,36 @@ impl<'a> Model<'a> {
             Product { w: &layer.attn_v, out: &mut b.v },
         ];
         cpu.matmul(&mut b.input, products);
-        let rows = b.q.chunks_mut(q_row).zip(b.k.chunks_mut(kv_row));
-        cpu.pool.for_each(rows.enumerate(), |(row, (q, k))| {
-            rope.apply(row, q);
-            rope.apply(row, k);
-        });
+        for (x, norm) in [(&mut b.q, &layer.attn_q_norm), (&mut b.k, &layer.attn_k_norm)] {
+            if let Some(norm) = norm {
+                cpu.rms_norm_heads(x, n, norm, c.rms_eps);
+            }
+        }
+        cpu.rope(ropes.of(spec), n, &mut b.q, &mut b.k);
         let attention = Attention {
             n_head: c.n_head,
             n_head_kv: c.n_head_kv,
             head_dim: c.head_dim,
             scale: c.attn_scale,
-            softcap: c.attn_softcap,
-            window: if c.is_local(index) { c.sliding_window } else { usize::MAX },
+            softcap: spec.softcap,
+            window: spec.window.unwrap_or(usize::MAX),
         };
         let mut row = 0;
         for BatchEntry { sequence, tokens } in &mut *batch {
-            let Cache { k, v } = &mut sequence.cache[index];
+            let Cache { k, v, .. } = &mut sequence.cache[index];
             let rows = row * kv_row..(row + tokens.len()) * kv_row;
             k.push(cpu, &b.k[rows.clone()]);
             v.push(cpu, &b.v[rows]);
             row += tokens.len();
         }
-        let seen: Vec<CausalRange<'_>> = batch.iter().map(|part| part.seen(index)).collect();
+        let ranges: Vec<CausalRange<'_>> =
+            batch.iter().map(|entry| entry.causal_range(index)).collect();
         b.inner.fill(n, q_row, |out| {
-            attention.run(cpu, &seen, &b.q, &mut b.partials, out);
+            attention.run(cpu, &ranges, &b.q, &mut b.partials, out);
         });
         observer.inputs(Readers::AttnOut(index), &b.inner);
         cpu.matmul(&mut b.inner, [Product { w: &layer.attn_output, out: &mut b.delta }]);
-        self.add_normed(&mut b.x, &b.delta, &layer.post_attention_norm);
+        self.add(&mut b.x, &b.delta, layer.post_attention_norm.as_deref());
         let looked_at = [b.q.as_slice(), &b.k, &b.v, b.inner.x()];
         looked_at.iter().all(|x| last_rows(batch, x).all(all_finite))
     }
@@ -333,55 +322,29 @@ impl<'a> Model<'a> {
         work: &mut Workspace,
         observer: &mut dyn Observer,
     ) -> bool {
-        let (n, b) = (n_rows(batch), &mut work.buffers);
-        self.norm_input(&b.x, 0..n, &layer.ffn_norm, &mut b.input);
+        let (c, n, b) = (&self.config, n_rows(batch), &mut work.buffers);
+        self.cpu.rms_norm(&b.x, 0..n, &layer.ffn_norm, c.rms_eps, &mut b.input);
         observer.inputs(Readers::FfnIn(index), &b.input);
-        b.inner.fill(n, self.config.n_ff, |out| {
+        b.inner.fill(n, c.n_ff, |out| {
             self.cpu.gated(&mut b.input, &layer.ffn_gate, &layer.ffn_up, out);
         });
         observer.inputs(Readers::FfnOut(index), &b.inner);
         self.cpu.matmul(&mut b.inner, [Product { w: &layer.ffn_down, out: &mut b.delta }]);
-        self.add_normed(&mut b.x, &b.delta, &layer.post_ffw_norm);
+        self.add(&mut b.x, &b.delta, layer.post_ffw_norm.as_deref());
         last_rows(batch, b.inner.x()).all(all_finite)
     }
 
-    /// `input = norm(x)` of some of its rows.
-    fn norm_input(
-        &self,
-        x: &[f32],
-        rows: impl ExactSizeIterator<Item = usize>,
-        weight: &[f32],
-        input: &mut Activations,
-    ) {
-        let (d, eps, cpu) = (weight.len(), self.config.rms_eps, &self.cpu);
-        input.fill(rows.len(), d, |out| {
-            let rows = out.chunks_mut(d).zip(rows);
-            cpu.pool.for_each(rows, |(out, row)| {
-                rms_norm(cpu.isa, &x[row * d..][..d], weight, eps, out);
-            });
-        });
-    }
-
-    /// `x += norm(delta)`.
-    fn add_normed(&self, x: &mut [f32], delta: &[f32], weight: &[f32]) {
-        let (d, eps, cpu) = (weight.len(), self.config.rms_eps, &self.cpu);
-        let rows = x.chunks_mut(d).zip(delta.chunks(d));
-        cpu.pool.for_each_with(rows, Vec::new, |buffer, (x, delta)| {
-            add_rms_norm(cpu.isa, x, delta, weight, eps, buffer);
-        });
+    /// Adds `delta` to the stream `x`, after its norm if it has one.
+    fn add(&self, x: &mut [f32], delta: &[f32], norm: Option<&[f32]>) {
+        match norm {
+            Some(norm) => self.cpu.add_rms_norm(x, delta, norm, self.config.rms_eps),
+            None => self.cpu.add(x, delta),
+        }
     }
 }
 
-/// `rows` in parts whose logits are computed together.
+/// `rows` in blocks whose logits are computed together.
 pub fn logit_blocks(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let end = rows.end;
     rows.step_by(LOGIT_ROWS).map(move |start| start..end.min(start + LOGIT_ROWS))
-}
-
-/// Logits that one thread looks at and squashes at a time.
-const LOGITS_PART: usize = 1 << 14;
-
-/// Every value is looked at, which is faster than to stop at one.
-fn all_finite(x: &[f32]) -> bool {
-    x.iter().fold(true, |finite, x| finite & x.is_finite())
 }

@@ -1,6 +1,6 @@
 //! What a forward pass shows to who wants to see more than logits.
 
-use super::tensors::block_name;
+use super::tensors::TensorKind;
 use crate::kernels::Activations;
 
 /// Who watches a forward pass. Every method does nothing unless it is overridden; `()` is nobody.
@@ -8,14 +8,15 @@ pub trait Observer {
     /// The rows that the matrices `readers` are about to be multiplied with, `[n, cols]`.
     fn inputs(&mut self, _readers: Readers, _rows: &Activations) {}
 
-    /// The residual stream, `[n, n_embd]`, after so many layer halves: after 0 the embedding of the
-    /// tokens, after 1 what the first layer's attention was added to, and so on.
-    fn stream(&mut self, _halves: usize, _x: &[f32]) {}
+    /// The residual stream, `[n, n_embd]`, after so many sublayers were added to it: after 0 it is the
+    /// embedding of the tokens, after 1 the first layer's attention was added, after 2 its feed-forward,
+    /// and so on.
+    fn stream(&mut self, _sublayers: usize, _x: &[f32]) {}
 }
 
 impl Observer for () {}
 
-/// The matrices that read the same rows. A number is that of the layer.
+/// The matrices that are multiplied with the same rows. A number is that of the layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Readers {
     /// `attn_q`, `attn_k`, `attn_v`
@@ -26,21 +27,21 @@ pub enum Readers {
     FfnIn(usize),
     /// `ffn_down`
     FfnOut(usize),
-    /// The head, by its name in a GGUF file: that of the embedding, unless it is a matrix of its
-    /// own.
-    Head(&'static str),
+    /// The matrix that gives the logits: the embedding, unless the model has one of its own.
+    Output(TensorKind),
 }
 
 impl Readers {
     /// Their names in a GGUF file.
     pub fn names(self) -> Vec<String> {
-        let of = |layer, tensors: &[&str]| tensors.iter().map(|t| block_name(layer, t)).collect();
+        use TensorKind::{AttnK, AttnOutput, AttnQ, AttnV, FfnDown, FfnGate, FfnUp};
+        let of = |layer, kinds: &[TensorKind]| kinds.iter().map(|k| k.name(Some(layer))).collect();
         match self {
-            Self::AttnIn(layer) => of(layer, &["attn_q", "attn_k", "attn_v"]),
-            Self::AttnOut(layer) => of(layer, &["attn_output"]),
-            Self::FfnIn(layer) => of(layer, &["ffn_gate", "ffn_up"]),
-            Self::FfnOut(layer) => of(layer, &["ffn_down"]),
-            Self::Head(name) => vec![name.to_owned()],
+            Self::AttnIn(layer) => of(layer, &[AttnQ, AttnK, AttnV]),
+            Self::AttnOut(layer) => of(layer, &[AttnOutput]),
+            Self::FfnIn(layer) => of(layer, &[FfnGate, FfnUp]),
+            Self::FfnOut(layer) => of(layer, &[FfnDown]),
+            Self::Output(kind) => vec![kind.name(None)],
         }
     }
 }

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use lapidary_formats::session::{Header, Reader, SessionError, Writer};
 use thiserror::Error;
 
-use super::state::Sequence;
+use super::state::{Cache, Sequence};
 use super::{Config, State, StateOptions};
 use crate::kernels::KvType;
 
@@ -132,14 +132,11 @@ impl State {
         if header.row_bytes != row_bytes as u64 {
             return Err(SavedError::Shape("rows have another size"));
         }
-        if header.first.len() != config.n_layer {
+        if header.first.len() != config.n_layer() {
             return Err(SavedError::Shape("layers are not as many"));
         }
-        let missing = |(layer, first): (usize, &u64)| {
-            let window = if config.is_local(layer) { config.sliding_window } else { usize::MAX };
-            *first > (tokens + 1).saturating_sub(window) as u64
-        };
-        match header.first.iter().enumerate().any(missing) {
+        let missing = |(first, cache): (&u64, &Cache)| *first > cache.first_for(tokens) as u64;
+        match header.first.iter().zip(&self.sequence.cache).any(missing) {
             true => Err(SavedError::Shape("rows are not all there that the next token sees")),
             false => Ok(()),
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::source::{Source, SourceError};
-use super::tensors::{block_name, TensorSpec, OUTPUT, OUTPUT_NORM, TOKEN_EMBD};
+use super::tensors::{TensorKind, TensorSpec};
 use crate::kernels::Matrix;
 
 /// The weights of a model; the matrices borrow the mapped file.
@@ -15,13 +15,14 @@ pub struct Weights<'a> {
     pub layers: Vec<Layer<'a>>,
     /// `[n_embd]`
     pub output_norm: Vec<f32>,
-    /// `[n_vocab, n_embd]`: the embedding again, unless the model has a head of its own.
+    /// `[n_vocab, n_embd]`: the embedding again, unless the model has an output matrix of its own.
     pub output: Matrix<'a>,
-    /// The name of `output` in a GGUF file.
-    pub output_name: &'static str,
+    /// What `output` is: the embedding or a matrix of its own.
+    pub output_kind: TensorKind,
 }
 
-/// The weights of one layer. Norms are multipliers (1 + w), `[n_embd]`.
+/// The weights of one layer. Norms are multipliers (1 + w), `[n_embd]` where nothing else is said; those
+/// that its specification does not ask for are not there.
 #[derive(Debug)]
 pub struct Layer<'a> {
     /// Before attention.
@@ -32,10 +33,14 @@ pub struct Layer<'a> {
     pub attn_k: Matrix<'a>,
     /// `[n_head_kv * head_dim, n_embd]`
     pub attn_v: Matrix<'a>,
+    /// Of each head's query, before RoPE: `[head_dim]`
+    pub attn_q_norm: Option<Vec<f32>>,
+    /// Of each head's key, before RoPE: `[head_dim]`
+    pub attn_k_norm: Option<Vec<f32>>,
     /// `[n_embd, n_head * head_dim]`
     pub attn_output: Matrix<'a>,
     /// After attention, before it is added.
-    pub post_attention_norm: Vec<f32>,
+    pub post_attention_norm: Option<Vec<f32>>,
     /// Before the feed-forward layer.
     pub ffn_norm: Vec<f32>,
     /// `[n_ff, n_embd]`
@@ -45,7 +50,7 @@ pub struct Layer<'a> {
     /// `[n_embd, n_ff]`
     pub ffn_down: Matrix<'a>,
     /// After the feed-forward layer, before it is added.
-    pub post_ffw_norm: Vec<f32>,
+    pub post_ffw_norm: Option<Vec<f32>>,
 }
 
 impl<'a> Layer<'a> {
@@ -63,34 +68,40 @@ impl<'a> Weights<'a> {
     /// If a norm has values that are NaN or infinite. Matrices are not looked at, as that would read
     /// the whole file.
     pub fn new(source: &'a Source) -> Result<Self, SourceError> {
-        let specs: HashMap<&str, &TensorSpec> =
-            source.tensors().iter().map(|t| (t.name.as_str(), t)).collect();
-        let find = |name: &str| specs[name];
-        let matrix = |name: &str| Matrix::new(source.tensor(find(name)));
+        use TensorKind::*;
+        let specs: HashMap<(TensorKind, Option<usize>), &TensorSpec> =
+            source.tensors().iter().map(|spec| ((spec.kind, spec.layer), spec)).collect();
+        let matrix = |kind, layer| Matrix::new(source.tensor(specs[&(kind, layer)]));
         let layer = |i: usize| {
-            let matrix = |tensor: &str| matrix(&block_name(i, tensor));
-            let norm = |tensor: &str| source.norm(find(&block_name(i, tensor)));
+            let matrix = |kind| matrix(kind, Some(i));
+            let norm = |kind| source.norm(specs[&(kind, Some(i))]);
+            let norm_if_there =
+                |kind| specs.get(&(kind, Some(i))).map(|spec| source.norm(spec)).transpose();
             Ok(Layer {
-                attn_norm: norm("attn_norm")?,
-                attn_q: matrix("attn_q"),
-                attn_k: matrix("attn_k"),
-                attn_v: matrix("attn_v"),
-                attn_output: matrix("attn_output"),
-                post_attention_norm: norm("post_attention_norm")?,
-                ffn_norm: norm("ffn_norm")?,
-                ffn_gate: matrix("ffn_gate"),
-                ffn_up: matrix("ffn_up"),
-                ffn_down: matrix("ffn_down"),
-                post_ffw_norm: norm("post_ffw_norm")?,
+                attn_norm: norm(AttnNorm)?,
+                attn_q: matrix(AttnQ),
+                attn_k: matrix(AttnK),
+                attn_v: matrix(AttnV),
+                attn_q_norm: norm_if_there(AttnQNorm)?,
+                attn_k_norm: norm_if_there(AttnKNorm)?,
+                attn_output: matrix(AttnOutput),
+                post_attention_norm: norm_if_there(PostAttentionNorm)?,
+                ffn_norm: norm(FfnNorm)?,
+                ffn_gate: matrix(FfnGate),
+                ffn_up: matrix(FfnUp),
+                ffn_down: matrix(FfnDown),
+                post_ffw_norm: norm_if_there(PostFfwNorm)?,
             })
         };
-        let output_name = if source.is_untied() { OUTPUT } else { TOKEN_EMBD };
+        let output_kind = source.output_kind();
         Ok(Self {
-            token_embd: matrix(TOKEN_EMBD),
-            layers: (0..source.config().n_layer).map(layer).collect::<Result<_, SourceError>>()?,
-            output_norm: source.norm(find(OUTPUT_NORM))?,
-            output: matrix(output_name),
-            output_name,
+            token_embd: matrix(TokenEmbd, None),
+            layers: (0..source.config().n_layer())
+                .map(layer)
+                .collect::<Result<_, SourceError>>()?,
+            output_norm: source.norm(specs[&(OutputNorm, None)])?,
+            output: matrix(output_kind, None),
+            output_kind,
         })
     }
 }

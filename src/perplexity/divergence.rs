@@ -124,8 +124,8 @@ pub fn compare(
         let more = walk.chunk(|[cut, reference], next| {
             let mut block = vec![Position::default(); next.len()];
             let logits = cut.chunks_exact(n_vocab).zip(reference.chunks_exact(n_vocab));
-            cpu.pool.for_each(block.iter_mut().zip(logits).zip(next), |((position, x), token)| {
-                *position = Position::new(cpu.isa, x, *token);
+            cpu.for_each(block.iter_mut().zip(logits).zip(next), |((position, x), token)| {
+                *position = Position::new(cpu.isa(), x, *token);
             });
             block.iter().for_each(|position| sums.add(position));
         })?;

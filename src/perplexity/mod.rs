@@ -94,8 +94,8 @@ pub fn measure(
         let more = walk.chunk(|[logits], next| {
             let mut block = vec![0.0; next.len()];
             let rows = block.iter_mut().zip(logits.chunks_exact(n_vocab)).zip(next);
-            cpu.pool.for_each(rows, |((score, logits), token)| {
-                *score = negative_log_likelihood(cpu.isa, logits, *token);
+            cpu.for_each(rows, |((score, logits), token)| {
+                *score = negative_log_likelihood(cpu.isa(), logits, *token);
             });
             block.into_iter().for_each(|score| scores.add(score));
         })?;

@@ -82,6 +82,12 @@ pub struct Sampler {
 }
 
 impl Sampler {
+    /// Bytes that picking a token takes besides the logits of `n` pieces: a copy of them, and the
+    /// candidates that are sorted.
+    pub fn predicted_heap_bytes(n: usize) -> usize {
+        n * 12
+    }
+
     /// A sampler at the start of its stream.
     ///
     /// # Errors

@@ -4,10 +4,8 @@ use std::fs;
 use std::num::NonZeroUsize;
 
 use lapidary::convert::{convert, Options, Plan, Recipe};
-use lapidary::kernels::{Cpu, Isa, KvType};
-use lapidary::model::{
-    Config, Model, Rows, Source, State, StateOptions, TensorSpec, OUTPUT_NORM, TOKEN_EMBD,
-};
+use lapidary::kernels::{Cpu, Isa, KvType, RopeSpec};
+use lapidary::model::{Config, LayerSpec, Model, Rows, Source, State, StateOptions, TensorSpec};
 use lapidary_formats::gguf::{Gguf, Header};
 use lapidary_formats::quant::QuantType;
 use tempfile::TempDir;
@@ -28,7 +26,7 @@ fn with_value(name: &str, value: f32) -> File {
 
 #[test]
 fn norms_that_are_not_finite() {
-    for name in ["blk.1.ffn_norm.weight", OUTPUT_NORM] {
+    for name in ["blk.1.ffn_norm.weight", "output_norm.weight"] {
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let file = with_value(name, value);
             let source = Source::open(&file.path()).unwrap();
@@ -79,7 +77,7 @@ fn block_scales_that_are_not_finite_end_what_is_computed() {
     let output = output.path().join("out.gguf");
     let matrices = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
     let names = matrices.map(|matrix| format!("blk.1.{matrix}.weight"));
-    for name in names.iter().map(String::as_str).chain([TOKEN_EMBD]) {
+    for name in names.iter().map(String::as_str).chain(["token_embd.weight"]) {
         for bits in BAD_SCALES {
             let file = with_scale(name, bits);
             let path = file.path();
@@ -181,18 +179,20 @@ fn models_of_strange_sizes() {
     let cpu = Cpu::new(NonZeroUsize::new(2), Isa::best()).unwrap();
     for _ in 0..200 {
         let n_head_kv = 1 + random.below(3);
+        let softcap = random.one_of(&[None, Some(1e-3), Some(50.0), Some(1e30)]);
+        let base = random.one_of(&[1e-3, 1.0, 1e4, 1e30]);
+        let layers = small::layers(1 + random.below(3), 1 + random.below(12)).into_iter();
+        let rope = RopeSpec { base, factor: 1.0 };
+        let layers = layers.map(|layer| LayerSpec { softcap, rope, ..layer }).collect();
         let config = Config {
             n_ctx_train: 1 + random.below(40),
             n_embd: random.one_of(&[1, 2, 31, 32, 33, 96, 256, 512]),
             n_ff: random.one_of(&[1, 3, 32, 64, 255, 256, 288]),
-            n_layer: 1 + random.below(3),
             n_head: n_head_kv * (1 + random.below(3)),
             n_head_kv,
             head_dim: 2 * (1 + random.below(40)),
-            sliding_window: 1 + random.below(12),
-            attn_softcap: random.one_of(&[None, Some(1e-3), Some(50.0), Some(1e30)]),
             final_softcap: random.one_of(&[None, Some(1e-3), Some(30.0)]),
-            rope_freq_base: random.one_of(&[1e-3, 1.0, 1e4, 1e30]),
+            layers,
             rms_eps: random.one_of(&[1e-30, 1e-6, 1e3]),
             ..small::config()
         };
@@ -200,9 +200,9 @@ fn models_of_strange_sizes() {
         let ty = random.one_of(&types);
         let softcaps = |h: &mut Header| {
             // Zero stands for none.
-            h.set("gemma2.attn_logit_softcapping", config.attn_softcap.unwrap_or(0.0));
+            h.set("gemma2.attn_logit_softcapping", softcap.unwrap_or(0.0));
             h.set("gemma2.final_logit_softcapping", config.final_softcap.unwrap_or(0.0));
-            h.set("gemma2.rope.freq_base", config.rope_freq_base);
+            h.set("gemma2.rope.freq_base", base);
         };
         let file = File::new(&small::gguf_of(&config, ty, softcaps, |_, _| ()));
         let source = Source::open(&file.path()).unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use lapidary::chat::GEMMA2_TEMPLATE;
-use lapidary::model::{tensors, Config, Role, TensorSpec};
+use lapidary::model::{tensors, Architecture, Config, LayerSpec, Role, TensorSpec};
 use lapidary_formats::gguf::{Header, Writer};
 use lapidary_formats::quant::QuantType;
 use lapidary_formats::vocab::{Piece, PieceKind, Vocab};
@@ -19,22 +19,26 @@ const WORDS: [&str; 8] = ["▁", "t", "h", "e", "▁t", "he", "▁the", "the"];
 /// The blueprint: two layers, so that one is local and one is not.
 pub fn config() -> Config {
     Config {
+        architecture: Architecture::Gemma2,
         name: "small".into(),
         n_vocab: N_VOCAB,
         n_ctx_train: 64,
         n_embd: 32,
         n_ff: 64,
-        n_layer: 2,
         n_head: 2,
         n_head_kv: 1,
         head_dim: 16,
-        sliding_window: 4,
-        rope_freq_base: 10_000.0,
         rms_eps: 1e-6,
         attn_scale: 0.25,
-        attn_softcap: Some(50.0),
         final_softcap: Some(30.0),
+        layers: layers(2, 4),
     }
+}
+
+/// Layers of Gemma 2 with a window of so many positions.
+pub fn layers(n_layer: usize, window: usize) -> Vec<LayerSpec> {
+    let narrowed = |layer: LayerSpec| LayerSpec { window: layer.window.and(Some(window)), ..layer };
+    Architecture::Gemma2.layers(n_layer).into_iter().map(narrowed).collect()
 }
 
 /// Six pieces that steer, 256 bytes and a few words.
@@ -69,13 +73,13 @@ pub fn metadata(c: &Config) -> Header {
     let sizes = [
         ("context_length", c.n_ctx_train),
         ("embedding_length", c.n_embd),
-        ("block_count", c.n_layer),
+        ("block_count", c.n_layer()),
         ("feed_forward_length", c.n_ff),
         ("attention.head_count", c.n_head),
         ("attention.head_count_kv", c.n_head_kv),
         ("attention.key_length", c.head_dim),
         ("attention.value_length", c.head_dim),
-        ("attention.sliding_window", c.sliding_window),
+        ("attention.sliding_window", c.sliding_window().unwrap_or(4)),
     ];
     sizes.into_iter().for_each(|(key, n)| h.set(format!("gemma2.{key}"), n as u32));
     h.set("gemma2.attention.layer_norm_rms_epsilon", c.rms_eps);
@@ -94,7 +98,7 @@ pub fn gguf_of(
     values: impl Fn(&TensorSpec, &mut [f32]),
 ) -> Vec<u8> {
     let (specs, mut header) = (tensors(config, false), metadata(config));
-    let ty = |spec: &TensorSpec| match (spec.role, ty.row_bytes(spec.shape[0])) {
+    let ty = |spec: &TensorSpec| match (spec.role(), ty.row_bytes(spec.cols())) {
         (Role::Matrix, Some(_)) => ty,
         _ => QuantType::F32,
     };
@@ -123,7 +127,7 @@ pub fn gguf(change: impl FnOnce(&mut Header)) -> Vec<u8> {
 
 /// Norms are one; matrices have small values of both signs.
 fn weights(spec: &TensorSpec) -> Vec<f32> {
-    let value = |i: usize| match spec.role {
+    let value = |i: usize| match spec.role() {
         Role::Norm => 1.0,
         Role::Matrix => ((i * 7919 % 101) as f32 - 50.0) / 500.0,
     };
@@ -138,14 +142,14 @@ pub fn config_json() -> Value {
         "model_type": "gemma2",
         "hidden_size": c.n_embd,
         "intermediate_size": c.n_ff,
-        "num_hidden_layers": c.n_layer,
+        "num_hidden_layers": c.n_layer(),
         "num_attention_heads": c.n_head,
         "num_key_value_heads": c.n_head_kv,
         "head_dim": c.head_dim,
         "query_pre_attn_scalar": 16,
         "vocab_size": c.n_vocab,
         "max_position_embeddings": c.n_ctx_train,
-        "sliding_window": c.sliding_window,
+        "sliding_window": c.sliding_window(),
         "eos_token_id": [1, 5],
         "rope_scaling": null,
         "layer_types": ["sliding_attention", "full_attention"],
@@ -190,7 +194,7 @@ pub fn safetensors() -> (Value, Vec<u8>) {
         let bf16 = |x: &f32| (x.to_bits() >> 16) as u16;
         // A checkpoint's norms hold what is added to one.
         let x =
-            weights(&spec).into_iter().map(|x| x - f32::from(u8::from(spec.role == Role::Norm)));
+            weights(&spec).into_iter().map(|x| x - f32::from(u8::from(spec.role() == Role::Norm)));
         x.for_each(|x| data.extend(bf16(&x).to_le_bytes()));
         let shape: Vec<usize> = spec.shape.iter().rev().copied().collect();
         let entry = json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, data.len()]});

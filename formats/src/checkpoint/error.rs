@@ -51,33 +51,11 @@ pub enum CheckpointError {
         /// The file.
         path: PathBuf,
     },
-    /// A model of another architecture.
-    #[error("{}: model_type `{}` is not supported, only gemma2", path.display(), Printable::new(found))]
-    ModelType {
-        /// `config.json`.
-        path: PathBuf,
-        /// The model type, or the architecture's class if there is none.
-        found: String,
-    },
-    /// A key that must be there is not.
-    #[error("{}: `{key}` is missing", path.display())]
-    MissingKey {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: &'static str,
-    },
-    /// A value that is out of bounds, contradicts another, or asks for what is not supported.
-    #[error("{}: `{key}` is {}: {rule}", path.display(), Printable::new(value))]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: &'static str,
-        /// The value.
-        value: String,
-        /// What is wrong with it.
-        rule: String,
+    /// There is no tensor whose rows could be the vocabulary.
+    #[error("{}: there is no tensor embed_tokens.weight", dir.display())]
+    NoEmbedding {
+        /// The directory.
+        dir: PathBuf,
     },
     /// The directory has no weights that can be read.
     #[error("{}: there is neither model.safetensors nor model.safetensors.index.json{hint}", dir.display())]

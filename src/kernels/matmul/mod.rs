@@ -49,6 +49,17 @@ impl<'a> Matrix<'a> {
         self.data
     }
 
+    /// Bytes of the lists of a product, for each column of an output of `rows` rows: a reference for
+    /// each run of rows that one thread computes.
+    pub fn product_bytes(rows: usize) -> usize {
+        rows / TALL * size_of::<&mut [f32]>()
+    }
+
+    /// Length of a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
     /// Writes row `row` to `y`, `[cols]`.
     pub fn dequantize_row(&self, row: usize, y: &mut [f32]) {
         (self.ty.traits().dequantize)(&self.data[row * self.row_bytes..][..self.row_bytes], y);

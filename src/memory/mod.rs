@@ -1,7 +1,13 @@
-//! What a run will hold in memory, computed from the model's blueprint before anything is allocated.
+//! What a run will hold in memory, computed from the model's configuration before anything is
+//! allocated; and, where memory is short, what a sequence is given (`request`).
 
-use super::state::LOGIT_ROWS;
-use super::{Config, StateOptions};
+mod request;
+
+pub use request::MemoryRequest;
+
+use crate::grammar::Grammars;
+use crate::model::{tensors, Config, Role, Sequence, StateOptions, Workspace, LOGIT_ROWS};
+use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
 
 /// What a model has to do at a time.
@@ -47,18 +53,6 @@ const PROGRAM: usize = 12 << 20;
 /// A thread's stack and the rows of weights that it has unpacked, as far as they are touched. Measured.
 const THREAD: usize = 3 << 19;
 
-/// Bytes for each logit besides the logit: the sampler's copy, and the candidates it sorts.
-const SAMPLING: usize = 12;
-
-/// Bytes of [`Grammars`](crate::grammar::Grammars) for each piece of the vocabulary. Measured.
-const GRAMMARS: usize = 352;
-
-/// Positions of a span.
-const SPAN: usize = 256;
-
-/// Values of an output for which the lists of a matrix product hold one reference (16 bytes).
-const ITEM: usize = 48;
-
 impl Memory {
     /// For a file of `file` bytes, and sequences that fill what each may take, on `threads`.
     pub fn new(
@@ -68,15 +62,16 @@ impl Memory {
         threads: usize,
         load: Load,
     ) -> Self {
-        let norms = (4 * config.n_layer + 1) * config.n_embd * size_of::<f32>();
+        let norms = tensors(config, false).into_iter().filter(|spec| spec.role() == Role::Norm);
+        let norms = norms.map(|spec| spec.values() * size_of::<f32>()).sum::<usize>();
         let grammars = match load {
             Load::One => 0,
-            Load::Engine { .. } => config.n_vocab * GRAMMARS,
+            Load::Engine { .. } => Grammars::predicted_heap_bytes(config.n_vocab),
         };
         let tokenizer = Tokenizer::predicted_heap_bytes(config.n_vocab) + grammars;
         Self {
             file,
-            kv_cache: (load.sequences() * kv_cache(config, options)) as u64,
+            kv_cache: (load.sequences() * Sequence::bytes(config, options)) as u64,
             buffers: buffers(config, options, threads, load) as u64,
             tokenizer: tokenizer as u64,
             program: (PROGRAM + norms + threads * THREAD) as u64,
@@ -108,29 +103,17 @@ impl Memory {
     }
 }
 
-fn kv_cache(config: &Config, options: StateOptions) -> usize {
-    let positions: usize = (0..config.n_layer).map(|l| options.capacity(config, l)).sum();
-    positions * 2 * config.n_head_kv * options.kv.head_bytes(config.head_dim)
-}
-
-/// As in `Buffers`: x and delta; q, k, v; the two inputs of matrices, each with a quantized form of at
-/// most a byte and a quarter for each value (Q8_0 in panels); attention's spans, of every
-/// sequence; logits, and what is picked from them on so many threads.
+/// What a pass works in, the logits of the positions that are wanted together, and what is picked from
+/// them on so many threads.
 fn buffers(config: &Config, options: StateOptions, threads: usize, load: Load) -> usize {
-    let rows = options.n_ctx.min(options.n_ubatch) + load.sequences() - 1;
-    let widest = config.n_ff.max(config.n_embd_q());
-    let inputs = config.n_embd + widest;
-    let values = 2 * config.n_embd + config.n_embd_q() + 2 * config.n_embd_kv() + inputs;
-    let row = values * size_of::<f32>() + inputs * 5 / 4 + widest / ITEM * 16;
-    let rope = config.head_dim * size_of::<f32>();
-    // For each span of a head: the query, its scores, and the sum of values.
-    let spans = options.n_ctx.div_ceil(SPAN) * load.sequences();
-    let spans = spans * config.n_head * (2 * config.head_dim + SPAN);
-    let (logit_rows, pickers) = match load {
+    let sequences = load.sequences();
+    let rows = options.n_ctx.min(options.n_ubatch) + sequences - 1;
+    let (logit_rows, samplers) = match load {
         Load::One => (1, 1),
-        // Somebody may ask for a whole prompt's, and how likely a token was before it was picked.
+        // Somebody may ask for those of a whole prompt.
         Load::Engine { parallel } => (LOGIT_ROWS, parallel.min(threads)),
     };
-    let logits = config.n_vocab * (logit_rows * size_of::<f32>() + pickers * SAMPLING);
-    rows * (row + rope) + spans * size_of::<f32>() + logits
+    let logits = logit_rows * config.n_vocab * size_of::<f32>();
+    let sampling = samplers * Sampler::predicted_heap_bytes(config.n_vocab);
+    Workspace::bytes(config, options, rows, sequences) + logits + sampling
 }

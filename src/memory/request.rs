@@ -1,7 +1,7 @@
 //! What a sequence is given where memory is short.
 
-use super::{StateOptions, N_UBATCH};
 use crate::kernels::KvType;
+use crate::model::{StateOptions, N_UBATCH};
 
 /// What is wanted; what is `None` is picked.
 #[derive(Clone, Copy, Debug)]

@@ -13,14 +13,14 @@ const ATTEMPTS: usize = 10;
 /// `OUT.part`, open for writing and locked against every other conversion to `OUT`. The system ends
 /// the lock with the process, however that ends.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct UnfinishedFile {
     path: PathBuf,
     file: File,
     /// Whether what it holds is this conversion's, to be removed if that fails.
     ours: bool,
 }
 
-impl Part {
+impl UnfinishedFile {
     /// The path of the unfinished file for the output `out`.
     pub(super) fn path_for(out: &Path) -> PathBuf {
         let mut path = OsString::from(out);
@@ -79,7 +79,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for UnfinishedFile {
     fn drop(&mut self) {
         // Before the file is closed: nobody else can have locked it yet.
         if self.ours {

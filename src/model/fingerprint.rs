@@ -8,7 +8,7 @@ use lapidary_formats::gguf::Checksum;
 use lapidary_formats::map::MappedFile;
 use lapidary_formats::tensor::TensorView;
 
-use crate::model::{Source, SourceError};
+use super::{Source, SourceError};
 
 /// The files of a checkpoint, but for its weights, that decide what is written.
 const FILES: [&str; 7] = [
@@ -35,7 +35,7 @@ const PAGES: usize = 8;
 ///
 /// # Errors
 /// If a file of the checkpoint cannot be read.
-pub fn fingerprint(source: &Source) -> Result<String, SourceError> {
+pub(super) fn fingerprint(source: &Source) -> Result<String, SourceError> {
     let mut sum = Checksum::new();
     if let Some(gguf) = source.gguf() {
         let raw = gguf.raw_metadata();

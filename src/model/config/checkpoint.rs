@@ -1,0 +1,232 @@
+//! A configuration out of `config.json`.
+
+use lapidary_formats::checkpoint::{CheckpointConfig, RopeConfig, TextConfig};
+
+use super::{check_layers, Config, ConfigError, Keys};
+use crate::kernels::RopeSpec;
+use crate::model::architecture::{Architecture, Layers, Row, LOCAL_ROPE_BASE};
+
+const ACTIVATION: &str = "gelu_pytorch_tanh";
+
+impl Config {
+    /// The configuration that a checkpoint's `config.json` gives.
+    ///
+    /// Where transformers' class has a default that every published model keeps, an absent key takes
+    /// it. Widths and the number of layers must be there.
+    ///
+    /// # Errors
+    /// If it is no model of the family, asks for what is not supported, lacks a key or contradicts
+    /// itself.
+    pub fn from_checkpoint(c: &CheckpointConfig) -> Result<Self, ConfigError> {
+        let architecture = Architecture::of_checkpoint(c)?;
+        let (row, t) = (architecture.row(), &c.text);
+        check_supported(c, row)?;
+        let sizes = row.defaults.sizes.map(|sizes| sizes.map(Some)).unwrap_or_default();
+        let [n_head, n_head_kv, head_dim, _, n_vocab] = sizes;
+        let n_layer = required("num_hidden_layers", t.num_hidden_layers, None)?;
+        let n_layer = check_layers(n_layer, architecture, Keys::Checkpoint)?;
+        let head_dim = required("head_dim", t.head_dim, head_dim)?;
+        let n_embd = required("hidden_size", t.hidden_size, None)?;
+        let scalar = query_pre_attn_scalar(t, row, (n_layer, n_embd, head_dim))?;
+        let [attn_softcap, final_softcap] = softcaps(t, row)?;
+        let (global, local) = ropes(t, row)?;
+        let layers = Layers {
+            architecture,
+            n_layer,
+            period: period(t, row, n_layer)?,
+            window: match t.sliding_window.or(t.sliding_window_size) {
+                Some(window) => row.defaults.window.and(Some(whole(window))),
+                None => row.defaults.window,
+            },
+            softcap: attn_softcap,
+            global,
+            local,
+        };
+        Self {
+            architecture,
+            name: c.name.clone(),
+            n_vocab: required("vocab_size", t.vocab_size, n_vocab)?,
+            n_ctx_train: t.max_position_embeddings.map_or(row.defaults.n_ctx_train, whole),
+            n_embd,
+            n_ff: required("intermediate_size", t.intermediate_size, None)?,
+            n_head: required("num_attention_heads", t.num_attention_heads, n_head)?,
+            n_head_kv: required("num_key_value_heads", t.num_key_value_heads, n_head_kv)?,
+            head_dim,
+            rms_eps: t.rms_norm_eps.unwrap_or(1e-6) as f32,
+            attn_scale: (1.0 / scalar.sqrt()) as f32,
+            final_softcap,
+            layers: layers.specs(),
+        }
+        .checked(Keys::Checkpoint)
+    }
+}
+
+/// A number of `config.json` that will be checked to be far smaller.
+fn whole(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+fn required(
+    key: &'static str,
+    value: Option<u64>,
+    default: Option<usize>,
+) -> Result<usize, ConfigError> {
+    let value = value.map(whole).or(default);
+    value.ok_or_else(|| ConfigError::Missing(key.to_owned()))
+}
+
+fn refuse<T>(key: &str, value: impl ToString, rule: &str) -> Result<T, ConfigError> {
+    let (key, value, rule) = (key.to_owned(), value.to_string(), rule.to_owned());
+    Err(ConfigError::Value { key, value, rule })
+}
+
+/// Refuses what would make another model of it.
+fn check_supported(c: &CheckpointConfig, row: &Row) -> Result<(), ConfigError> {
+    let t = &c.text;
+    if t.attention_bias == Some(true) {
+        return refuse("attention_bias", true, "the Gemma family has no biases");
+    }
+    if let Some(value) = t.use_bidirectional_attention.as_ref().filter(|v| **v != false) {
+        let rule = format!("{} is run as a causal model only, and this is an encoder", row.name);
+        return refuse("use_bidirectional_attention", value, &rule);
+    }
+    if c.quantized {
+        let rule = "weights must be F32, F16 or BF16, not quantized already";
+        return refuse("quantization_config", "set", rule);
+    }
+    check_activation(t)
+}
+
+/// transformers computes with `hidden_activation` if it is given. The first Gemma files had only
+/// `hidden_act: "gelu"`, which meant the tanh approximation all along
+/// ([transformers#29402](https://github.com/huggingface/transformers/pull/29402)).
+fn check_activation(t: &TextConfig) -> Result<(), ConfigError> {
+    let (key, name) = match (&t.hidden_activation, &t.hidden_act) {
+        (Some(name), _) => ("hidden_activation", name),
+        (None, Some(name)) if name != "gelu" => ("hidden_act", name),
+        (None, _) => return Ok(()),
+    };
+    match name == ACTIVATION {
+        true => Ok(()),
+        false => refuse(key, name, "only gelu_pytorch_tanh is supported"),
+    }
+}
+
+/// What attention scores are divided by the root of. `sizes`: layers, width of the stream, of a head.
+fn query_pre_attn_scalar(
+    t: &TextConfig,
+    row: &Row,
+    sizes: (usize, usize, usize),
+) -> Result<f64, ConfigError> {
+    let key = "query_pre_attn_scalar";
+    let scalar = match (t.query_pre_attn_scalar, row.defaults.sizes) {
+        // The first 9B files said 224, n_embd / n_head; the model was trained with 256
+        // (https://github.com/huggingface/transformers/pull/31891).
+        (Some(224.0), _) if sizes == (42, 3584, 256) => 256.0,
+        (Some(scalar), _) => scalar,
+        (None, Some(sizes)) => sizes[3] as f64,
+        // Gemma 1 has no such key, and no softcaps.
+        (None, None) if !row.softcaps => sizes.2 as f64,
+        (None, None) => return Err(ConfigError::Missing(key.into())),
+    };
+    match (scalar as f32).is_finite() && scalar as f32 > 0.0 {
+        true => Ok(scalar),
+        false => refuse(key, scalar, "it must be finite and above zero"),
+    }
+}
+
+/// The softcaps of attention and of the logits.
+fn softcaps(t: &TextConfig, row: &Row) -> Result<[Option<f32>; 2], ConfigError> {
+    let softcap = |key, value: Option<Option<f64>>, default| match value {
+        None => Ok(default),
+        Some(Some(cap)) if !row.softcaps => {
+            refuse(key, cap, &format!("{} has no softcaps", row.name))
+        }
+        Some(cap) => Ok(cap.map(|cap| cap as f32)),
+    };
+    Ok([
+        softcap("attn_logit_softcapping", t.attn_logit_softcapping, row.defaults.attn_softcap)?,
+        softcap("final_logit_softcapping", t.final_logit_softcapping, row.defaults.final_softcap)?,
+    ])
+}
+
+/// Every how many layers one attends to all positions. A list of layer types has to agree.
+fn period(t: &TextConfig, row: &Row, n_layer: usize) -> Result<usize, ConfigError> {
+    let types = t.layer_types.as_deref().unwrap_or_default();
+    let listed = types.iter().position(|ty| ty == "full_attention").map(|layer| layer + 1);
+    let listed = listed.or((!types.is_empty()).then_some(n_layer + 1));
+    let period = match t.sliding_window_pattern.map(whole) {
+        Some(0) => return refuse("sliding_window_pattern", 0, "it must be above zero"),
+        Some(period) => period,
+        None if row.any_period => listed.unwrap_or(row.period),
+        None => row.period,
+    };
+    if period != row.period && !row.any_period {
+        let rule = format!("in {} it is {}", row.name, row.period);
+        return refuse("sliding_window_pattern", period, &rule);
+    }
+    for (layer, ty) in types.iter().enumerate() {
+        let expected = match (layer + 1).is_multiple_of(period) {
+            true => "full_attention",
+            false => "sliding_attention",
+        };
+        if ty != expected {
+            let rule = format!("layer {layer} of {} should be {expected}", row.name);
+            return refuse("layer_types", ty, &rule);
+        }
+    }
+    Ok(period)
+}
+
+/// How RoPE turns in global layers, and in local ones.
+fn ropes(t: &TextConfig, row: &Row) -> Result<(RopeSpec, RopeSpec), ConfigError> {
+    let by_type = |rope: &RopeConfig| (rope.full_attention.clone(), rope.sliding_attention.clone());
+    let (full, sliding) = t.rope_parameters.as_ref().map(by_type).unwrap_or_default();
+    let scaling = ("rope_scaling", t.rope_scaling.as_ref());
+    let parameters = ("rope_parameters", full.as_deref().or(t.rope_parameters.as_ref()));
+    let mut factor = 1.0;
+    for (key, rope) in [scaling, parameters] {
+        if let Some(stretched) = rope.map(|rope| factor_of(key, rope, row)).transpose()?.flatten() {
+            factor = stretched;
+        }
+    }
+    let given = t.rope_theta.or(parameters.1.and_then(|rope| rope.rope_theta));
+    let base = given.map_or(row.defaults.rope_base, |base| base as f32);
+    let global = RopeSpec { base, factor };
+    let sliding = match sliding {
+        Some(rope) => {
+            if let Some(factor) = factor_of("rope_parameters", &rope, row)?.filter(|f| *f != 1.0) {
+                return refuse("rope_parameters", factor, "local layers are not stretched");
+            }
+            rope.rope_theta
+        }
+        None => None,
+    };
+    let local = match t.rope_local_base_freq.or(sliding) {
+        None if row.local_rope => LOCAL_ROPE_BASE,
+        None => base,
+        Some(local) if row.local_rope || local as f32 == base => local as f32,
+        Some(local) => {
+            let rule = format!("all layers of {} have one base, {base}", row.name);
+            return refuse("rope_parameters", local, &rule);
+        }
+    };
+    Ok((global, RopeSpec { base: local, factor: 1.0 }))
+}
+
+/// What positions are divided by; `None` if `rope` does not say.
+fn factor_of(key: &str, rope: &RopeConfig, row: &Row) -> Result<Option<f32>, ConfigError> {
+    match (rope.kind(), rope.factor) {
+        (Some("default"), _) => Ok(Some(1.0)),
+        // transformers 5 writes no type where there is nothing but the base.
+        (None, None) if key == "rope_parameters" => Ok(None),
+        (Some("linear"), Some(factor)) if row.local_rope => Ok(Some(factor as f32)),
+        (kind, _) => {
+            let rule = match row.local_rope {
+                true => "only linear scaling with a factor is supported",
+                false => "scaled RoPE is not supported",
+            };
+            refuse(key, kind.unwrap_or("(none)"), rule)
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! A configuration out of a GGUF file's metadata, and into it: the keys that llama.cpp's converter writes.
+
+use lapidary_formats::gguf::{Gguf, Header, Value};
+
+use super::{check_layers, Config, ConfigError, Keys};
+use crate::kernels::RopeSpec;
+use crate::model::architecture::{Architecture, Layers, LOCAL_ROPE_BASE};
+use crate::model::TensorKind;
+
+impl Config {
+    /// The configuration that a GGUF file's metadata gives. An absent key means what it means to
+    /// llama.cpp.
+    ///
+    /// # Errors
+    /// If it is no model of the family, asks for what is not supported, lacks a key or contradicts
+    /// itself.
+    pub fn from_gguf(g: &Gguf) -> Result<Self, ConfigError> {
+        let architecture = architecture(g)?;
+        let metadata = Metadata { gguf: g, architecture };
+        let row = architecture.row();
+        let n_vocab = match g.tensor(&TensorKind::TokenEmbd.name(None)) {
+            Some(t) => t.rows(),
+            None => return Err(ConfigError::NoEmbedding),
+        };
+        let n_embd = metadata.size("embedding_length")?;
+        let n_layer = check_layers(metadata.size("block_count")?, architecture, Keys::Gguf)?;
+        let n_head = metadata.size("attention.head_count")?;
+        let head_dim = metadata.size("attention.key_length")?;
+        // llama.cpp has no key for query_pre_attn_scalar and infers it: the 27B sizes, known by their
+        // number of layers, take n_embd / n_head; every other size takes head_dim.
+        let inferred =
+            if row.n_layer_27b == Some(n_layer) { n_embd / n_head.max(1) } else { head_dim };
+        let inferred = (1.0 / (inferred as f64).sqrt()) as f32;
+        let rms_eps = "attention.layer_norm_rms_epsilon";
+        let (global, local) = metadata.ropes()?;
+        let layers = Layers {
+            architecture,
+            n_layer,
+            period: metadata.period(n_layer)?,
+            window: match row.defaults.window {
+                None => None,
+                default => metadata.size_if_there("attention.sliding_window")?.or(default),
+            },
+            softcap: metadata.softcap("attn_logit_softcapping", row.defaults.attn_softcap)?,
+            global,
+            local,
+        };
+        let config = Self {
+            architecture,
+            name: g.str("general.name")?.unwrap_or(row.gguf).to_owned(),
+            n_vocab,
+            n_ctx_train: metadata.size("context_length")?,
+            n_embd,
+            n_ff: metadata.size("feed_forward_length")?,
+            n_head,
+            n_head_kv: metadata.size("attention.head_count_kv")?,
+            head_dim,
+            rms_eps: metadata
+                .float(rms_eps)?
+                .ok_or_else(|| ConfigError::Missing(metadata.key(rms_eps)))?,
+            attn_scale: metadata.float("attention.scale")?.unwrap_or(inferred),
+            final_softcap: metadata
+                .softcap("final_logit_softcapping", row.defaults.final_softcap)?,
+            layers: layers.specs(),
+        };
+        let config = config.checked(Keys::Gguf)?;
+        metadata.check_supported(&config)?;
+        Ok(config)
+    }
+}
+
+impl Config {
+    /// Sets the keys of the model's sizes and constants.
+    ///
+    /// # Panics
+    /// If a size does not fit `u32`.
+    pub fn set_metadata(&self, header: &mut Header) {
+        let (row, prefix) = (self.architecture.row(), self.architecture.gguf_name());
+        let mut set_size = |key: &str, size: usize| {
+            let size = u32::try_from(size).expect("sizes were bounded when they were read");
+            header.set(format!("{prefix}.{key}"), size);
+        };
+        set_size("context_length", self.n_ctx_train);
+        set_size("embedding_length", self.n_embd);
+        set_size("block_count", self.n_layer());
+        set_size("feed_forward_length", self.n_ff);
+        set_size("attention.head_count", self.n_head);
+        set_size("attention.head_count_kv", self.n_head_kv);
+        set_size("attention.key_length", self.head_dim);
+        set_size("attention.value_length", self.head_dim);
+        if let Some(window) = self.sliding_window().or(row.defaults.window) {
+            set_size("attention.sliding_window", window);
+        }
+        if row.any_period && self.period() != row.period && self.n_layer() >= row.period {
+            set_size("attention.sliding_window_pattern", self.period());
+        }
+        let mut set = |key: &str, value: f32| header.set(format!("{prefix}.{key}"), value);
+        set("attention.layer_norm_rms_epsilon", self.rms_eps);
+        let global = self.global_rope();
+        set("rope.freq_base", global.map_or(row.defaults.rope_base, |rope| rope.base));
+        if row.local_rope {
+            let local = self.local_rope().map_or(LOCAL_ROPE_BASE, |rope| rope.base);
+            set("rope.freq_base_swa", local);
+        }
+        // Zero stands for none: readers take an absent key for what the architecture has.
+        let softcaps = [
+            ("attn_logit_softcapping", row.defaults.attn_softcap, self.attn_softcap()),
+            ("final_logit_softcapping", row.defaults.final_softcap, self.final_softcap),
+        ];
+        for (key, default, cap) in softcaps {
+            if cap.or(default).is_some() {
+                set(key, cap.unwrap_or(0.0));
+            }
+        }
+        // llama.cpp does not read it for these architectures and infers it from the number of layers;
+        // here it is read, and holds for sizes that Google never made too.
+        set("attention.scale", self.attn_scale);
+        if let Some(factor) = global.map(|rope| rope.factor).filter(|factor| *factor != 1.0) {
+            set("rope.scaling.factor", factor);
+            header.set(format!("{prefix}.rope.scaling.type"), "linear");
+        }
+    }
+}
+
+/// The architecture, if the file holds a model of one.
+fn architecture(g: &Gguf) -> Result<Architecture, ConfigError> {
+    let kind = g.str("general.type")?.unwrap_or("model");
+    if kind == "adapter" || g.get("adapter.type").is_some() {
+        return Err(ConfigError::Adapter);
+    }
+    if kind != "model" {
+        return Err(ConfigError::Kind(kind.to_owned()));
+    }
+    Architecture::of_gguf(g.str("general.architecture")?.unwrap_or("(none)"))
+}
+
+/// The keys of one architecture.
+struct Metadata<'g> {
+    gguf: &'g Gguf,
+    architecture: Architecture,
+}
+
+impl Metadata<'_> {
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture.gguf_name())
+    }
+
+    fn size_if_there(&self, key: &str) -> Result<Option<usize>, ConfigError> {
+        Ok(self.gguf.u32(&self.key(key))?.map(|n| n as usize))
+    }
+
+    fn size(&self, key: &str) -> Result<usize, ConfigError> {
+        self.size_if_there(key)?.ok_or_else(|| ConfigError::Missing(self.key(key)))
+    }
+
+    fn float(&self, key: &str) -> Result<Option<f32>, ConfigError> {
+        Ok(self.gguf.f32(&self.key(key))?)
+    }
+
+    fn refuse<T>(&self, key: &str, value: &Value, rule: &str) -> Result<T, ConfigError> {
+        let (key, value, rule) = (self.key(key), value.to_string(), rule.to_owned());
+        Err(ConfigError::Value { key, value, rule })
+    }
+
+    /// A softcap: an absent key means what the architecture has, zero means none.
+    fn softcap(&self, key: &str, default: Option<f32>) -> Result<Option<f32>, ConfigError> {
+        let row = self.architecture.row();
+        match self.float(key)? {
+            None => Ok(default),
+            Some(0.0) => Ok(None),
+            Some(cap) if !row.softcaps => {
+                self.refuse(key, &Value::F32(cap), &format!("{} has no softcaps", row.name))
+            }
+            cap => Ok(cap),
+        }
+    }
+
+    /// Every how many layers one attends to all positions: a number, or by layer whether it is local.
+    fn period(&self, n_layer: usize) -> Result<usize, ConfigError> {
+        let (row, key) = (self.architecture.row(), "attention.sliding_window_pattern");
+        let Some(value) = self.gguf.get(&self.key(key)) else { return Ok(row.period) };
+        let local: Option<Vec<bool>> =
+            value.as_array().and_then(|array| array.values().map(|v| v.as_bool()).collect());
+        let period = match (value.as_int::<usize>(), local) {
+            (Some(period), _) if period > 0 => period,
+            (_, Some(local)) if local.len() == n_layer => {
+                let period = local.iter().position(|local| !local).map_or(n_layer + 1, |i| i + 1);
+                let regular = |(i, local): (usize, &bool)| *local != (i + 1).is_multiple_of(period);
+                match local.iter().enumerate().all(regular) {
+                    true => period,
+                    false => {
+                        return self.refuse(key, &value, "global layers must be evenly spaced")
+                    }
+                }
+            }
+            _ => {
+                return self.refuse(key, &value, "expected a number above zero, or a bool by layer")
+            }
+        };
+        match period == row.period || row.any_period {
+            true => Ok(period),
+            false => self.refuse(key, &value, &format!("in {} it is {}", row.name, row.period)),
+        }
+    }
+
+    /// How RoPE turns in global layers, and in local ones.
+    fn ropes(&self) -> Result<(RopeSpec, RopeSpec), ConfigError> {
+        let row = self.architecture.row();
+        let base = self.float("rope.freq_base")?.unwrap_or(row.defaults.rope_base);
+        let factor = match self.float("rope.scaling.factor")? {
+            None => self.float("rope.scale_linear")?,
+            factor => factor,
+        };
+        // As llama.cpp: zero stands for an absent key.
+        let factor = factor.filter(|factor| *factor != 0.0).unwrap_or(1.0);
+        let ty = self.gguf.get(&self.key("rope.scaling.type"));
+        let factor = match ty.as_ref().map(|ty| (ty, ty.as_str())) {
+            Some((_, Some("none"))) => 1.0,
+            None | Some((_, Some("linear"))) if row.local_rope || factor == 1.0 => factor,
+            Some((ty, kind)) if kind != Some("linear") => {
+                return self.refuse("rope.scaling.type", ty, "only linear scaling is supported")
+            }
+            _ => {
+                let rule = format!("RoPE of {} is not scaled", row.name);
+                return self.refuse("rope.scaling.factor", &Value::F32(factor), &rule);
+            }
+        };
+        let default = if row.local_rope { LOCAL_ROPE_BASE } else { base };
+        let local = self.float("rope.freq_base_swa")?.unwrap_or(default);
+        if local != base && !row.local_rope {
+            let rule = format!("all layers of {} have one base", row.name);
+            return self.refuse("rope.freq_base_swa", &Value::F32(local), &rule);
+        }
+        Ok((RopeSpec { base, factor }, RopeSpec { base: local, factor: 1.0 }))
+    }
+
+    /// Refuses keys that would make another model of it. llama.cpp reads them for every architecture;
+    /// those that it writes have the values that are taken here.
+    fn check_supported(&self, c: &Config) -> Result<(), ConfigError> {
+        let is = |value: &Value, size: usize| value.as_int() == Some(size);
+        // Key, whether a value of it is taken, and what it has to be.
+        type Rule<'a> = (&'static str, &'a dyn Fn(&Value) -> bool, &'static str);
+        let rules: [Rule; 6] = [
+            ("rope.dimension_count", &|v| is(v, c.head_dim), "RoPE turns whole heads"),
+            ("attention.value_length", &|v| is(v, c.head_dim), "values are as long as keys"),
+            ("attention.causal", &|v| v.as_bool() == Some(true), "attention is causal"),
+            ("pooling_type", &|v| is(v, 0), "models of embeddings are not supported"),
+            ("expert_count", &|v| is(v, 0), "there are no experts"),
+            ("vocab_size", &|v| is(v, c.n_vocab), "it is the number of the embedding's rows"),
+        ];
+        for (key, taken, rule) in rules {
+            if let Some(value) = self.gguf.get(&self.key(key)).filter(|value| !taken(value)) {
+                return self.refuse(key, &value, rule);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,195 @@
+//! The configuration of a model: sizes, constants, and what each layer does. Read from `config.json`
+//! (`checkpoint`) or from GGUF metadata (`gguf`), and checked here, once.
+
+mod checkpoint;
+mod error;
+mod gguf;
+
+pub use error::ConfigError;
+
+use super::architecture::{Architecture, LayerSpec};
+use crate::kernels::RopeSpec;
+
+/// Sizes and constants of one model. Names are llama.cpp's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Which member of the family it is.
+    pub architecture: Architecture,
+    /// The model's name, for people.
+    pub name: String,
+    /// Pieces in the vocabulary.
+    pub n_vocab: usize,
+    /// Longest context it was trained for, in tokens.
+    pub n_ctx_train: usize,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Width of the feed-forward layer.
+    pub n_ff: usize,
+    /// Query heads.
+    pub n_head: usize,
+    /// Key/value heads; divides `n_head`.
+    pub n_head_kv: usize,
+    /// Width of a head; even.
+    pub head_dim: usize,
+    /// RMSNorm's epsilon.
+    pub rms_eps: f32,
+    /// Multiplies q·k: 1/√`query_pre_attn_scalar`.
+    pub attn_scale: f32,
+    /// Logits are squashed to ± this, if given.
+    pub final_softcap: Option<f32>,
+    /// What each layer does.
+    pub layers: Vec<LayerSpec>,
+}
+
+/// Whose names an error gives to values.
+#[derive(Clone, Copy)]
+enum Keys {
+    Checkpoint,
+    Gguf,
+}
+
+impl Keys {
+    /// The name of a value: `config.json`'s, or GGUF's without the architecture's prefix.
+    fn name(self, architecture: Architecture, hf: &str, gguf: &str) -> String {
+        match self {
+            Self::Checkpoint => hf.to_owned(),
+            Self::Gguf => format!("{}.{gguf}", architecture.gguf_name()),
+        }
+    }
+}
+
+impl Config {
+    /// Number of layers.
+    pub fn n_layer(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// √`n_embd` rounded to bf16, which the embedding is multiplied by. Rounded because Gemma was
+    /// trained so (Gemma 2 2B 48.0, 9B 59.75, 27B 68.0).
+    pub fn embd_scale(&self) -> f32 {
+        let root = (self.n_embd as f32).sqrt();
+        // Round to nearest even at the 16th bit; the root is finite and positive.
+        let bits = root.to_bits();
+        f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
+    }
+
+    /// Width of all query heads together.
+    pub fn n_embd_q(&self) -> usize {
+        self.n_head * self.head_dim
+    }
+
+    /// Width of all key (or value) heads together.
+    pub fn n_embd_kv(&self) -> usize {
+        self.n_head_kv * self.head_dim
+    }
+
+    /// The window of the local layers, if there are any: positions that they attend to.
+    pub fn sliding_window(&self) -> Option<usize> {
+        self.layers.iter().find_map(|layer| layer.window)
+    }
+
+    /// How RoPE turns in the layers that attend to all positions, if there are any.
+    pub fn global_rope(&self) -> Option<RopeSpec> {
+        self.layers.iter().find(|layer| !layer.is_local()).map(|layer| layer.rope)
+    }
+
+    /// How RoPE turns in the local layers, if there are any.
+    pub fn local_rope(&self) -> Option<RopeSpec> {
+        self.layers.iter().find(|layer| layer.is_local()).map(|layer| layer.rope)
+    }
+
+    /// Attention scores are squashed to ± this, if given. It is the same in all layers.
+    pub fn attn_softcap(&self) -> Option<f32> {
+        self.layers.first().and_then(|layer| layer.softcap)
+    }
+
+    /// Every so many layers one attends to all positions: the first that does says how many. Without
+    /// one, it is more than there are layers, or what the architecture has.
+    pub fn period(&self) -> usize {
+        let usual = self.architecture.row().period.max(self.n_layer() + 1);
+        self.layers.iter().position(|layer| !layer.is_local()).map_or(usual, |layer| layer + 1)
+    }
+
+    /// Checks bounds that keep every later computation of sizes inside `usize`, and the relations that
+    /// the forward pass relies on.
+    fn checked(self, keys: Keys) -> Result<Self, ConfigError> {
+        self.check_sizes(keys)?;
+        self.check_constants(keys)?;
+        Ok(self)
+    }
+
+    fn check_sizes(&self, keys: Keys) -> Result<(), ConfigError> {
+        let heads = ("num_attention_heads", "attention.head_count");
+        let kv_heads = ("num_key_value_heads", "attention.head_count_kv");
+        let head_dim = ("head_dim", "attention.key_length");
+        let window = ("sliding_window", "attention.sliding_window");
+        let error = |(hf, gguf), value: usize, rule: String| {
+            let (key, value) = (keys.name(self.architecture, hf, gguf), value.to_string());
+            Err(ConfigError::Value { key, value, rule })
+        };
+        let sizes = [
+            (("vocab_size", "vocab_size"), self.n_vocab, 1 << 20),
+            (("max_position_embeddings", "context_length"), self.n_ctx_train, 1 << 24),
+            (("hidden_size", "embedding_length"), self.n_embd, 1 << 20),
+            (("intermediate_size", "feed_forward_length"), self.n_ff, 1 << 22),
+            (heads, self.n_head, 1 << 12),
+            (kv_heads, self.n_head_kv, 1 << 12),
+            (head_dim, self.head_dim, 1 << 14),
+            (window, self.sliding_window().unwrap_or(1), 1 << 24),
+        ];
+        for (key, value, limit) in sizes {
+            if value == 0 || value > limit {
+                return error(key, value, format!("expected 1 to {limit}"));
+            }
+        }
+        if !self.n_head.is_multiple_of(self.n_head_kv) {
+            let rule = format!("it must divide the number of query heads, {}", self.n_head);
+            return error(kv_heads, self.n_head_kv, rule);
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return error(head_dim, self.head_dim, "RoPE needs an even width".into());
+        }
+        Ok(())
+    }
+
+    fn check_constants(&self, keys: Keys) -> Result<(), ConfigError> {
+        let [global, local] =
+            [self.global_rope(), self.local_rope()].map(Option::unwrap_or_default);
+        let floats = [
+            ("rope_theta", "rope.freq_base", Some(global.base)),
+            ("rope_local_base_freq", "rope.freq_base_swa", Some(local.base)),
+            ("rope_scaling.factor", "rope.scaling.factor", Some(global.factor)),
+            ("rms_norm_eps", "attention.layer_norm_rms_epsilon", Some(self.rms_eps)),
+            ("query_pre_attn_scalar", "attention.scale", Some(self.attn_scale)),
+            ("attn_logit_softcapping", "attn_logit_softcapping", self.attn_softcap()),
+            ("final_logit_softcapping", "final_logit_softcapping", self.final_softcap),
+        ];
+        for (hf, gguf, value) in floats {
+            if value.is_some_and(|x| !x.is_finite() || x <= 0.0) {
+                let (key, value) =
+                    (keys.name(self.architecture, hf, gguf), value.unwrap_or_default().to_string());
+                let rule = "it must be finite and above zero".into();
+                return Err(ConfigError::Value { key, value, rule });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bounds the number of layers before a specification is made for each.
+fn check_layers(
+    n_layer: usize,
+    architecture: Architecture,
+    keys: Keys,
+) -> Result<usize, ConfigError> {
+    const LIMIT: usize = 1 << 10;
+    if (1..=LIMIT).contains(&n_layer) {
+        return Ok(n_layer);
+    }
+    let key = keys.name(architecture, "num_hidden_layers", "block_count");
+    let (value, rule) = (n_layer.to_string(), format!("expected 1 to {LIMIT}"));
+    Err(ConfigError::Value { key, value, rule })
+}
+
+#[cfg(test)]
+mod tests;
