@@ -12,7 +12,10 @@ use tempfile::TempDir;
 
 use super::file::File;
 use super::random::Random;
-use super::{common, small};
+use super::small;
+
+/// The random checkpoint with odd sizes.
+const MICRO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/micro-gemma2");
 
 /// The small model with one bad value in the tensor `name`.
 fn with_value(name: &str, value: f32) -> File {
@@ -155,7 +158,7 @@ fn what_steers_a_terminal_is_escaped() {
 fn a_file_that_is_replaced_while_it_is_mapped() {
     let dir = TempDir::new().unwrap();
     let out = dir.path().join("micro.gguf");
-    let checkpoint = Source::open(&common::micro()).unwrap();
+    let checkpoint = Source::open(MICRO.as_ref()).unwrap();
     let write = |recipe| {
         let plan = Plan::of_recipe(&checkpoint, recipe);
         let options = Options { force: true, ..Options::default() };

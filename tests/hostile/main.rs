@@ -3,8 +3,8 @@
 //!
 //! What is wrong with a container's bytes has its tests beside the readers
 //! (`formats/tests/gguf/malformed.rs`, `formats/tests/checkpoint/`), what is wrong with templates in
-//! `tests/chat.rs`. Here are the rest: models that contradict themselves, files made to take memory,
-//! and a hundred thousand mutations.
+//! `tests/library/chat.rs`. Here is the rest: models that contradict themselves, files made to take
+//! memory, and a hundred thousand mutations. The allocator counts for every test of this binary.
 
 mod allocations;
 mod allocator;
@@ -16,6 +16,3 @@ mod random;
 mod raw;
 mod small;
 mod templates;
-
-#[path = "../common/mod.rs"]
-mod common;

@@ -8,6 +8,3 @@ mod completions;
 mod guard;
 mod running;
 mod status;
-
-#[path = "../common/mod.rs"]
-mod common;

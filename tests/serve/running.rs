@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::client::{Client, Reply};
-use crate::common::tiny;
+
+/// The small trained checkpoint.
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-gemma2");
 
 /// As long as anything takes, on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,7 +23,7 @@ pub fn model() -> PathBuf {
     let convert = || {
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("served.gguf");
         let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
-        command.arg("convert").arg(tiny()).arg("-o").arg(&path).args(["-q", "F16", "--force"]);
+        command.arg("convert").arg(TINY).arg("-o").arg(&path).args(["-q", "F16", "--force"]);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{output:?}");
         path

@@ -1,0 +1,7 @@
+//! The readers and writers of files, and the arithmetic on blocks.
+
+mod checkpoint;
+mod gguf;
+mod imatrix;
+mod quant;
+mod session;

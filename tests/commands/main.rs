@@ -1,0 +1,16 @@
+//! The binary as a shell sees it. `convert` and `serve` have test binaries of their own.
+
+mod bench;
+mod cli;
+mod conversation;
+mod exit_codes;
+mod inspect;
+mod memory;
+mod prompt_cache;
+mod run;
+mod signals;
+
+#[path = "../common/fixtures.rs"]
+mod fixtures;
+#[path = "../common/goldens.rs"]
+mod goldens;

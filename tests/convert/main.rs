@@ -1,0 +1,17 @@
+//! Conversion, by the library and by the command: the types that are chosen, the bytes that are
+//! written, and what is left behind by a conversion that fails or is stopped.
+
+mod budget;
+mod calibrate;
+mod errors;
+mod recipes;
+mod resume;
+mod splits;
+mod stop;
+mod values;
+mod verify;
+
+#[path = "../common/fixtures.rs"]
+mod fixtures;
+#[path = "../common/nmse.rs"]
+mod nmse;

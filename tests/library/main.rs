@@ -1,0 +1,25 @@
+//! The library: the forward pass and its cache, tokens, chat templates, grammars, the engine, and
+//! what is measured with them.
+
+mod cache;
+mod chat;
+mod engine;
+mod gemma3;
+mod grammar;
+mod imatrix;
+mod isa;
+mod logits;
+mod long_context;
+mod perplexity;
+mod saved;
+mod together;
+mod tokenizer;
+mod tokens;
+mod transformers;
+
+#[path = "../common/fixtures.rs"]
+mod fixtures;
+#[path = "../common/goldens.rs"]
+mod goldens;
+#[path = "../common/nmse.rs"]
+mod nmse;
