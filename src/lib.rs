@@ -12,6 +12,7 @@ pub mod chat;
 pub mod convert;
 pub mod engine;
 pub mod fault;
+pub mod generate;
 pub mod grammar;
 pub mod imatrix;
 pub mod kernels;

@@ -6,7 +6,6 @@
 //! sequences are decoded together, as a server does.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::bail;
@@ -19,8 +18,9 @@ use lapidary::model::{
 };
 use serde_json::json;
 
+use super::interrupt;
+use super::options::{CpuArgs, ModelArg};
 use super::size::size;
-use super::{interrupt, CpuArgs};
 
 /// Tokens that are put into the cache before Ctrl-C is looked at again.
 const N_UBATCH: usize = 512;
@@ -32,8 +32,8 @@ const N_UBATCH: usize = 512;
 /// what memory really gave.
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// A GGUF file or a checkpoint directory
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArg,
     /// Tokens of a prompt that are evaluated together; a list makes several tests, 0 none
     #[arg(short, value_name = "N,…", default_value = "512", value_delimiter = ',')]
     #[arg(value_parser = clap::value_parser!(u32).range(..=1 << 24))]
@@ -58,7 +58,7 @@ pub struct Args {
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     r: u32,
     /// What the key/value cache holds: f16, q8_0 or f32
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::kv_type)]
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::options::kv_type)]
     kv: KvType,
     /// Tokens of a prompt that are evaluated together
     #[arg(long = "ubatch-size", alias = "slice", value_name = "N", default_value = "512")]
@@ -75,7 +75,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let Some(n_ctx) = tests.iter().map(|test| test.depth + test.tokens).max() else {
         bail!("there is nothing to measure: -p and -n are both 0");
     };
-    let source = Source::open(&args.model)?;
+    let source = args.model.open()?;
     let model = Model::on(args.cpu.cpu()?, &source)?;
     let trained = model.config().n_ctx_train;
     if n_ctx > trained {

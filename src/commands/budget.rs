@@ -37,7 +37,7 @@ pub struct TypeArgs {
     #[arg(long, value_name = "N", default_value = "8192", requires = "fit")]
     ctx: NonZeroUsize,
     /// With --fit: what the cache holds
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::kv_type, requires = "fit")]
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::options::kv_type, requires = "fit")]
     kv: KvType,
     /// Print what the tensors would become, and stop
     #[arg(long)]

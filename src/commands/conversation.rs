@@ -3,17 +3,19 @@
 mod input;
 mod transcript;
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use lapidary::chat::{ChatTemplate, Role, Turn};
+use lapidary::generate::{tokens_per_second, Answer, End, Finish, Session, Shift};
 use lapidary::tokenizer::Tokenizer;
-use thiserror::Error;
+use thiserror::Error as ThisError;
 
-use super::generate::{speed, Answer, Session, Stop};
+use super::answer::{line_end, write_answer};
 use super::prompt_cache::PromptCache;
-use super::shift::Shift;
+use super::run::too_long;
 use super::{interrupt, sandbox, size, stats};
 use input::{Command, Input, Reader};
 
@@ -61,9 +63,9 @@ pub struct Decoded {
 }
 
 /// A chat template that cannot make a prompt of the conversation. Other messages may do.
-#[derive(Debug, Error)]
+#[derive(Debug, ThisError)]
 #[error("{model}: {error:#}")]
-struct TemplateFailed {
+pub struct TemplateFailed {
     model: String,
     error: anyhow::Error,
 }
@@ -155,7 +157,7 @@ impl Conversation<'_, '_> {
 
     /// What the conversation takes.
     fn stats(&self) -> String {
-        let (held, n_ctx) = (self.session.parts().2.len(), self.session.n_ctx());
+        let (held, n_ctx) = (self.session.ids().len(), self.session.n_ctx());
         let Decoded { last, tokens, time } = self.decoded;
         let rate = |speed: Option<f64>| speed.map_or("none".into(), |s| format!("{s:.1} tokens/s"));
         let memory = stats::resident().map_or("unknown".into(), size::size);
@@ -164,7 +166,7 @@ impl Conversation<'_, '_> {
              all\nmemory    {memory} resident",
             self.turns.len(),
             rate(last),
-            rate(speed(tokens, time)),
+            rate(tokens_per_second(tokens, time)),
         )
     }
 
@@ -175,13 +177,12 @@ impl Conversation<'_, '_> {
         interrupt::clear();
         let before = self.turns.clone();
         self.turns.push(Turn::new(Role::User, text));
-        let mut out = Tee { out, text: Vec::new() };
-        match self.answer(&mut out) {
-            Ok(Some(answer)) => {
-                answer.end_line(out.out)?;
+        match self.answer(out) {
+            Ok(Some((answer, text))) => {
+                write!(out, "{}", line_end(&text))?;
                 let forgotten = before.len() + 1 - self.turns.len();
                 writeln!(io::stderr(), "{}", summary(&answer, forgotten))?;
-                self.add(&answer, &String::from_utf8_lossy(&out.text));
+                self.add(&answer, &text);
                 Ok(Some(answer))
             }
             Ok(None) => {
@@ -200,7 +201,7 @@ impl Conversation<'_, '_> {
     }
 
     /// Answers the last of the turns, if they fit the context.
-    fn answer(&mut self, out: &mut dyn Write) -> anyhow::Result<Option<Answer>> {
+    fn answer(&mut self, out: &mut dyn Write) -> anyhow::Result<Option<(Answer, String)>> {
         let mut remembered = Remembered {
             template: &self.template,
             tokenizer: self.tokenizer,
@@ -214,11 +215,11 @@ impl Conversation<'_, '_> {
             prompt = remembered.forget(0)?;
         }
         if let Err(error) = self.session.check_length(&prompt) {
-            writeln!(io::stderr(), "{error}; /reset begins anew")?;
+            writeln!(io::stderr(), "{}; /reset begins anew", too_long(error))?;
             return Ok(None);
         }
         let shift: &mut dyn Shift = if self.shift { &mut remembered } else { &mut () };
-        self.session.answer(&prompt, self.limit, shift, out).map(Some)
+        write_answer(self.session, &prompt, self.limit, shift, out).map(Some)
     }
 
     /// Adds an answer to the turns, or takes the message back that has none.
@@ -239,24 +240,6 @@ impl Conversation<'_, '_> {
     }
 }
 
-/// Writes on, and keeps what was written.
-struct Tee<'o> {
-    out: &'o mut dyn Write,
-    text: Vec<u8>,
-}
-
-impl Write for Tee<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.out.write(bytes)?;
-        self.text.extend(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
-}
-
 /// What a conversation is to a model: the system's message and turns, the last one the user's.
 struct Remembered<'c> {
     template: &'c ChatTemplate,
@@ -269,19 +252,17 @@ struct Remembered<'c> {
 
 impl Remembered<'_> {
     /// The prompt.
-    fn encode(&self) -> anyhow::Result<Vec<u32>> {
+    fn encode(&self) -> Result<Vec<u32>, TemplateFailed> {
         let system = self.system.map(|text| Turn::new(Role::System, text));
         let turns: Vec<Turn> = system.into_iter().chain(self.turns.iter().cloned()).collect();
-        sandbox::encode(self.template, self.tokenizer, &turns).map_err(|error| {
-            let model = self.model.to_owned();
-            TemplateFailed { model, error }.into()
-        })
+        sandbox::encode(self.template, self.tokenizer, &turns)
+            .map_err(|error| TemplateFailed { model: self.model.to_owned(), error })
     }
 
     /// Forgets the oldest messages with their answers, until the prompt and `more` tokens fill half
     /// of the context or the last message alone is left; gives the prompt. Templates want whole
     /// turns, so nothing else is cut out.
-    fn forget(&mut self, more: usize) -> anyhow::Result<Vec<u32>> {
+    fn forget(&mut self, more: usize) -> Result<Vec<u32>, TemplateFailed> {
         loop {
             let prompt = self.encode()?;
             if self.turns.len() <= 2 || prompt.len() + more <= self.n_ctx / 2 {
@@ -293,7 +274,11 @@ impl Remembered<'_> {
 }
 
 impl Shift for Remembered<'_> {
-    fn shift(&mut self, _: &[u32], generated: &[u32]) -> anyhow::Result<Option<Vec<u32>>> {
+    fn shift(
+        &mut self,
+        _: &[u32],
+        generated: &[u32],
+    ) -> Result<Option<Vec<u32>>, Box<dyn Error + Send + Sync>> {
         let prompt = self.forget(generated.len())?;
         let room = self.n_ctx.saturating_sub(prompt.len());
         if room == 0 {
@@ -309,11 +294,13 @@ impl Shift for Remembered<'_> {
 /// why it ended if not by itself.
 fn summary(answer: &Answer, forgotten: usize) -> String {
     let speed = answer.decode_speed().map_or(String::new(), |s| format!(", {s:.1} tokens/s"));
-    let end = match answer.stop {
-        Stop::Model => "",
-        Stop::Length => ", cut by -n",
-        Stop::Context => ", cut: the context is full (--ctx, --context-shift); /reset begins anew",
-        Stop::Interrupted => ", stopped",
+    let end = match answer.end {
+        Some(End::Finished(Finish::Stop)) => "",
+        Some(End::Finished(Finish::Length)) => ", ended by -n",
+        Some(End::ContextFull) => {
+            ", ended: the context is full (--ctx, --context-shift); /reset begins anew"
+        }
+        Some(End::Cancelled) | None => ", stopped",
     };
     let forgotten = match (forgotten, answer.shifts) {
         (0, 0) => String::new(),

@@ -9,7 +9,6 @@ use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use lapidary::convert::{convert_and_check, Check, ConvertError, Options, Progress, Report};
 use lapidary::kernels::{Cpu, Isa};
-use lapidary::model::Source;
 use lapidary_formats::printable::Printable;
 use lapidary_formats::quant::Effort;
 
@@ -40,10 +39,10 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     check: Option<PathBuf>,
     /// Threads [default: all cores]; the file does not depend on it
-    #[arg(long, value_name = "N", value_parser = super::threads)]
+    #[arg(long, value_name = "N", value_parser = super::options::threads)]
     threads: Option<NonZeroUsize>,
     /// Instructions to use; the file does not depend on them [default: the best of this machine]
-    #[arg(long, value_name = "SET", value_parser = super::isa)]
+    #[arg(long, value_name = "SET", value_parser = super::options::isa)]
     isa: Option<Isa>,
     /// Replace the output if it is there already
     #[arg(long)]
@@ -59,7 +58,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt::install()?;
-    let source = Source::open(&args.source)?;
+    let source = super::options::open(&args.source)?;
     let threads = args.threads.map(NonZeroUsize::get);
     let isa = args.isa.unwrap_or_default();
     let options = Options { threads, isa, force: args.force, resume: args.resume };

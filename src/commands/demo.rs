@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, Context};
 use clap::Args as ClapArgs;
 use lapidary::convert::{convert, Options as ConvertOptions, Plan, Progress, Recipe, Totals};
+use lapidary::generate::{End, Session};
 use lapidary::kernels::KvType;
 use lapidary::model::{Model, Source, StateOptions};
 use lapidary::perplexity::{measure, Options, Perplexity};
@@ -14,8 +15,8 @@ use lapidary::sampling::{Sampler, SamplerConfig};
 use lapidary::tokenizer::{Special, Tokenizer};
 use tempfile::TempDir;
 
+use super::answer::write_answer;
 use super::bundled;
-use super::generate::{Session, Stop};
 use super::interrupt::{self, Interrupted};
 
 const RECIPES: [Recipe; 6] =
@@ -165,9 +166,9 @@ fn sample(path: &Path) -> anyhow::Result<()> {
     let prompt = tokenizer.encode_with_bos(SAMPLE_PROMPT, Special::Plain);
     let mut out = io::stdout();
     write!(out, "{SAMPLE_PROMPT}")?;
-    let answer = session.answer(&prompt, Some(SAMPLE_TOKENS), &mut (), &mut out)?;
+    let (answer, _) = write_answer(&mut session, &prompt, Some(SAMPLE_TOKENS), &mut (), &mut out)?;
     writeln!(out)?;
-    if answer.stop == Stop::Interrupted {
+    if answer.end == Some(End::Cancelled) {
         return Err(Interrupted.into());
     }
     Ok(())

@@ -10,20 +10,20 @@ use indicatif::{ProgressBar, ProgressStyle};
 use lapidary::convert::{ConvertError, Target};
 use lapidary::imatrix::{collect, Collected, Options};
 use lapidary::kernels::KvType;
-use lapidary::model::{Model, Source};
+use lapidary::model::Model;
 use lapidary::tokenizer::Tokenizer;
 use lapidary_formats::imatrix::Imatrix;
 
 use super::interrupt;
+use super::options::{CpuArgs, ModelArg};
 use super::size::size;
 use super::text::Text;
-use super::CpuArgs;
 
 /// Compute an importance matrix, for conversions that know which columns matter
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// A checkpoint directory of the Gemma family, or a GGUF file of few losses
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArg,
     /// The text, UTF-8; some hundred thousand tokens like those that the model will see
     #[arg(short, long, value_name = "TEXT")]
     file: PathBuf,
@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Tokens per chunk
-    #[arg(long, default_value = "512", value_name = "N")]
+    #[arg(short, long, alias = "ctx-size", default_value = "512", value_name = "N")]
     ctx: NonZeroUsize,
     /// Evaluate only the first N chunks
     #[arg(long, value_name = "N")]
@@ -49,9 +49,9 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt::install()?;
-    let source = Source::open(&args.model)?;
+    let source = args.model.open()?;
     let tokenizer =
-        Tokenizer::new(source.vocab()?).with_context(|| args.model.display().to_string())?;
+        Tokenizer::new(source.vocab()?).with_context(|| args.model.path().display().to_string())?;
     let text = Text::read(&args.file, &tokenizer)?;
     // Before the work, which may take hours. It is a few megabytes, so that space is not asked for.
     let mut target = match Target::create(&args.output, args.force, Some(&source), 0) {

@@ -1,7 +1,6 @@
 //! `lapidary inspect`: what a model file holds, and the memory that running it takes.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 use lapidary::convert::Totals;
@@ -14,18 +13,19 @@ use lapidary_formats::tensor::TensorView;
 use serde_json::json;
 
 use super::memory::{self, file_bytes, memory_json};
+use super::options::ModelArg;
 use super::size::size;
 
 /// Show what a model holds and the memory it needs
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// A GGUF file or a checkpoint directory
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArg,
     /// Context to compute the memory for, in tokens [default: the model's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    #[arg(short, long, alias = "ctx-size", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     ctx: Option<u32>,
     /// What the key/value cache holds [default: f16, q8_0 and f32 side by side]
-    #[arg(long, value_name = "TYPE", value_parser = super::kv_type)]
+    #[arg(long, value_name = "TYPE", value_parser = super::options::kv_type)]
     kv: Option<KvType>,
     /// Tokens of a prompt that are evaluated together
     #[arg(long = "ubatch-size", alias = "slice", value_name = "N", default_value = "512", value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
@@ -40,7 +40,7 @@ const SHOWN: usize = 4;
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let source = Source::open(&args.model)?;
+    let source = args.model.open()?;
     let n_ctx = args.ctx.map_or(source.config().n_ctx_train, |n| n as usize);
     let model = Inspected::new(&source, n_ctx, &args);
     let mut out = io::BufWriter::new(io::stdout().lock());

@@ -19,10 +19,10 @@ const MAX_DEFAULT_CTX: usize = 8192;
 #[derive(Args, Debug)]
 pub struct MemoryArgs {
     /// Tokens of prompt and answer together [default: what the model was trained for, up to 8192]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    #[arg(short, long, alias = "ctx-size", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     ctx: Option<u32>,
     /// What the key/value cache holds: f16, q8_0 or f32 [default: f16]
-    #[arg(long, value_name = "TYPE", value_parser = super::kv_type)]
+    #[arg(long, value_name = "TYPE", value_parser = super::options::kv_type)]
     kv: Option<KvType>,
     /// Tokens of a prompt that are evaluated together: fewer take less memory, and longer
     /// [default: 512]

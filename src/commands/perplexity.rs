@@ -16,14 +16,15 @@ use lapidary::perplexity::{
 use lapidary::tokenizer::Tokenizer;
 use serde_json::{json, Value};
 
+use super::interrupt;
+use super::options::{open, CpuArgs, ModelArg};
 use super::text::Text;
-use super::{interrupt, CpuArgs};
 
 /// Measure the perplexity of a text, and how far a model is from its original (--reference)
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// A GGUF file, or a checkpoint directory to measure the original
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArg,
     /// The text, UTF-8
     #[arg(short, long, value_name = "TEXT")]
     file: PathBuf,
@@ -32,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "ORIGINAL")]
     reference: Option<PathBuf>,
     /// Tokens per chunk
-    #[arg(long, default_value_t = 512, value_name = "N")]
+    #[arg(short, long, alias = "ctx-size", default_value_t = 512, value_name = "N")]
     ctx: usize,
     /// Measure only the first N chunks
     #[arg(long, value_name = "N")]
@@ -40,11 +41,11 @@ pub struct Args {
     #[command(flatten)]
     cpu: CpuArgs,
     /// What the key/value cache holds: f16, q8_0 or f32
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::kv_type)]
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::options::kv_type)]
     kv: KvType,
     /// What the original's holds [default: the same]; a model compared with itself says what its cache
     /// costs
-    #[arg(long, value_name = "TYPE", value_parser = super::kv_type, requires = "reference")]
+    #[arg(long, value_name = "TYPE", value_parser = super::options::kv_type, requires = "reference")]
     reference_kv: Option<KvType>,
     /// Print one JSON object
     #[arg(long)]
@@ -53,9 +54,9 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let source = Source::open(&args.model)?;
+    let source = args.model.open()?;
     let tokenizer =
-        Tokenizer::new(source.vocab()?).with_context(|| args.model.display().to_string())?;
+        Tokenizer::new(source.vocab()?).with_context(|| args.model.path().display().to_string())?;
     let reference = args.reference.as_deref().map(|path| open_reference(path, &args, &tokenizer));
     let reference = reference.transpose()?;
     let Text { tokens, bos } = Text::read(&args.file, &tokenizer)?;
@@ -74,9 +75,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 /// Opens the original, which must have the pieces of the model that was cut from it.
 fn open_reference(path: &Path, args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<Source> {
-    let reference = Source::open(path)?;
+    let reference = open(path)?;
     check_vocabularies(tokenizer.vocab(), &reference.vocab()?)
-        .with_context(|| format!("{} and {}", args.model.display(), path.display()))?;
+        .with_context(|| format!("{} and {}", args.model.path().display(), path.display()))?;
     Ok(reference)
 }
 

@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, Context};
 use clap::Args;
 use lapidary::chat::Turn;
-use lapidary::model::RowSource;
-use lapidary::model::{ModelError, Saved, Source, State};
+use lapidary::generate::Session;
+use lapidary::model::{ModelError, RowSource, Saved, Source, State};
 use tempfile::NamedTempFile;
 
-use super::generate::Session;
 use super::interrupt;
 
 /// Bytes that are read or written at a time.
@@ -67,7 +66,7 @@ impl PromptCache {
             Ok(metadata) => metadata.len(),
         };
         let from = BufReader::with_capacity(BUFFER, File::open(&self.path).with_context(name)?);
-        let (model, state, _) = session.parts();
+        let (model, state) = (session.model(), session.state());
         let saved = State::restore(model.config(), *state.options(), &self.fingerprint, from, len);
         let Saved { state, ids, note } = saved.with_context(name)?;
         let turns = match note.as_str() {
@@ -85,7 +84,7 @@ impl PromptCache {
     /// # Errors
     /// If it cannot be written.
     pub fn save(&self, session: &Session<'_>, turns: &[Turn]) -> anyhow::Result<()> {
-        let (_, state, ids) = session.parts();
+        let (state, ids) = (session.state(), session.ids());
         if ids.is_empty() {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -23,8 +23,9 @@ use tokio::sync::oneshot;
 
 use super::interrupt::{self, Interrupted};
 use super::memory::{file_bytes, MemoryArgs};
+use super::options::{CpuArgs, ModelArg};
 use super::run::chat_template;
-use super::{sandbox, CpuArgs};
+use super::sandbox;
 
 /// Threads that read and write requests: the model's are others.
 const THREADS: usize = 2;
@@ -38,8 +39,8 @@ const KEY_VARIABLE: &str = "LAPIDARY_API_KEY";
 /// Serve a model over HTTP, for clients of OpenAI's API
 #[derive(ClapArgs)]
 pub struct Args {
-    /// A GGUF file or a checkpoint directory
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArg,
     /// Address to listen on; one that other machines reach should have a key
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
     host: String,
@@ -105,7 +106,7 @@ fn origin(origin: &str) -> Result<HeaderValue, String> {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let keys = args.keys()?;
-    let source = Source::open(&args.model)?;
+    let source = args.model.open()?;
     let cpu = args.cpu.cpu()?;
     let load = Load::Engine { parallel: args.parallel };
     let plan = args.memory.plan(&source, cpu.threads(), load)?;

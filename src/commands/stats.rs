@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 use std::time::Instant;
 
+use lapidary::generate::{Answer, End, Finish};
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
-use super::generate::{Answer, Stop};
 use super::memory::MemoryPlan;
 
 /// A finished run.
@@ -53,16 +53,16 @@ impl Stats<'_> {
     }
 
     fn end(&self) -> String {
-        match self.answer.stop {
-            Stop::Model => "ended by the model".into(),
-            Stop::Length => "ended by -n".into(),
-            Stop::Context => {
+        match self.answer.end {
+            Some(End::Finished(Finish::Stop)) => "ended by the model".into(),
+            Some(End::Finished(Finish::Length)) => "ended by -n".into(),
+            Some(End::ContextFull) => {
                 format!(
                     "ended because the context of {} tokens is full (--ctx, --context-shift)",
                     self.plan.options.n_ctx
                 )
             }
-            Stop::Interrupted => "interrupted".into(),
+            Some(End::Cancelled) | None => "interrupted".into(),
         }
     }
 
@@ -71,11 +71,11 @@ impl Stats<'_> {
         let a = self.answer;
         serde_json::json!({
             "text": self.text,
-            "stop": match a.stop {
-                Stop::Model => "stop",
-                Stop::Length => "length",
-                Stop::Context => "context",
-                Stop::Interrupted => "interrupted",
+            "stop": match a.end {
+                Some(End::Finished(Finish::Stop)) => "stop",
+                Some(End::Finished(Finish::Length)) => "length",
+                Some(End::ContextFull) => "context",
+                Some(End::Cancelled) | None => "interrupted",
             },
             "prompt_tokens": a.prompt_tokens,
             "prompt_evaluated": a.prompt_evaluated,

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args as ClapArgs;
@@ -11,15 +10,16 @@ use serde_json::json;
 
 use super::convert::{bar, Bar};
 use super::interrupt::{self, Interrupted};
+use super::options::ModelArg;
 use super::size::size;
 
 /// Check a model's file: structure, checksums, every value
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// A GGUF file (whoever wrote it) or a checkpoint directory
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArg,
     /// Threads [default: all cores]
-    #[arg(long, value_name = "N", value_parser = super::threads)]
+    #[arg(long, value_name = "N", value_parser = super::options::threads)]
     threads: Option<NonZeroUsize>,
     /// Print one JSON object
     #[arg(long)]
@@ -30,7 +30,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt::install()?;
     let mut bar = Bar(bar());
-    let result = verify(&args.model, args.threads.map(NonZeroUsize::get), &mut bar);
+    let result = verify(args.model.path(), args.threads.map(NonZeroUsize::get), &mut bar);
     bar.0.finish_and_clear();
     let verified = match result {
         Err(VerifyError::Cancelled) => return Err(Interrupted.into()),
@@ -43,8 +43,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     match verified.findings.len() {
         0 => Ok(()),
-        1 => bail!("{}: one thing is wrong", args.model.display()),
-        n => bail!("{}: {n} things are wrong", args.model.display()),
+        1 => bail!("{}: one thing is wrong", args.model.path().display()),
+        n => bail!("{}: {n} things are wrong", args.model.path().display()),
     }
 }
 
@@ -53,7 +53,7 @@ fn print(out: &mut impl Write, verified: &Verified, args: &Args) -> io::Result<(
         writeln!(out, "{finding}")?;
     }
     let (tensors, bytes) = (verified.tensors, size(verified.bytes));
-    writeln!(out, "{}: {tensors} tensors, {bytes}, looked at", args.model.display())?;
+    writeln!(out, "{}: {tensors} tensors, {bytes}, looked at", args.model.path().display())?;
     match verified.no_checksums {
         Some(why) => writeln!(out, "checksums {why}: changed bytes would go unnoticed")?,
         None => writeln!(out, "{} checksums compared", verified.checksums)?,
@@ -66,7 +66,7 @@ fn print(out: &mut impl Write, verified: &Verified, args: &Args) -> io::Result<(
 
 fn report(verified: &Verified, args: &Args) -> serde_json::Value {
     json!({
-        "path": args.model.display().to_string(),
+        "path": args.model.path().display().to_string(),
         "ok": verified.findings.is_empty(),
         "tensors": verified.tensors,
         "bytes": verified.bytes,

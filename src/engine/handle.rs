@@ -10,7 +10,7 @@ use super::{Answer, EngineOptions, Event, Request, SubmitError};
 
 /// A request on its way.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct QueuedRequest {
     pub request: Request,
     /// Closed when nobody waits for the answer any more. It is unbounded so that a slow reader holds
     /// nobody up; what it can hold is bounded by the context.
@@ -65,7 +65,7 @@ pub struct Status {
 /// What handles and the engine share.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
-    pub jobs: VecDeque<Job>,
+    pub queue: VecDeque<QueuedRequest>,
     pub busy: usize,
     pub totals: Totals,
     /// No more requests are taken, and those there are come to an end.
@@ -77,9 +77,9 @@ pub(super) struct Desk {
 impl Desk {
     /// Forgets the requests that nobody waits for any more.
     pub fn drop_cancelled(&mut self) {
-        let before = self.jobs.len();
-        self.jobs.retain(|job| !job.events.is_closed());
-        self.totals.cancelled += (before - self.jobs.len()) as u64;
+        let before = self.queue.len();
+        self.queue.retain(|queued| !queued.events.is_closed());
+        self.totals.cancelled += (before - self.queue.len()) as u64;
     }
 
     /// Whether there will never be anything to do again.
@@ -138,15 +138,15 @@ impl Handle {
             return Err(SubmitError::Closed);
         }
         desk.drop_cancelled();
-        if desk.jobs.len() + desk.busy + choices > most {
+        if desk.queue.len() + desk.busy + choices > most {
             desk.totals.refused += choices as u64;
-            return Err(SubmitError::Full { waiting: desk.jobs.len() });
+            return Err(SubmitError::Full { waiting: desk.queue.len() });
         }
         desk.totals.requests += choices as u64;
         let arrived = Instant::now();
         let answers = requests.into_iter().map(|request| {
             let (events, receiver) = mpsc::unbounded_channel();
-            desk.jobs.push_back(Job { request, events, arrived });
+            desk.queue.push_back(QueuedRequest { request, events, arrived });
             Answer { events: receiver }
         });
         let answers = answers.collect();
@@ -175,7 +175,7 @@ impl Handle {
         Status {
             parallel: self.options.parallel,
             busy: desk.busy,
-            waiting: desk.jobs.len(),
+            waiting: desk.queue.len(),
             queue: self.options.queue,
             totals: desk.totals,
         }

@@ -10,17 +10,15 @@ mod pick;
 mod plan;
 mod request;
 mod slot;
-mod text;
 
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use crate::generate::{Finish, Token, TokenLogprobs};
 pub use handle::{Handle, Status, Totals};
-pub use request::{
-    Answer, Done, EngineError, Event, Finish, Request, SubmitError, Token, TokenLogprobs,
-};
+pub use request::{Answer, Done, EngineError, Event, Request, SubmitError};
 
-use handle::{Job, Shared};
+use handle::{QueuedRequest, Shared};
 use pick::{pick, Row};
 use plan::{plan, Need, Pace};
 use slot::Slot;
@@ -97,8 +95,8 @@ impl<'m> Engine<'m> {
             }
             desk.drop_cancelled();
             while self.slots.iter().any(|slot| slot.running.is_none()) {
-                let Some(job) = desk.jobs.pop_front() else { break };
-                self.begin(job);
+                let Some(queued) = desk.queue.pop_front() else { break };
+                self.begin(queued);
             }
             desk.busy = busy(&self.slots);
             if desk.busy > 0 {
@@ -113,15 +111,15 @@ impl<'m> Engine<'m> {
 
     /// Begins in a free slot, of which there is one: in that of the sequence that the prompt goes on
     /// with, or else in the one that was left alone longest.
-    fn begin(&mut self, job: Job) {
-        let prompt = &job.request.prompt;
+    fn begin(&mut self, queued: QueuedRequest) {
+        let prompt = &queued.request.prompt;
         let free = self.slots.iter_mut().filter(|slot| slot.running.is_none());
         let goes_on = |slot: &Slot<'_>| {
             let shared = slot.shares(prompt);
             (if shared == slot.sequence.len() { shared } else { 0 }, u64::MAX - slot.used)
         };
         if let Some(slot) = free.max_by_key(|slot| goes_on(slot)) {
-            slot.begin(job, self.tokenizer);
+            slot.begin(queued, self.tokenizer);
             slot.used = self.steps;
         }
     }
@@ -199,7 +197,7 @@ impl<'m> Engine<'m> {
         for (i, slot) in self.slots.iter_mut().enumerate() {
             let Some((_, n)) = planned.iter().find(|(planned, _)| *planned == i) else { continue };
             let Some(running) = &slot.running else { continue };
-            let (at, all) = (slot.sequence.len(), running.job.request.prompt_logprobs);
+            let (at, all) = (slot.sequence.len(), running.prompt_logprobs().is_some());
             slot.used = steps;
             // The last token is followed by one that is picked; others, if somebody asks.
             let row_of =
@@ -275,7 +273,7 @@ impl Drop for Engine<'_> {
     fn drop(&mut self) {
         let mut desk = self.shared.desk();
         desk.closed = true;
-        desk.jobs.clear();
+        desk.queue.clear();
         desk.busy = 0;
     }
 }

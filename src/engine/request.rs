@@ -5,6 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::generate::{Finish, Token, TokenLogprobs};
 use crate::sampling::{Constraint, Sampler};
 
 /// A text to go on with.
@@ -52,35 +53,6 @@ pub enum Event {
     Done(Done),
     /// It could not be made.
     Failed(EngineError),
-}
-
-/// A token of an answer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Token {
-    /// Its id.
-    pub id: u32,
-    /// If they were asked for.
-    pub logprobs: Option<TokenLogprobs>,
-}
-
-/// How likely a token was, and what else might have stood there.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TokenLogprobs {
-    /// The token that stands there.
-    pub id: u32,
-    /// The natural logarithm of its probability.
-    pub logprob: f32,
-    /// The likeliest tokens, the likeliest first, as many as were asked for.
-    pub top: Vec<(u32, f32)>,
-}
-
-/// Why an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Finish {
-    /// The model ended it, or a stop text, or its constraint.
-    Stop,
-    /// It has as many tokens as were asked for, or as the context takes.
-    Length,
 }
 
 /// What a whole answer took.

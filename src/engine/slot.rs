@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::handle::Job;
-use super::text::{Shown, Text};
-use super::{Done, EngineError, Event, Finish, Request, Token, TokenLogprobs, Totals};
+use super::handle::QueuedRequest;
+use super::{Done, EngineError, Event, Totals};
+use crate::generate::{Finish, Generation, GenerationOptions, Shown, Token, TokenLogprobs};
+use crate::kernels::Isa;
 use crate::model::{Config, Sequence, StateOptions};
-use crate::tokenizer::{ControlPieces, Tokenizer};
+use crate::sampling::ConstraintError;
+use crate::tokenizer::Tokenizer;
 
 /// Fewer tokens are evaluated as fast as all before them are copied.
 const WORTH_COPYING: usize = 16;
@@ -25,12 +27,8 @@ pub(super) struct Slot<'t> {
 /// An answer in the making.
 #[derive(Debug)]
 pub(super) struct Running<'t> {
-    pub job: Job,
-    text: Text<'t>,
-    /// Tokens of the answer.
-    generated: usize,
-    /// The most there may be.
-    limit: usize,
+    queued: QueuedRequest,
+    generation: Generation<'t>,
     /// Tokens of the prompt that were in a cache.
     pub cached: usize,
     /// Of the prompt.
@@ -70,24 +68,27 @@ impl<'t> Slot<'t> {
 
     /// Whether it has a prompt to read that need not be evaluated as a whole.
     pub fn can_borrow(&self) -> bool {
-        let borrows = |running: &Running<'_>| !running.job.request.prompt_logprobs;
+        let borrows = |running: &Running<'_>| running.prompt_logprobs().is_none();
         self.is_reading() && self.running.as_ref().is_some_and(borrows)
     }
 
     /// Begins with a request.
-    pub fn begin(&mut self, job: Job, tokenizer: &'t Tokenizer) {
-        let whole = job.request.prompt_logprobs;
-        let cached = if whole { 0 } else { self.shares(&job.request.prompt) };
+    pub fn begin(&mut self, mut queued: QueuedRequest, tokenizer: &'t Tokenizer) {
+        let request = &mut queued.request;
+        let cached = if request.prompt_logprobs { 0 } else { self.shares(&request.prompt) };
         let cached = self.sequence.truncate(cached);
-        self.ids.clone_from(&job.request.prompt);
+        self.ids.clone_from(&request.prompt);
         let room = self.sequence.options().n_ctx - self.ids.len();
-        let limit = job.request.max_tokens.map_or(room, |max| max.min(room));
-        let decoder = tokenizer.stream(ControlPieces::Omit);
-        let text = Text::new(decoder, job.request.stop.clone());
+        let options = GenerationOptions {
+            max_tokens: Some(request.max_tokens.map_or(room, |max| max.min(room))),
+            constraint: request.constraint.take(),
+            stop: std::mem::take(&mut request.stop),
+            ignore_eos: request.ignore_eos,
+            logprobs: request.logprobs,
+        };
+        let generation = Generation::new(tokenizer, options);
         let (logprobs, started) = (Vec::new(), Instant::now());
-        let generated = 0;
-        self.running =
-            Some(Running { job, text, generated, limit, cached, logprobs, started, read: None });
+        self.running = Some(Running { queued, generation, cached, logprobs, started, read: None });
     }
 
     /// Takes over what `other` has of the prompt, if that is so much more that it is faster.
@@ -118,13 +119,13 @@ impl<'t> Slot<'t> {
     ) {
         let Some(running) = &mut self.running else { return };
         if !running.answering() {
-            totals.prompt_tokens += running.job.request.prompt.len() as u64;
+            totals.prompt_tokens += running.queued.request.prompt.len() as u64;
             totals.cached_tokens += running.cached as u64;
             running.prompt_read();
         }
         let finish = match picked {
             // The prompt was all that was asked for.
-            Ok(_) if running.limit == 0 => Ok(Some(Finish::Length)),
+            Ok(_) if running.generation.is_full() => Ok(Some(Finish::Length)),
             Ok(token) => {
                 totals.generated_tokens += 1;
                 let id = token.id;
@@ -164,7 +165,7 @@ impl Running<'_> {
 
     /// Whether somebody waits for the answer.
     pub fn is_wanted(&self) -> bool {
-        !self.job.events.is_closed()
+        !self.queued.events.is_closed()
     }
 
     /// Tells that the prompt was read.
@@ -174,21 +175,30 @@ impl Running<'_> {
         self.send(Event::Prompt { cached: self.cached, logprobs });
     }
 
+    /// How many of the likeliest tokens are to be told at each place of the prompt, if that was asked
+    /// for.
+    pub fn prompt_logprobs(&self) -> Option<usize> {
+        let request = &self.queued.request;
+        request.prompt_logprobs.then(|| request.logprobs.unwrap_or(0))
+    }
+
+    /// Samples the token that comes after `ids`.
+    pub fn sample(
+        &mut self,
+        isa: Isa,
+        logits: &mut [f32],
+        ids: &[u32],
+        stop_ids: &[u32],
+    ) -> Result<Token, ConstraintError> {
+        let sampler = &mut self.queued.request.sampler;
+        self.generation.sample(sampler, isa, logits, ids, stop_ids)
+    }
+
     /// Goes on with a token; gives how the answer ends if it does.
     fn push(&mut self, token: Token, stop_ids: &[u32]) -> Option<Finish> {
-        self.generated += 1;
-        let Request { constraint, ignore_eos, .. } = &self.job.request;
-        if stop_ids.contains(&token.id) && (!ignore_eos || constraint.is_some()) {
-            return Some(Finish::Stop);
-        }
-        let whole = constraint.as_ref().is_some_and(|constraint| constraint.is_complete());
-        let (shown, stopped) = self.text.push(token);
+        let (shown, finish) = self.generation.push(token, stop_ids);
         self.show(shown);
-        match (stopped || whole, self.generated == self.limit) {
-            (true, _) => Some(Finish::Stop),
-            (false, true) => Some(Finish::Length),
-            (false, false) => None,
-        }
+        finish
     }
 
     fn show(&self, Shown { text, tokens }: Shown) {
@@ -199,13 +209,13 @@ impl Running<'_> {
 
     /// Tells that the answer is whole.
     pub fn done(mut self, finish: Finish) {
-        let rest = self.text.finish();
+        let rest = self.generation.finish();
         self.show(rest);
         let read = self.read.unwrap_or(self.started);
         let done = Done {
             finish,
-            tokens: self.generated,
-            queued: self.started - self.job.arrived,
+            tokens: self.generation.tokens(),
+            queued: self.started - self.queued.arrived,
             prompt_time: read - self.started,
             decode_time: self.read.map_or(Duration::ZERO, |read| read.elapsed()),
         };
@@ -219,6 +229,6 @@ impl Running<'_> {
 
     fn send(&self, event: Event) {
         // Whoever does not wait any more is found before the next pass.
-        let _ = self.job.events.send(event);
+        let _ = self.queued.events.send(event);
     }
 }

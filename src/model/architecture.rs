@@ -149,6 +149,7 @@ const VAULT_GEMMA: Row = Row {
     model_type: "vaultgemma",
     class: "VaultGemmaForCausalLM",
     post_norms: false,
+    any_period: true,
     n_layer_27b: None,
     ..GEMMA2
 };

@@ -4,6 +4,7 @@
 mod cache;
 mod chat;
 mod engine;
+mod family;
 mod gemma3;
 mod grammar;
 mod imatrix;

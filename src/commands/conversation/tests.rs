@@ -10,6 +10,7 @@ use super::*;
 use crate::commands::prompt_cache::SessionArgs;
 
 const GREEDY: f32 = 0.0;
+const LENGTH: Option<End> = Some(End::Finished(Finish::Length));
 
 /// The trained model and its tokenizer.
 struct Setup {
@@ -66,7 +67,7 @@ impl Setup {
     }
 
     fn held(&self, conversation: &Conversation<'_, '_>) -> String {
-        self.tokenizer.decode(conversation.session.parts().2, ControlPieces::Show)
+        self.tokenizer.decode(conversation.session.ids(), ControlPieces::Show)
     }
 }
 
@@ -110,7 +111,7 @@ fn a_conversation_outlives_its_context() {
         let message = format!("And he said unto them {i}");
         let before = conversation.turns.len();
         let answer = say(&mut conversation, &message);
-        assert_eq!((answer.tokens, answer.stop), (20, Stop::Length));
+        assert_eq!((answer.tokens, answer.end), (20, LENGTH));
         forgotten += usize::from(conversation.turns.len() < before + 2);
         // Whole turns: the system's message in the first, a user's and an answer to each.
         let roles = conversation.turns.iter().map(|turn| turn.message.role);
@@ -124,9 +125,9 @@ fn a_conversation_outlives_its_context() {
         assert!(held.contains(&message), "{held}");
         assert_eq!(held.matches("<start_of_turn>").count(), conversation.turns.len());
         // What is held is what a fresh run over it holds: it goes on alike.
-        let ids = conversation.session.parts().2.to_vec();
+        let ids = conversation.session.ids().to_vec();
         let go_on = |session: &mut Session<'_>| {
-            session.answer(&ids, Some(1), &mut (), &mut io::sink()).unwrap().ids
+            write_answer(session, &ids, Some(1), &mut (), &mut io::sink()).unwrap().0.ids
         };
         assert_eq!(go_on(conversation.session), go_on(&mut fresh));
     }
@@ -142,18 +143,18 @@ fn an_answer_longer_than_the_context_keeps_its_message_and_loses_its_beginning()
     say(&mut conversation, "And who art thou?");
     conversation.limit = Some(200);
     let answer = say(&mut conversation, "And whence comest thou?");
-    assert_eq!((answer.tokens, answer.stop), (200, Stop::Length));
+    assert_eq!((answer.tokens, answer.end), (200, LENGTH));
     assert!(answer.shifts > 2);
     let prompt = "<bos><start_of_turn>user\nBe brief.\n\nAnd whence comest thou?<end_of_turn>\n\
                   <start_of_turn>model\n";
     let held = setup.held(&conversation);
     assert!(held.starts_with(prompt), "{held}");
     let (held, prompt) =
-        (conversation.session.parts().2, setup.tokenizer.encode(prompt, Special::Trusted));
+        (conversation.session.ids(), setup.tokenizer.encode(prompt, Special::Trusted));
     assert!(answer.ids[..answer.ids.len() - 1].ends_with(&held[prompt.len()..]));
     // The next turn takes the answer as it was given, if that fits; here it is forgotten.
     let next = say(&mut conversation, "And what is thy name?");
-    assert_eq!(next.stop, Stop::Length);
+    assert_eq!(next.end, LENGTH);
     assert_eq!(conversation.turns.len(), 2);
 }
 
@@ -173,7 +174,7 @@ fn what_does_not_fit_is_said_and_changes_nothing() {
     // Without the flag the context ends an answer.
     let mut conversation = setup.conversation(&mut session, 100, false);
     let answer = say(&mut conversation, "And who art thou?");
-    assert_eq!((answer.stop, answer.shifts), (Stop::Context, 0));
+    assert_eq!((answer.end, answer.shifts), (Some(End::ContextFull), 0));
     assert!(summary(&answer, 0).contains("the context is full (--ctx, --context-shift)"));
 }
 

@@ -105,6 +105,10 @@ fn vault_gemma_is_gemma_2_without_norms_after_sublayers() {
     c.architecture = Architecture::Gemma2;
     c.layers.iter_mut().for_each(|layer| layer.post_norms = true);
     assert_eq!(c, gemma2(json!({})).unwrap());
+    // As it was published: all layers are global, though there is a window.
+    let types = vec!["full_attention"; 12];
+    let c = gemma2(json!({"model_type": "vaultgemma", "layer_types": types})).unwrap();
+    assert_eq!(c.sliding_window(), None);
 }
 
 #[test]

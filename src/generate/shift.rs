@@ -7,16 +7,24 @@
 //! adds up, and what was forgotten would speak on through the others. Half a context goes at a
 //! time, so that each token is evaluated about twice.
 
+use std::error::Error;
+
+/// The ids to go on from, if anything can be forgotten, or why they could not be found.
+type Shifted = Result<Option<Vec<u32>>, Box<dyn Error + Send + Sync>>;
+
 /// Chooses what a full sequence goes on with.
 pub trait Shift {
     /// The ids to go on from, when the ids `held` fill the context; they fit it, and end with the
     /// last of `generated`, which is not held yet. `None` if nothing can be forgotten.
-    fn shift(&mut self, held: &[u32], generated: &[u32]) -> anyhow::Result<Option<Vec<u32>>>;
+    ///
+    /// # Errors
+    /// If they cannot be found; the text ends there.
+    fn shift(&mut self, held: &[u32], generated: &[u32]) -> Shifted;
 }
 
 /// Forgets nothing: a full context ends the text.
 impl Shift for () {
-    fn shift(&mut self, _: &[u32], _: &[u32]) -> anyhow::Result<Option<Vec<u32>>> {
+    fn shift(&mut self, _: &[u32], _: &[u32]) -> Shifted {
         Ok(None)
     }
 }
@@ -28,7 +36,7 @@ pub struct OldestHalf {
 }
 
 impl Shift for OldestHalf {
-    fn shift(&mut self, held: &[u32], generated: &[u32]) -> anyhow::Result<Option<Vec<u32>>> {
+    fn shift(&mut self, held: &[u32], generated: &[u32]) -> Shifted {
         let after = held.len().saturating_sub(self.keep);
         if after == 0 {
             return Ok(None);

@@ -1,13 +1,10 @@
-use std::io;
 use std::path::{Path, PathBuf};
 
-use lapidary::kernels::KvType;
-use lapidary::model::Source;
-use lapidary::sampling::SamplerConfig;
-use lapidary::tokenizer::Special;
-
 use super::*;
-use crate::commands::shift::OldestHalf;
+use crate::kernels::KvType;
+use crate::model::{Model, Source, State, StateOptions};
+use crate::sampling::{Sampler, SamplerConfig};
+use crate::tokenizer::{Special, Tokenizer};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
@@ -37,9 +34,24 @@ impl Setup {
     }
 }
 
-fn answer(session: &mut Session<'_>, prompt: &[u32], limit: usize) -> Answer {
-    session.answer(prompt, Some(limit), &mut (), &mut io::sink()).unwrap()
+fn answer(session: &mut Session<'_>, prompt: &[u32], max_tokens: usize) -> Answer {
+    shifted(session, prompt, max_tokens, &mut ())
 }
+
+fn shifted(
+    session: &mut Session<'_>,
+    prompt: &[u32],
+    max_tokens: usize,
+    shift: &mut dyn Shift,
+) -> Answer {
+    let limits = Limits { max_tokens: Some(max_tokens), cancelled: &|| false };
+    let mut tokens = session.generate(prompt, limits, shift).unwrap();
+    tokens.by_ref().for_each(|shown| _ = shown.unwrap());
+    assert!(tokens.next().is_none(), "it has ended");
+    tokens.into_answer()
+}
+
+const LENGTH: Option<End> = Some(End::Finished(Finish::Length));
 
 #[test]
 fn what_the_sequence_begins_with_is_not_evaluated_again() {
@@ -113,8 +125,8 @@ fn a_text_slides_through_any_context() {
         let prompt = [2, 700][..n_ctx.min(2)].to_vec();
         let mut session = setup.session(&model, options);
         let mut shift = OldestHalf { keep: usize::from(n_ctx > 1) };
-        let found = session.answer(&prompt, Some(120), &mut shift, &mut io::sink()).unwrap();
-        assert_eq!((found.tokens, found.stop), (120, Stop::Length), "n_ctx {n_ctx}");
+        let found = shifted(&mut session, &prompt, 120, &mut shift);
+        assert_eq!((found.tokens, found.end), (120, LENGTH), "n_ctx {n_ctx}");
         // No more is kept than a context may hold, and a little.
         assert!((n_ctx.min(120)..=2 * n_ctx).contains(&found.ids.len()), "n_ctx {n_ctx}");
         // A full context makes room for half of what follows BOS.
@@ -138,9 +150,35 @@ fn without_a_shift_a_full_context_ends_the_text() {
     let model = setup.model();
     let mut session = setup.session(&model, StateOptions::new(3, KvType::F16));
     let found = answer(&mut session, &[2, 700], 120);
-    assert_eq!((found.ids.len(), found.stop, found.shifts), (2, Stop::Context, 0));
+    assert_eq!((found.ids.len(), found.end, found.shifts), (2, Some(End::ContextFull), 0));
     // Neither does it go on where all of it has to stay.
     let mut shift = OldestHalf { keep: 3 };
-    let found = session.answer(&[2, 700, 5], Some(9), &mut shift, &mut io::sink()).unwrap();
-    assert_eq!((found.ids.len(), found.stop, found.shifts), (1, Stop::Context, 0));
+    let found = shifted(&mut session, &[2, 700, 5], 9, &mut shift);
+    assert_eq!((found.ids.len(), found.end, found.shifts), (1, Some(End::ContextFull), 0));
+}
+
+#[test]
+fn a_text_ends_where_it_is_cancelled() {
+    let setup = Setup::new("micro-gemma2");
+    let model = setup.model();
+    let mut session = setup.session(&model, StateOptions::new(64, KvType::F16));
+    let asked = std::cell::Cell::new(0);
+    let cancelled = || asked.replace(asked.get() + 1) >= 5;
+    let limits = Limits { max_tokens: None, cancelled: &cancelled };
+    let mut none = ();
+    let mut tokens = session.generate(&[2, 700], limits, &mut none).unwrap();
+    tokens.by_ref().for_each(|shown| _ = shown.unwrap());
+    let answer = tokens.into_answer();
+    // It is asked before and after the prompt is read, and then before each evaluation.
+    assert_eq!((answer.end, answer.tokens, answer.decoded), (Some(End::Cancelled), 4, 3));
+    // What was read is there to go on from.
+    assert_eq!(session.ids()[..2], [2, 700]);
+    assert_eq!(session.ids().len(), 2 + answer.decoded);
+    let refused = |prompt: &[u32], session: &mut Session<'_>| {
+        let limits = Limits { max_tokens: None, cancelled: &|| false };
+        session.generate(prompt, limits, &mut ()).err().unwrap().to_string()
+    };
+    assert_eq!(refused(&[], &mut session), "there are no tokens to evaluate");
+    let too_long = "the prompt has 65 tokens, the context takes 64";
+    assert_eq!(refused(&[2; 65], &mut session), too_long);
 }

@@ -18,9 +18,19 @@ pub(super) struct Text<'t> {
 
 /// What may be shown.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Shown {
+pub struct Shown {
+    /// What is new of the text.
     pub text: String,
+    /// The tokens that are complete with it.
     pub tokens: Vec<Token>,
+}
+
+impl Shown {
+    /// Adds what is to be shown after it.
+    pub(super) fn append(&mut self, mut after: Self) {
+        self.text.push_str(&after.text);
+        self.tokens.append(&mut after.tokens);
+    }
 }
 
 impl<'t> Text<'t> {

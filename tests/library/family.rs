@@ -1,0 +1,213 @@
+//! The rest of the family against Hugging Face transformers in f32: random models whose sizes exercise
+//! every branch (goldens/transformers/README.md says how the goldens were made, and what an error of
+//! each kind would give).
+
+use std::fs;
+
+use lapidary::convert::{convert, Options, Plan, Recipe};
+use lapidary::kernels::KvType;
+use lapidary::model::{Architecture, Model, Rows, Source, State, StateOptions};
+use lapidary::tokenizer::{Special, Tokenizer};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::fixtures::{held_out, tests_dir};
+use crate::goldens::{golden, ids};
+use crate::logits::{golden_f32, CACHES, F32_NMSE};
+use crate::nmse::nmse;
+
+/// The goldens, and the architecture of each.
+const MODELS: [(&str, Architecture); 5] = [
+    ("micro-gemma1", Architecture::Gemma),
+    ("micro-gemma3", Architecture::Gemma3),
+    ("micro-gemma3-conditional", Architecture::Gemma3),
+    ("micro-vaultgemma", Architecture::VaultGemma),
+    ("micro-vaultgemma-global", Architecture::VaultGemma),
+];
+
+/// A golden, and the checkpoint that it is of.
+struct Golden {
+    json: Value,
+    dir: TempDir,
+}
+
+impl Golden {
+    /// A copy of the fixture with the golden's changes to `config.json`.
+    fn new(name: &str) -> Self {
+        let (json, dir) = (golden(&format!("{name}.json")), TempDir::new().unwrap());
+        let fixture = tests_dir("fixtures").join(json["fixture"].as_str().unwrap());
+        for entry in fs::read_dir(fixture).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+        let path = dir.path().join("config.json");
+        let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        for (key, value) in json["config"].as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        fs::write(path, config.to_string()).unwrap();
+        Self { json, dir }
+    }
+
+    fn source(&self) -> Source {
+        Source::open(self.dir.path()).unwrap()
+    }
+
+    /// Logits at the golden's positions, `[positions, n_vocab]`, evaluated in pieces of `piece` tokens.
+    fn logits(&self, model: &Model<'_>, piece: usize, kv: KvType) -> Vec<f32> {
+        let (ids, positions) = (ids(&self.json["ids"]), ids(&self.json["positions"]));
+        let mut state = State::new(model.config(), StateOptions::new(ids.len(), kv));
+        let mut wanted = Vec::new();
+        for tokens in ids.chunks(piece) {
+            let first = state.len();
+            let sink = |row: usize, logits: &mut [f32]| {
+                if positions.contains(&((first + row) as u32)) {
+                    wanted.extend_from_slice(logits);
+                }
+            };
+            model.forward(&mut state, tokens, Rows::All, sink).unwrap();
+        }
+        wanted
+    }
+}
+
+#[test]
+fn logits_are_those_of_transformers_at_every_position() {
+    for (name, architecture) in MODELS {
+        let golden = Golden::new(name);
+        let source = golden.source();
+        assert_eq!(source.config().architecture, architecture, "{name}");
+        let model = Model::load(&source, None).unwrap();
+        let expected = golden_f32(&format!("{name}.logits.f32"));
+        for (kv, tolerance, _) in CACHES {
+            let found = golden.logits(&model, usize::MAX, kv);
+            let error = nmse(&found, &expected);
+            println!("{name}, {kv:?}: NMSE {error:.2e}");
+            assert!(error <= tolerance, "{name}, {kv:?}: NMSE {error:e}");
+            if kv != KvType::F32 {
+                continue;
+            }
+            let n_vocab = model.config().n_vocab;
+            for (at, (found, expected)) in
+                found.chunks(n_vocab).zip(expected.chunks(n_vocab)).enumerate()
+            {
+                let error = nmse(found, expected);
+                assert!(error <= F32_NMSE, "{name}, {at}th position: NMSE {error:e}");
+            }
+        }
+    }
+}
+
+/// Every product is computed in one order whatever the number of rows, so equal means equal.
+#[test]
+fn a_prompt_gives_the_same_logits_whole_in_pieces_and_token_by_token() {
+    for (name, _) in MODELS {
+        let golden = Golden::new(name);
+        let source = golden.source();
+        let model = Model::load(&source, None).unwrap();
+        for kv in KvType::ALL {
+            let whole = golden.logits(&model, usize::MAX, kv);
+            for piece in [1, 7, 129] {
+                let found = golden.logits(&model, piece, kv);
+                assert!(found == whole, "{name}: pieces of {piece}, {kv:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn greedy_tokens_are_those_of_transformers() {
+    for (name, _) in MODELS {
+        let golden = Golden::new(name);
+        let source = golden.source();
+        let model = Model::load(&source, None).unwrap();
+        let tokenizer = Tokenizer::new(source.vocab().unwrap()).unwrap();
+        let prompt = golden.json["prompt"].as_str().unwrap();
+        let expected = ids(&golden.json["greedy_ids"]);
+        let mut tokens = tokenizer.encode_with_bos(prompt, Special::Plain);
+        assert_eq!(tokens, ids(&golden.json["prompt_ids"]), "{name}");
+        let mut state = State::new(model.config(), StateOptions::new(256, KvType::F32));
+        let mut found = Vec::new();
+        while found.len() < expected.len() {
+            let logits = model.forward_last(&mut state, &tokens).unwrap();
+            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+            found.push(best as u32);
+            tokens = vec![best as u32];
+        }
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+/// A GGUF file is the same model as the checkpoint that it was made from.
+#[test]
+fn a_converted_file_has_the_configuration_and_the_bits_of_its_checkpoint() {
+    for (name, _) in MODELS {
+        let golden = Golden::new(name);
+        let source = golden.source();
+        let out = golden.dir.path().join("out.gguf");
+        let plan = Plan::of_recipe(&source, Recipe::F32);
+        convert(&source, &out, &plan, Options::default(), &mut ()).unwrap();
+        let file = Source::open(&out).unwrap();
+        assert_eq!(file.config(), source.config(), "{name}");
+        assert_eq!(file.vocab().unwrap(), source.vocab().unwrap(), "{name}");
+        let logits =
+            |source| golden.logits(&Model::load(source, None).unwrap(), usize::MAX, KvType::F32);
+        assert!(logits(&file) == logits(&source), "{name}");
+    }
+}
+
+/// Every recipe runs, and loses little: the random models have no rows of 256, so that recipes fall
+/// back to types with blocks of 32.
+#[test]
+fn every_recipe_of_every_architecture_runs() {
+    for (name, _) in MODELS {
+        let golden = Golden::new(name);
+        let source = golden.source();
+        let exact = golden_f32(&format!("{name}.logits.f32"));
+        for recipe in Recipe::all() {
+            let out = golden.dir.path().join(format!("{recipe}.gguf"));
+            let plan = Plan::of_recipe(&source, recipe);
+            convert(&source, &out, &plan, Options::default(), &mut ()).unwrap();
+            let file = Source::open(&out).unwrap();
+            let model = Model::load(&file, None).unwrap();
+            let error = nmse(&golden.logits(&model, usize::MAX, KvType::F16), &exact);
+            // Random weights with large gains amplify rounding; what a swapped tensor gives is 1 and more.
+            let limit = if recipe.base().block_len() == 1 { 1e-4 } else { 0.5 };
+            assert!(error <= limit, "{name} {recipe}: NMSE {error:e}");
+        }
+    }
+}
+
+/// Parts that read images are left out of a conversion, and counted.
+#[test]
+fn vision_is_left_out() {
+    let golden = Golden::new("micro-gemma3-conditional");
+    let source = golden.source();
+    assert!(source.left_out() > 0);
+    assert!(source
+        .tensors()
+        .iter()
+        .all(|spec| source.tensor(spec).name.contains("language_model")));
+    assert_eq!(Golden::new("micro-gemma3").source().left_out(), 0);
+}
+
+/// Sequences are saved and restored, and rings wrap: what the held-out text gives in small pieces is
+/// what it gives with whole caches.
+#[test]
+fn rings_of_local_layers_give_the_bits_of_whole_caches() {
+    let text = fs::read_to_string(held_out()).unwrap();
+    for (name, _) in MODELS {
+        let golden = Golden::new(name);
+        let source = golden.source();
+        let model = Model::load(&source, None).unwrap();
+        let tokenizer = Tokenizer::new(source.vocab().unwrap()).unwrap();
+        let ids = &tokenizer.encode_with_bos(&text, Special::Plain)[..600];
+        let run = |rings| {
+            let options =
+                StateOptions { n_ubatch: 40, rings, ..StateOptions::new(600, KvType::F16) };
+            let mut state = State::new(model.config(), options);
+            model.forward_last(&mut state, ids).unwrap().to_vec()
+        };
+        assert!(run(true) == run(false), "{name}");
+    }
+}
