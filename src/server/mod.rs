@@ -1,85 +1,40 @@
-//! An HTTP server with OpenAI's API before an engine, and what of llama.cpp's server its clients use:
-//! <https://platform.openai.com/docs/api-reference>,
+//! An HTTP server in front of an engine. It speaks OpenAI's API and those parts of llama.cpp's server
+//! that its clients use: <https://platform.openai.com/docs/api-reference>,
 //! <https://github.com/ggml-org/llama.cpp/tree/master/tools/server>.
 //!
-//! A request goes through `guard` (who may ask), `body` (its JSON, within bounds), `chat` or
-//! `completions` with `fields` and `params` (what is asked), and to the engine; what comes back is
-//! sent by `answer`, worded by a `Shape`. Nothing in a request names a file.
+//! - `http` is transport: connections, who may ask, bodies, the fields of their JSON, the chat page.
+//! - `generation` is what all dialects share: prompts go to the engine's queue, answers come back whole
+//!   or as a stream, and what they took is counted.
+//! - A dialect is a folder of its own, such as `openai`, and a row in `DIALECTS`. It reads requests, and
+//!   words the answers and the errors.
+//!
+//! A request passes `http::guard` (host and key) and `http::body` (its JSON). A handler of its dialect
+//! makes a `Generation` of it, which makes the response with the dialect's `Wording`. An error on the way
+//! is an `ApiError`, which `http::router` gives its words at last. Nothing in a request names a file.
 
-mod answer;
-mod app;
-mod body;
-mod chat;
-mod completions;
-mod connections;
-mod error;
-mod fields;
-mod format;
-mod guard;
-mod logprobs;
-mod page;
-mod params;
-mod status;
-mod tally;
-mod tokens;
+mod generation;
+mod http;
+mod limits;
+mod llama_cpp;
+mod openai;
+#[cfg(test)]
+mod tests;
 
-use std::any::Any;
 use std::sync::Arc;
 
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{HeaderValue, Method, StatusCode};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{middleware, Router};
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::CorsLayer;
+use axum::http::HeaderValue;
+use axum::Router;
 
-pub use app::{App, Encode, ModelCard, TemplateError};
-pub use connections::serve;
-pub use error::ApiError;
-pub use guard::{ApiKey, Rules};
+pub use http::app::{App, Encode, ModelCard, TemplateError};
+pub use http::connections::serve;
+pub use http::guard::{ApiKey, Rules};
 
-/// The server's paths. Pages of the `origins` may use it from a browser.
+use http::dialect::Dialect;
+
+/// The dialects that the server speaks. The first also words the errors of paths that are no dialect's.
+static DIALECTS: [Dialect; 2] = [openai::DIALECT, llama_cpp::DIALECT];
+
+/// All paths of the server. Pages of the `origins` may use it from a browser.
 pub fn router(app: Arc<App>, rules: Rules, origins: Vec<HeaderValue>) -> Router {
-    let rules = Arc::new(rules);
-    let mut router = Router::new()
-        .route("/v1/chat/completions", post(chat::complete))
-        .route("/chat/completions", post(chat::complete))
-        .route("/v1/completions", post(completions::complete))
-        .route("/v1/models", get(status::models))
-        .route("/models", get(status::models))
-        .route("/v1/models/{*name}", get(status::model))
-        .route("/tokenize", post(tokens::tokenize))
-        .route("/detokenize", post(tokens::detokenize))
-        .route("/health", get(status::health))
-        .route("/metrics", get(status::metrics));
-    for (path, ..) in page::FILES {
-        router = router.route(path, get(page::serve));
-    }
-    let mut router = router
-        .fallback(|| async { not_found() })
-        .method_not_allowed_fallback(|| async {
-            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this path has other methods")
-        })
-        .with_state(app)
-        .layer(middleware::from_fn_with_state(Arc::clone(&rules), guard::key));
-    if !origins.is_empty() {
-        let cors = CorsLayer::new()
-            .allow_origin(origins)
-            .allow_methods([Method::GET, Method::POST])
-            .allow_headers([AUTHORIZATION, CONTENT_TYPE]);
-        router = router.layer(cors);
-    }
-    guarded(router.layer(middleware::from_fn_with_state(rules, guard::host)))
-}
-
-/// Whatever goes wrong in a handler, its client is told, and nobody else notices.
-fn guarded(router: Router) -> Router {
-    router.layer(CatchPanicLayer::custom(|_: Box<dyn Any + Send>| -> Response {
-        ApiError::internal("the request ended in a fault of the server").into_response()
-    }))
-}
-
-fn not_found() -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, "there is nothing at this path").with_code("not_found")
+    http::router::router(app, rules, origins, &DIALECTS)
 }

@@ -8,15 +8,14 @@ use axum::response::{IntoResponse, Response};
 use serde::ser::{Serialize, Serializer};
 use serde_json::json;
 
-use super::app::App;
-use super::body::JsonBody;
-use super::completions::{ids, special};
-use super::error::ApiError;
-use super::fields::{wrong, Fields};
+use crate::server::http::app::App;
+use crate::server::http::body::JsonBody;
+use crate::server::http::error::ApiError;
+use crate::server::http::fields::{token_ids, wrong, Fields};
+use crate::server::openai::params::special;
 use crate::tokenizer::{ControlPieces, Tokenizer};
 
-/// JSON that is written already: there may be millions of tokens, each of which would take a hundred
-/// times its length as a `Value`.
+/// JSON as text. There may be millions of tokens, and a `Value` takes a hundred times the memory.
 struct Written(Vec<u8>);
 
 impl Written {
@@ -58,7 +57,7 @@ struct Tokens<T> {
     tokens: T,
 }
 
-/// Ids with their texts; what is no text by itself is given in bytes.
+/// Ids with their texts. A token that is a part of a character has bytes instead.
 struct Pieces<'a>(&'a Tokenizer, &'a [u32]);
 
 #[derive(serde::Serialize)]
@@ -86,13 +85,13 @@ impl Serialize for Pieces<'_> {
     }
 }
 
-/// The text of ids, control tokens spelt out.
+/// The text of ids, control tokens included.
 pub async fn detokenize(State(app): State<Arc<App>>, body: JsonBody) -> Result<Response, ApiError> {
     app.prepare(body, text_of).await.map(Written::into_response)
 }
 
 fn text_of(app: &App, fields: &Fields) -> Result<Written, ApiError> {
-    let tokens = fields.array("tokens")?.and_then(ids);
+    let tokens = fields.array("tokens")?.and_then(token_ids);
     let tokens = tokens.ok_or_else(|| wrong("tokens", "a list of token ids"))?;
     let n_vocab = app.tokenizer.vocab().pieces.len();
     if let Some(id) = tokens.iter().find(|id| **id as usize >= n_vocab) {

@@ -1,11 +1,12 @@
-//! How likely tokens were, in the two forms that OpenAI's API has.
+//! Log-probabilities of tokens, in the two forms that OpenAI's API has.
 
 use serde_json::{json, Map, Value};
 
 use crate::engine::TokenLogprobs;
 use crate::tokenizer::{ControlPieces, Tokenizer};
 
-/// A token's text. One that is a part of a character is spelt in bytes, as OpenAI does: `bytes:\xe2`.
+/// A token's text. A token that is a part of a character is written as bytes, as OpenAI does:
+/// `bytes:\xe2`.
 fn spelling(tokenizer: &Tokenizer, id: u32) -> String {
     match String::from_utf8(tokenizer.piece_bytes(id, ControlPieces::Show)) {
         Ok(text) => text,
@@ -16,7 +17,7 @@ fn spelling(tokenizer: &Tokenizer, id: u32) -> String {
     }
 }
 
-/// JSON has no infinities: what is impossible is as unlikely as a number can say.
+/// JSON has no infinities: the logarithm of 0 becomes the lowest number.
 fn finite(logprob: f32) -> f32 {
     logprob.max(f32::MIN)
 }
@@ -41,7 +42,7 @@ pub fn chat<'t>(
     json!({"content": content.collect::<Vec<_>>(), "refusal": null})
 }
 
-/// The `logprobs` of completions, in the making.
+/// The `logprobs` of completions, to which tokens are added.
 #[derive(Debug, Default)]
 pub struct Legacy {
     tokens: Vec<String>,
@@ -51,23 +52,23 @@ pub struct Legacy {
 }
 
 impl Legacy {
-    /// Adds a token that nothing is known of: a text's first.
+    /// Adds the first token of a text, whose probability is not known.
     pub fn push_first(&mut self, tokenizer: &Tokenizer, id: u32, offset: &mut usize) {
         self.place(tokenizer, id, offset);
         self.token_logprobs.push(None);
         self.top_logprobs.push(None);
     }
 
-    /// Adds a token. `offset` is where it begins in its choice's text, in characters, and becomes
-    /// where the next one does.
+    /// Adds a token. `offset`: where it begins in its choice's text, in characters; moved to where the
+    /// next token begins.
     pub fn push(&mut self, tokenizer: &Tokenizer, token: &TokenLogprobs, offset: &mut usize) {
         self.place(tokenizer, token.id, offset);
         self.token_logprobs.push(Some(finite(token.logprob)));
-        // The token itself is named, even if others are likelier.
+        // The token itself is always listed, even if it is not among the likeliest.
         let named = token.top.iter().copied().chain([(token.id, token.logprob)]);
         let mut top = Map::new();
         for (id, logprob) in named {
-            // Of two tokens that are spelt alike the likelier one counts.
+            // Of two tokens with the same text the likelier one counts.
             top.entry(spelling(tokenizer, id)).or_insert_with(|| json!(finite(logprob)));
         }
         self.top_logprobs.push(Some(top.into()));
@@ -76,13 +77,13 @@ impl Legacy {
     fn place(&mut self, tokenizer: &Tokenizer, id: u32, offset: &mut usize) {
         self.tokens.push(spelling(tokenizer, id));
         self.text_offset.push(*offset);
-        // Characters by their first bytes, as a token may have a part of one. A control piece leaves
-        // no text.
+        // A token may be a part of a character, so characters are counted by their first bytes. A
+        // control token has no text.
         let bytes = tokenizer.piece_bytes(id, ControlPieces::Omit);
         *offset += bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count();
     }
 
-    /// As it is sent.
+    /// The JSON.
     pub fn json(self) -> Value {
         json!({
             "tokens": self.tokens,

@@ -14,30 +14,23 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{watch, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 
-/// The most connections at a time. Others wait until one ends.
-const MAX_CONNECTIONS: u32 = 512;
-/// The most bytes of a request's head.
-const MAX_HEAD: usize = 64 << 10;
-/// The most headers.
-const MAX_HEADERS: usize = 64;
-/// How long a request's head may take, and a connection may have no request.
-const HEAD_TIME: Duration = Duration::from_secs(30);
-/// How long a client may take nothing of what it is sent.
-const WRITE_TIME: Duration = Duration::from_secs(60);
-/// How long connections have to end when the server does.
-const END_TIME: Duration = Duration::from_secs(3);
-/// After which the next connection is tried where the system has none to give, of descriptors above
-/// all.
+use crate::server::limits::{
+    END_TIME, HEAD_TIME, MAX_CONNECTIONS, MAX_HEAD, MAX_HEADERS, WRITE_TIME,
+};
+
+/// How long to wait before the next connection is accepted when accepting one failed, most likely
+/// because the process has no descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves what comes to `listener` until `stop`, and then what is under way, for some seconds at most.
+/// Serves the connections of `listener` until `stop`. Requests that are under way then have a few more
+/// seconds.
 pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
     let (ending, _) = watch::channel(false);
     let mut stop = pin!(stop);
     loop {
         let accepted = async {
-            // Never closed.
+            // The semaphore is never closed.
             let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
             Some((permit, listener.accept().await))
         };
@@ -50,7 +43,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
             Ok((stream, _)) => {
                 let (router, ending) = (router.clone(), ending.subscribe());
                 tokio::spawn(async move {
-                    // What goes wrong with a connection concerns its client alone.
+                    // An error of a connection concerns only its client.
                     let _ = connection(stream, router, ending).await;
                     drop(permit);
                 });
@@ -68,7 +61,7 @@ async fn connection(
     router: Router,
     mut ending: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    // Tokens are to leave one by one.
+    // Each token leaves at once.
     stream.set_nodelay(true)?;
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIME));
@@ -99,6 +92,8 @@ mod tests {
     use axum::routing::get;
 
     use super::*;
+    use crate::server::http::router::worded;
+    use crate::server::DIALECTS;
 
     async fn fails() -> &'static str {
         panic!("on purpose")
@@ -109,7 +104,7 @@ mod tests {
         let routes = Router::new().route("/fails", get(fails)).route("/works", get("well"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, crate::server::guarded(routes), pending()));
+        tokio::spawn(serve(listener, worded(routes, &DIALECTS), pending()));
         let asked = tokio::task::spawn_blocking(move || {
             ["/fails", "/works"].map(|path| {
                 let mut stream = std::net::TcpStream::connect(address).unwrap();

@@ -1,4 +1,4 @@
-//! Who may ask: the key, and the name that the server was called by.
+//! Who may use the server: the key that a request shows, and the name that it calls the server by.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,19 +6,18 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HOST};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::Response;
 use subtle::{Choice, ConstantTimeEq};
 
-use super::error::ApiError;
+use super::dialect::Dialect;
+use super::error::{ApiError, ErrorKind};
 use super::page;
+use crate::server::limits::MAX_KEY;
 
-/// The longest key, in bytes.
-const MAX_KEY: usize = 512;
-
-/// A key that clients have to show. All have one length in memory, so that a comparison takes the
-/// same time whatever the keys are.
+/// A key that clients have to show. All keys have the same length in memory, so that a comparison takes
+/// the same time for all of them.
 #[derive(Clone)]
 pub struct ApiKey {
     padded: [u8; MAX_KEY],
@@ -45,29 +44,25 @@ impl ApiKey {
 /// What a request has to show.
 #[derive(Default)]
 pub struct Rules {
-    /// The keys, one of which is shown; none if anybody may ask.
+    /// The keys, one of which a request has to show. If there are none, anybody may use the server.
     pub keys: Vec<ApiKey>,
-    /// The host that the server was told to listen on, where only this machine can reach it. It is not
-    /// to be called by any other name then, for a page in a browser may make its own name mean this
+    /// The host that the server was told to listen on, if only this machine can reach it. A request may
+    /// then call it by no other name, because a web page can make its own host name resolve to this
     /// machine (<https://en.wikipedia.org/wiki/DNS_rebinding>).
     pub loopback: Option<String>,
 }
 
 impl Rules {
-    fn knows(&self, headers: &HeaderMap) -> bool {
+    fn allows_key(&self, shown: Option<&[u8]>) -> bool {
         if self.keys.is_empty() {
             return true;
         }
-        let shown = headers.get(AUTHORIZATION).and_then(|value| {
-            let (scheme, key) = value.as_bytes().split_at_checked("Bearer ".len())?;
-            scheme.eq_ignore_ascii_case(b"Bearer ").then(|| ApiKey::pad(key.trim_ascii()))?
-        });
-        let Some(shown) = shown else { return false };
-        // All of them, so that the time does not say which one it was.
+        let Some(shown) = shown.and_then(ApiKey::pad) else { return false };
+        // All keys are compared, so that the time does not tell which one it was.
         self.keys.iter().fold(Choice::from(0), |known, key| known | key.equals(&shown)).into()
     }
 
-    fn is_called_right(&self, headers: &HeaderMap) -> bool {
+    fn allows_host(&self, headers: &HeaderMap) -> bool {
         let Some(own) = &self.loopback else { return true };
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         let authority: Option<Authority> = host.and_then(|host| host.parse().ok());
@@ -81,31 +76,47 @@ impl Rules {
     }
 }
 
-/// Refuses requests to a name that is not this server's.
+/// The key of an `Authorization: Bearer` header.
+pub fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(AUTHORIZATION)?.as_bytes();
+    let (scheme, key) = value.split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii())
+}
+
+/// What requests are checked against.
+pub struct Guard {
+    /// What they have to show.
+    pub rules: Rules,
+    /// The dialects, which know how a key is shown.
+    pub dialects: &'static [Dialect],
+}
+
+/// Refuses requests that call the server by a name that is not its own.
 pub async fn host(
-    State(rules): State<Arc<Rules>>,
+    State(guard): State<Arc<Guard>>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    if !rules.is_called_right(request.headers()) {
+    if !guard.rules.allows_host(request.headers()) {
         let message = "the Host header names another server than this one";
-        return Err(ApiError::new(StatusCode::FORBIDDEN, message).with_code("invalid_host"));
+        return Err(ApiError::new(ErrorKind::InvalidHost, message));
     }
     Ok(next.run(request).await)
 }
 
-/// Refuses requests without a key, but for those that tell nothing: whether the server is there, and
+/// Refuses requests without a key, except those that reveal nothing: whether the server is there, and
 /// the page, which asks its reader for the key.
 pub async fn key(
-    State(rules): State<Arc<Rules>>,
+    State(guard): State<Arc<Guard>>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let path = request.uri().path();
     let is_open = path == "/health" || page::file(path).is_some();
-    if !is_open && !rules.knows(request.headers()) {
-        let message = "the Authorization header has to be Bearer and a key that this server knows";
-        return Err(ApiError::new(StatusCode::UNAUTHORIZED, message).with_code("invalid_api_key"));
+    let key = Dialect::of_path(guard.dialects, path).key;
+    if !is_open && !guard.rules.allows_key(key(request.headers())) {
+        let message = "the request has to show a key that this server knows";
+        return Err(ApiError::new(ErrorKind::InvalidKey, message));
     }
     Ok(next.run(request).await)
 }
@@ -122,14 +133,14 @@ mod tests {
     fn a_key_is_shown_as_a_bearer_token() {
         let keys = ["secret", "other"].map(|key| ApiKey::new(key).unwrap()).to_vec();
         let rules = Rules { keys, loopback: None };
-        let knows = |value: &str| rules.knows(&headers(AUTHORIZATION, value));
+        let knows = |value: &str| rules.allows_key(bearer(&headers(AUTHORIZATION, value)));
         assert!(knows("Bearer secret") && knows("bearer other") && knows("Bearer  secret"));
         let long = format!("Bearer {}", "secret".repeat(100));
         let wrong =
             ["secret", "Bearer", "Bearer ", "Bearer secre", "Bearer secrets", "Basic secret"];
         assert!(wrong.iter().chain([&long.as_str()]).all(|value| !knows(value)));
-        assert!(!knows("Bearer secret\u{e9}") && !rules.knows(&HeaderMap::new()));
-        assert!(Rules::default().knows(&HeaderMap::new()));
+        assert!(!knows("Bearer secret\u{e9}") && !rules.allows_key(bearer(&HeaderMap::new())));
+        assert!(Rules::default().allows_key(None));
     }
 
     #[test]
@@ -142,9 +153,9 @@ mod tests {
     }
 
     #[test]
-    fn a_server_for_this_machine_is_called_by_its_names_only() {
+    fn a_server_for_this_machine_has_no_other_names() {
         let rules = Rules { keys: Vec::new(), loopback: Some("box.local".into()) };
-        let right = |value: &str| rules.is_called_right(&headers(HOST, value));
+        let right = |value: &str| rules.allows_host(&headers(HOST, value));
         for host in [
             "localhost",
             "LocalHost:8080",
@@ -169,7 +180,7 @@ mod tests {
         ] {
             assert!(!right(host), "{host}");
         }
-        assert!(!rules.is_called_right(&HeaderMap::new()));
-        assert!(Rules::default().is_called_right(&headers(HOST, "evil.example")));
+        assert!(!rules.allows_host(&HeaderMap::new()));
+        assert!(Rules::default().allows_host(&headers(HOST, "evil.example")));
     }
 }

@@ -6,22 +6,20 @@ use axum::extract::State;
 use axum::response::Response;
 use serde_json::{json, Value};
 
-use super::answer::{finish_reason, Job, Shape, Whole};
-use super::app::App;
-use super::body::JsonBody;
-use super::error::ApiError;
-use super::fields::{wrong, Fields};
 use super::logprobs;
-use super::params::{refuse, Params, MAX_TOP_LOGPROBS};
-use super::tally::Tally;
+use super::params::{refuse, Params};
+use super::wording::{finish_reason, OpenAiWording, Shape};
 use crate::chat::{Role, Turn};
-use crate::engine::{Finish, Request, Token, TokenLogprobs};
+use crate::engine::{Finish, Token, TokenLogprobs};
+use crate::server::generation::{Generation, WholeAnswer};
+use crate::server::http::app::App;
+use crate::server::http::body::JsonBody;
+use crate::server::http::error::ApiError;
+use crate::server::http::fields::{wrong, Fields};
+use crate::server::limits::{MAX_MESSAGES, MAX_TOP_LOGPROBS};
 use crate::tokenizer::Tokenizer;
 
-/// The most messages of a conversation.
-const MAX_MESSAGES: usize = 4096;
-
-/// Fields that would change the answer, and are not known here.
+/// Fields that would change the answer and are not supported.
 const UNSUPPORTED: [&str; 10] = [
     "tools",
     "functions",
@@ -40,44 +38,25 @@ pub async fn complete(State(app): State<Arc<App>>, body: JsonBody) -> Result<Res
     app.prepare(body, prepare).await?.respond().await
 }
 
-fn prepare(app: &App, fields: &Fields) -> Result<Job<ChatShape>, ApiError> {
+fn prepare(app: &App, fields: &Fields) -> Result<Generation<OpenAiWording<Chat>>, ApiError> {
     refuse(fields, &UNSUPPORTED)?;
-    let turns = turns(fields)?;
+    let conversation = conversation(fields)?;
     let top = top_logprobs(fields)?;
     let lengths = ["max_completion_tokens", "max_tokens", "n_predict"];
-    let params = Params::read(fields, &lengths, None, app.handle.n_vocab())?;
-    if params.max_tokens == Some(0) {
+    let mut params = Params::read(fields, &lengths, None, app.handle.n_vocab())?;
+    if params.options.max_tokens == Some(0) {
         return Err(wrong("max_tokens", "at least 1"));
     }
-    let prompt = (app.encode)(&turns).map_err(|error| ApiError::field("messages", error.0))?;
-    app.check_length(&prompt)?;
-    app.check_answers(params.n)?;
-    let constraint = app.constraint(&params.format)?;
-    let requests = (0..params.n).map(|choice| {
-        Ok(Request {
-            prompt: prompt.clone(),
-            max_tokens: params.max_tokens,
-            sampler: params.sampler(choice)?,
-            constraint: constraint.clone(),
-            stop: params.stop.clone(),
-            ignore_eos: params.ignore_eos,
-            logprobs: top,
-            prompt_logprobs: false,
-        })
-    });
-    let answers = app.handle.submit(requests.collect::<Result<_, ApiError>>()?)?;
-    Ok(Job {
-        answers,
-        tally: Tally::new(vec![prompt.len()], params.n),
-        shape: ChatShape { tokenizer: Arc::clone(&app.tokenizer), logprobs: top.is_some() },
-        model: app.model.name.clone(),
-        stream: params.stream,
-        include_usage: params.include_usage,
-    })
+    params.options.logprobs = top;
+    let prompt = (app.encode)(&conversation);
+    let prompt = prompt.map_err(|error| ApiError::field("messages", error.0))?;
+    let shape = Chat { tokenizer: Arc::clone(&app.tokenizer), logprobs: top.is_some() };
+    let wording = OpenAiWording::new(app, &params, shape);
+    Generation::submit(app, &[prompt], &params.options, params.stream, wording)
 }
 
-/// The messages. What is said to the model before the first of the user's is one message.
-fn turns(fields: &Fields) -> Result<Vec<Turn>, ApiError> {
+/// The messages. System messages at the beginning become one message.
+fn conversation(fields: &Fields) -> Result<Vec<Turn>, ApiError> {
     let messages = fields.array("messages")?;
     let messages = messages.filter(|m| !m.is_empty() && m.len() <= MAX_MESSAGES);
     let what = format!("a list of 1 to {MAX_MESSAGES} messages");
@@ -104,14 +83,14 @@ fn role(message: &Fields) -> Result<Role, ApiError> {
         Some("user") => Ok(Role::User),
         Some("assistant") => Ok(Role::Assistant),
         Some(role @ ("tool" | "function")) => {
-            let message_text = format!("messages of the role {role} are not supported");
-            Err(ApiError::unsupported(message.path("role"), message_text))
+            let text = format!("messages of the role {role} are not supported");
+            Err(ApiError::unsupported(message.path("role"), text))
         }
         _ => Err(wrong(&message.path("role"), "system, developer, user or assistant")),
     }
 }
 
-/// A message's text: one, or all of its parts.
+/// A message's text: a string, or the texts of all its parts.
 fn content(message: &Fields) -> Result<String, ApiError> {
     if let Some(name) = ["tool_calls", "function_call"].iter().find(|f| message.get(f).is_some()) {
         let text = format!("{name} are not supported");
@@ -144,9 +123,9 @@ fn part_text<'a>(part: &'a Value, at: &str) -> Result<&'a str, ApiError> {
     }
 }
 
-/// How many of the likeliest tokens are named beside each, if log-probabilities are asked for.
+/// How many of the likeliest tokens are listed beside each token, if log-probabilities are asked for.
 fn top_logprobs(fields: &Fields) -> Result<Option<usize>, ApiError> {
-    let top = fields.integer("top_logprobs", 0..=MAX_TOP_LOGPROBS)?;
+    let top = fields.integer("top_logprobs", 0..=MAX_TOP_LOGPROBS as i64)?;
     match (fields.flag("logprobs")?, top) {
         (true, top) => Ok(Some(top.unwrap_or(0) as usize)),
         (false, None | Some(0)) => Ok(None),
@@ -157,12 +136,12 @@ fn top_logprobs(fields: &Fields) -> Result<Option<usize>, ApiError> {
 }
 
 /// How chat completions are worded.
-struct ChatShape {
+struct Chat {
     tokenizer: Arc<Tokenizer>,
     logprobs: bool,
 }
 
-impl ChatShape {
+impl Chat {
     fn logprobs(&self, tokens: &[Token]) -> Value {
         let known = tokens.iter().filter_map(|token| token.logprobs.as_ref());
         match self.logprobs {
@@ -172,17 +151,17 @@ impl ChatShape {
     }
 }
 
-impl Shape for ChatShape {
+impl Shape for Chat {
     const ID: &'static str = "chatcmpl-";
     const WHOLE: &'static str = "chat.completion";
     const CHUNK: &'static str = "chat.completion.chunk";
 
-    fn whole(&mut self, index: usize, choice: &Whole) -> Value {
+    fn whole(&mut self, index: usize, answer: &WholeAnswer) -> Value {
         json!({
             "index": index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": null},
-            "logprobs": self.logprobs(&choice.tokens),
-            "finish_reason": choice.finish.map(finish_reason),
+            "message": {"role": "assistant", "content": answer.text, "refusal": null},
+            "logprobs": self.logprobs(&answer.tokens),
+            "finish_reason": answer.finish.map(finish_reason),
         })
     }
 
@@ -191,7 +170,7 @@ impl Shape for ChatShape {
         Some(json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": null}))
     }
 
-    fn go_on(&mut self, index: usize, text: &str, tokens: &[Token]) -> Value {
+    fn text(&mut self, index: usize, text: &str, tokens: &[Token]) -> Value {
         json!({
             "index": index,
             "delta": {"content": text},
@@ -215,7 +194,7 @@ mod tests {
     use super::*;
 
     fn read(messages: Value) -> Result<Vec<Turn>, ApiError> {
-        turns(&Fields::of(&json!({"messages": messages})).unwrap())
+        conversation(&Fields::of(&json!({"messages": messages})).unwrap())
     }
 
     #[test]
@@ -258,7 +237,8 @@ mod tests {
             ),
         ] {
             let error = read(messages).unwrap_err();
-            assert_eq!((error.status.as_u16(), error.param.as_deref()), (400, Some(param)));
+            assert_eq!(error.kind.status(), 400);
+            assert_eq!(error.field.as_deref(), Some(param));
         }
         let error = read(user(json!([{"type": "image_url"}]))).unwrap_err();
         assert!(error.message.contains("image_url"), "{}", error.message);
@@ -271,8 +251,8 @@ mod tests {
         assert_eq!(top(json!({"logprobs": true})), Ok(Some(0)));
         assert_eq!(top(json!({"logprobs": true, "top_logprobs": 20})), Ok(Some(20)));
         for wrong in [json!({"top_logprobs": 1}), json!({"logprobs": true, "top_logprobs": 21})] {
-            assert_eq!(top(wrong).unwrap_err().param.as_deref(), Some("top_logprobs"));
+            assert_eq!(top(wrong).unwrap_err().field.as_deref(), Some("top_logprobs"));
         }
-        assert_eq!(top(json!({"logprobs": 1})).unwrap_err().param.as_deref(), Some("logprobs"));
+        assert_eq!(top(json!({"logprobs": 1})).unwrap_err().field.as_deref(), Some("logprobs"));
     }
 }

@@ -1,4 +1,4 @@
-//! The page for people, from within the binary.
+//! The chat page, whose files are part of the binary.
 
 use axum::http::header::{
     HeaderName, HeaderValue, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::error::ApiError;
 
-/// Nothing but what is below, and no server but this one.
+/// The page loads nothing but its own files, and talks to no other server.
 const POLICY: &str =
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src 'self' data:; base-uri 'none'; form-action 'none'; \
@@ -22,7 +22,7 @@ const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// All of them.
+/// All files of the page.
 pub const FILES: [File; 19] = [
     ("/", HTML, include_str!("page/index.html")),
     ("/answer.js", SCRIPT, include_str!("page/answer.js")),
@@ -50,15 +50,15 @@ pub fn file(path: &str) -> Option<&'static File> {
     FILES.iter().find(|(known, ..)| *known == path)
 }
 
-/// Serves one of them.
+/// Serves the file at a path.
 pub async fn serve(uri: Uri) -> Result<Response, ApiError> {
-    let (_, content_type, text) = file(uri.path()).ok_or_else(super::not_found)?;
+    let (_, content_type, text) = file(uri.path()).ok_or_else(ApiError::not_found)?;
     let headers: [(HeaderName, HeaderValue); 5] = [
         (CONTENT_TYPE, HeaderValue::from_static(content_type)),
         (CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
         (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-        // Another version of the program has another page.
+        // The page may change with the next version of the program.
         (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     ];
     Ok((headers, *text).into_response())
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn every_file_of_the_page_is_served() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/server/page");
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/server/http/page");
         let mut there: Vec<String> = std::fs::read_dir(folder)
             .unwrap()
             .map(|entry| format!("/{}", entry.unwrap().file_name().to_str().unwrap()))

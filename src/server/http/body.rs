@@ -1,31 +1,22 @@
 //! The JSON that comes with a request, within bounds of length and time.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::error::ApiError;
+use super::error::{ApiError, ErrorKind};
+use crate::server::limits::{BODY_TIME, MAX_BODIES, MAX_BODY};
 
-/// The longest body, in bytes.
-pub const MAX_BODY: usize = 4 << 20;
-
-/// How long a body may take to arrive.
-const MAX_TIME: Duration = Duration::from_secs(60);
-
-/// All bodies that are held at a time, in bytes.
-const MAX_BODIES: usize = 64 << 20;
-
-/// What they are counted in, in bytes.
+/// Memory for bodies is given in units of so many bytes.
 const UNIT: usize = 16 << 10;
 
-/// Room for the bodies of all requests.
+/// Memory for the bodies of all requests.
 pub struct Bodies(Arc<Semaphore>);
 
 impl Default for Bodies {
@@ -35,11 +26,11 @@ impl Default for Bodies {
 }
 
 impl Bodies {
-    /// Waits until a body of so many bytes has room, of which it has `held` already.
+    /// Waits until there is memory for a body of `length` bytes, for which some is `held` already.
     async fn room(&self, held: &mut Option<OwnedSemaphorePermit>, length: usize) {
         let has = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let more = length.div_ceil(UNIT).saturating_sub(has) as u32;
-        // Never closed.
+        // The semaphore is never closed.
         let Ok(more) = Arc::clone(&self.0).acquire_many_owned(more).await else { return };
         match held {
             Some(held) => held.merge(more),
@@ -48,43 +39,44 @@ impl Bodies {
     }
 }
 
-/// A request's body. It has to say that it is JSON: a page of another origin may send forms and plain
-/// text without being asked, and this not (<https://fetch.spec.whatwg.org/#cors-safelisted-method>).
+/// A request's body. Its Content-Type has to be JSON: a browser sends forms and plain text of pages of
+/// other origins without asking the server first, but not JSON
+/// (<https://fetch.spec.whatwg.org/#cors-safelisted-method>).
 pub struct JsonBody {
     bytes: Vec<u8>,
-    /// Held for as long as it is.
+    /// Given back when the body is dropped.
     _room: Option<OwnedSemaphorePermit>,
 }
 
 impl JsonBody {
-    /// What it says.
+    /// The JSON.
     pub fn parse(&self) -> Result<Value, ApiError> {
         let json = serde_json::from_slice(&self.bytes);
-        json.map_err(|error| ApiError::bad(format!("the body is not JSON: {error}")))
+        json.map_err(|error| ApiError::invalid(format!("the body is not JSON: {error}")))
     }
 
-    /// Waits for it.
+    /// Waits for the body of a request.
     pub async fn receive(request: Request, bodies: &Bodies) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         if !is_json(&parts.headers) {
             let message = "the body has to be application/json";
-            return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+            return Err(ApiError::new(ErrorKind::NotJson, message));
         }
         let length = parts.headers.get(CONTENT_LENGTH).and_then(|n| n.to_str().ok()?.parse().ok());
         if length.is_some_and(|length: usize| length > MAX_BODY) {
             return Err(too_long());
         }
-        let slow =
-            |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time");
-        tokio::time::timeout(MAX_TIME, Self::read(body, bodies)).await.map_err(slow)?
+        let slow = |_| ApiError::new(ErrorKind::BodyTimeout, "the body did not arrive in time");
+        tokio::time::timeout(BODY_TIME, Self::read(body, bodies)).await.map_err(slow)?
     }
 
-    /// Room is taken as bytes come: who announces a long body and sends none takes none.
+    /// Memory is taken as bytes come, so that a client which announces a long body and sends nothing
+    /// takes none.
     async fn read(body: Body, bodies: &Bodies) -> Result<Self, ApiError> {
         let (mut bytes, mut room) = (Vec::new(), None);
         let mut stream = body.into_data_stream();
         while let Some(part) = stream.next().await {
-            let cut_off = |error| ApiError::bad(format!("the body is cut off: {error}"));
+            let cut_off = |error| ApiError::invalid(format!("the body is cut off: {error}"));
             let part = part.map_err(cut_off)?;
             if bytes.len() + part.len() > MAX_BODY {
                 return Err(too_long());
@@ -98,7 +90,7 @@ impl JsonBody {
 
 fn too_long() -> ApiError {
     let message = format!("the body is longer than {} MiB", MAX_BODY >> 20);
-    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    ApiError::new(ErrorKind::BodyTooLong, message)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -119,7 +111,7 @@ mod tests {
         let body = JsonBody::receive(request.unwrap(), &Bodies::default()).await;
         match body.and_then(|body| body.parse()) {
             Ok(_) => 200,
-            Err(error) => error.status.as_u16(),
+            Err(error) => error.kind.status().as_u16(),
         }
     }
 
@@ -143,7 +135,7 @@ mod tests {
         let bodies = Bodies::default();
         let receive = |length: usize| {
             let request = Request::builder().header(CONTENT_TYPE, "application/json");
-            // Of a length that is not told.
+            // Without a Content-Length.
             let body = Body::from_stream(futures_util::stream::iter(
                 (0..length / UNIT).map(|_| Ok::<_, std::io::Error>(vec![b' '; UNIT])),
             ));

@@ -1,11 +1,10 @@
-//! What the server says of itself: `/health`, `/v1/models`, `/metrics`.
+//! What the server says of itself: `/health`, as llama.cpp's server has it, and `/metrics`.
 
 use std::fmt;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::Json;
 use prometheus_client::collector::Collector;
@@ -19,7 +18,7 @@ use super::app::App;
 use super::error::ApiError;
 use crate::engine::Status;
 
-/// That the server is there, and how busy it is.
+/// That the server runs, and how busy it is.
 pub async fn health(State(app): State<Arc<App>>) -> Json<Value> {
     let Status { parallel, busy, waiting, queue, .. } = app.handle.status();
     Json(json!({
@@ -31,43 +30,7 @@ pub async fn health(State(app): State<Arc<App>>) -> Json<Value> {
     }))
 }
 
-/// The one model there is.
-pub async fn models(State(app): State<Arc<App>>) -> Json<Value> {
-    Json(json!({"object": "list", "data": [model_json(&app)]}))
-}
-
-/// The model by name.
-pub async fn model(
-    State(app): State<Arc<App>>,
-    Path(name): Path<String>,
-) -> Result<Json<Value>, ApiError> {
-    if name != app.model.name {
-        let message = "there is no model of that name";
-        let error = ApiError::new(StatusCode::NOT_FOUND, message).with_code("model_not_found");
-        return Err(ApiError { param: Some("model".into()), ..error });
-    }
-    Ok(Json(model_json(&app)))
-}
-
-fn model_json(app: &App) -> Value {
-    let model = &app.model;
-    json!({
-        "id": model.name,
-        "object": "model",
-        "created": app.created,
-        "owned_by": "lapidary",
-        "meta": {
-            "n_vocab": app.handle.n_vocab(),
-            "n_ctx": app.handle.n_ctx(),
-            "n_ctx_train": model.n_ctx_train,
-            "n_embd": model.n_embd,
-            "size": model.size,
-        },
-    })
-}
-
-/// Numbers for Prometheus
-/// (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
+/// Numbers for Prometheus (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
 pub async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, ApiError> {
     let mut registry = Registry::with_prefix("lapidary");
     registry.register_collector(Box::new(Snapshot(app.handle.status())));
@@ -78,7 +41,7 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, A
     Ok(([(CONTENT_TYPE, content_type)], body))
 }
 
-/// The engine at one moment.
+/// The state of the engine at one moment.
 #[derive(Debug)]
 struct Snapshot(Status);
 

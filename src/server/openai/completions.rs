@@ -1,4 +1,4 @@
-//! `POST /v1/completions`, OpenAI's older endpoint: texts to go on with, and how likely they are.
+//! `POST /v1/completions`, OpenAI's older endpoint: it continues texts, and tells how likely they are.
 
 use std::sync::Arc;
 
@@ -6,103 +6,71 @@ use axum::extract::State;
 use axum::response::Response;
 use serde_json::{json, Value};
 
-use super::answer::{finish_reason, Job, Shape, Whole};
-use super::app::App;
-use super::body::JsonBody;
-use super::error::ApiError;
-use super::fields::{wrong, Fields};
 use super::logprobs::Legacy;
-use super::params::{refuse, Params, MAX_TOP_LOGPROBS};
-use super::tally::Tally;
-use crate::engine::{Finish, Request, Token, TokenLogprobs};
+use super::params::{refuse, special, Params};
+use super::wording::{finish_reason, OpenAiWording, Shape};
+use crate::engine::{Finish, Token, TokenLogprobs};
+use crate::server::generation::{Generation, WholeAnswer};
+use crate::server::http::app::App;
+use crate::server::http::body::JsonBody;
+use crate::server::http::error::ApiError;
+use crate::server::http::fields::{token_ids, wrong, Fields};
+use crate::server::limits::{MAX_ANSWERS, MAX_TOP_LOGPROBS};
 use crate::tokenizer::{ControlPieces, Special, Tokenizer};
 
-/// The most answers to one request.
-const MAX_ANSWERS: usize = 256;
-
-/// Tokens of an answer where a request says nothing of it, as OpenAI has it.
+/// OpenAI's default for the length of an answer, in tokens.
 const DEFAULT_LENGTH: usize = 16;
 
-/// Fields that would change the answer, and are not known here.
+/// Fields that would change the answer and are not supported.
 const UNSUPPORTED: [&str; 2] = ["suffix", "grammar"];
 
-/// What is to be gone on with.
+/// A prompt as the request has it.
 #[derive(Clone, Debug, PartialEq)]
 enum Prompt {
     Text(String),
     Ids(Vec<u32>),
 }
 
-/// Goes on with texts.
+/// Continues texts.
 pub async fn complete(State(app): State<Arc<App>>, body: JsonBody) -> Result<Response, ApiError> {
     app.prepare(body, prepare).await?.respond().await
 }
 
-fn prepare(app: &App, fields: &Fields) -> Result<Job<TextShape>, ApiError> {
+fn prepare(app: &App, fields: &Fields) -> Result<Generation<OpenAiWording<Text>>, ApiError> {
     refuse(fields, &UNSUPPORTED)?;
     let prompts = prompts(fields)?;
     let echo = fields.flag("echo")?;
-    let top = fields.integer("logprobs", 0..=MAX_TOP_LOGPROBS)?.map(|top| top as usize);
+    let top = fields.integer("logprobs", 0..=MAX_TOP_LOGPROBS as i64)?.map(|top| top as usize);
     let lengths = ["max_tokens", "max_completion_tokens", "n_predict"];
-    let params = Params::read(fields, &lengths, Some(DEFAULT_LENGTH), app.handle.n_vocab())?;
+    let mut params = Params::read(fields, &lengths, Some(DEFAULT_LENGTH), app.handle.n_vocab())?;
     check(fields, &params, echo, prompts.len())?;
-    let special = special(fields)?;
-    let prompts = prompts.into_iter().map(|prompt| Spelt::new(prompt, &app.tokenizer, special));
-    let prompts: Vec<Spelt> = prompts.collect();
-    prompts.iter().try_for_each(|prompt| app.check_length(&prompt.ids))?;
-    app.check_answers(prompts.len() * params.n)?;
-    let constraint = app.constraint(&params.format)?;
-    let mut requests = Vec::new();
-    for prompt in &prompts {
-        for choice in 0..params.n {
-            requests.push(Request {
-                prompt: prompt.ids.clone(),
-                max_tokens: params.max_tokens,
-                sampler: params.sampler(choice)?,
-                constraint: constraint.clone(),
-                stop: params.stop.clone(),
-                ignore_eos: params.ignore_eos,
-                logprobs: top,
-                prompt_logprobs: echo && top.is_some(),
-            });
-        }
-    }
-    let answers = app.handle.submit(requests)?;
-    Ok(Job {
-        tally: Tally::new(prompts.iter().map(|prompt| prompt.ids.len()).collect(), params.n),
-        shape: TextShape {
-            tokenizer: Arc::clone(&app.tokenizer),
-            logprobs: top.is_some(),
-            echo: echo.then_some(prompts),
-            n: params.n,
-            offsets: vec![0; answers.len()],
-        },
-        answers,
-        model: app.model.name.clone(),
-        stream: params.stream,
-        include_usage: params.include_usage,
-    })
+    params.options.logprobs = top;
+    params.options.prompt_logprobs = echo && top.is_some();
+    let (special, n) = (special(fields)?, params.options.n);
+    let prompts = prompts.into_iter().map(|prompt| encode(prompt, &app.tokenizer, special));
+    let (prompts, echoes): (Vec<_>, Vec<_>) = prompts.unzip();
+    let shape = Text {
+        tokenizer: Arc::clone(&app.tokenizer),
+        logprobs: top.is_some(),
+        echo: echo.then_some(echoes),
+        n,
+        offsets: vec![0; prompts.len() * n],
+    };
+    let wording = OpenAiWording::new(app, &params, shape);
+    Generation::submit(app, &prompts, &params.options, params.stream, wording)
 }
 
-/// What control tokens in a prompt's text are taken for: text, unless `parse_special` asks otherwise.
-pub fn special(fields: &Fields) -> Result<Special, ApiError> {
-    Ok(match fields.flag("parse_special")? {
-        true => Special::Trusted,
-        false => Special::Plain,
-    })
-}
-
-/// What is odd about a request as a whole.
+/// Checks fields that make sense only together.
 fn check(fields: &Fields, params: &Params, echo: bool, prompts: usize) -> Result<(), ApiError> {
     let best_of = fields.integer("best_of", 1..=i64::MAX)?;
-    if best_of.is_some_and(|best_of| best_of != params.n as i64) {
+    if best_of.is_some_and(|best_of| best_of != params.options.n as i64) {
         return Err(ApiError::unsupported("best_of", "best_of is supported where it equals n"));
     }
-    if params.max_tokens == Some(0) && !echo {
+    if params.options.max_tokens == Some(0) && !echo {
         let message = "max_tokens has to be at least 1 without echo";
         return Err(ApiError::field("max_tokens", message));
     }
-    if prompts * params.n > MAX_ANSWERS {
+    if prompts * params.options.n > MAX_ANSWERS {
         let message = format!("a request is given at most {MAX_ANSWERS} answers");
         return Err(ApiError::field("prompt", message));
     }
@@ -119,7 +87,7 @@ fn prompts(fields: &Fields) -> Result<Vec<Prompt>, ApiError> {
         _ => return Err(error()),
     };
     if list.first().ok_or_else(error)?.is_u64() {
-        return Ok(vec![Prompt::Ids(ids(list).ok_or_else(error)?)]);
+        return Ok(vec![Prompt::Ids(token_ids(list).ok_or_else(error)?)]);
     }
     if list.len() > MAX_ANSWERS {
         let message = format!("a request is given at most {MAX_ANSWERS} answers");
@@ -127,59 +95,59 @@ fn prompts(fields: &Fields) -> Result<Vec<Prompt>, ApiError> {
     }
     let prompt = |value: &Value| match value {
         Value::String(text) => Some(Prompt::Text(text.clone())),
-        Value::Array(list) => ids(list).map(Prompt::Ids),
+        Value::Array(list) => token_ids(list).map(Prompt::Ids),
         _ => None,
     };
     list.iter().map(|value| prompt(value).ok_or_else(error)).collect()
 }
 
-/// Token ids.
-pub fn ids(list: &[Value]) -> Option<Vec<u32>> {
-    list.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
-}
-
-/// A prompt in both forms. That of a text begins with BOS, those of ids are as they are.
-struct Spelt {
-    ids: Vec<u32>,
+/// What is repeated of a prompt before its answers.
+struct Echo {
     text: String,
+    /// Its first token, whose probability is not known.
+    first: Option<u32>,
 }
 
-impl Spelt {
-    fn new(prompt: Prompt, tokenizer: &Tokenizer, special: Special) -> Self {
-        match prompt {
-            Prompt::Text(text) => {
-                let ids = tokenizer.encode_with_bos(&text, special);
-                // What was taken for control tokens leaves no text, as in answers.
-                let text = match special {
-                    Special::Plain => text,
-                    Special::Trusted => tokenizer.decode(&ids, ControlPieces::Omit),
-                };
-                Self { ids, text }
-            }
-            Prompt::Ids(ids) => Self { text: tokenizer.decode(&ids, ControlPieces::Omit), ids },
+/// The ids of a prompt, and what is repeated of it. BOS is put before a text, and ids stay as they are.
+fn encode(prompt: Prompt, tokenizer: &Tokenizer, special: Special) -> (Vec<u32>, Echo) {
+    let (ids, text) = match prompt {
+        Prompt::Text(text) => {
+            let ids = tokenizer.encode_with_bos(&text, special);
+            // As in answers, control tokens have no text.
+            let text = match special {
+                Special::Plain => text,
+                Special::Trusted => tokenizer.decode(&ids, ControlPieces::Omit),
+            };
+            (ids, text)
         }
-    }
+        Prompt::Ids(ids) => {
+            let text = tokenizer.decode(&ids, ControlPieces::Omit);
+            (ids, text)
+        }
+    };
+    let first = ids.first().copied();
+    (ids, Echo { text, first })
 }
 
 /// How completions are worded.
-struct TextShape {
+struct Text {
     tokenizer: Arc<Tokenizer>,
     logprobs: bool,
-    /// The prompts, if they are repeated.
-    echo: Option<Vec<Spelt>>,
-    /// Answers to each.
+    /// For each prompt, if they are repeated.
+    echo: Option<Vec<Echo>>,
+    /// Answers to each prompt.
     n: usize,
     /// Characters of each answer so far.
     offsets: Vec<usize>,
 }
 
-impl TextShape {
-    fn prompt(&self, index: usize) -> Option<&Spelt> {
-        self.echo.as_ref().map(|prompts| &prompts[index / self.n])
+impl Text {
+    fn echo(&self, index: usize) -> Option<&Echo> {
+        self.echo.as_ref().map(|echoes| &echoes[index / self.n])
     }
 
-    /// Of tokens, and before them of a prompt that is repeated: its first token, and the rest, which
-    /// are known.
+    /// The log-probabilities of tokens, and before them those of a prompt that is repeated. `prompt` has
+    /// all its tokens but the first.
     fn logprobs(
         &mut self,
         index: usize,
@@ -190,7 +158,7 @@ impl TextShape {
             return Value::Null;
         }
         let mut legacy = Legacy::default();
-        let first = self.prompt(index).and_then(|prompt| prompt.ids.first().copied());
+        let first = self.echo(index).and_then(|echo| echo.first);
         let (tokenizer, offset) = (&self.tokenizer, &mut self.offsets[index]);
         if let Some((first, rest)) = first.zip(prompt) {
             legacy.push_first(tokenizer, first, offset);
@@ -211,25 +179,25 @@ impl TextShape {
     }
 }
 
-impl Shape for TextShape {
+impl Shape for Text {
     const ID: &'static str = "cmpl-";
     const WHOLE: &'static str = "text_completion";
     const CHUNK: &'static str = "text_completion";
 
-    fn whole(&mut self, index: usize, choice: &Whole) -> Value {
-        let echoed = self.prompt(index).map_or("", |prompt| &prompt.text);
-        let text = format!("{echoed}{}", choice.text);
-        let logprobs = self.logprobs(index, Some(&choice.prompt), &choice.tokens);
-        self.choice(index, &text, logprobs, choice.finish)
+    fn whole(&mut self, index: usize, answer: &WholeAnswer) -> Value {
+        let echoed = self.echo(index).map_or("", |echo| &echo.text);
+        let text = format!("{echoed}{}", answer.text);
+        let logprobs = self.logprobs(index, Some(&answer.prompt), &answer.tokens);
+        self.choice(index, &text, logprobs, answer.finish)
     }
 
     fn begin(&mut self, index: usize, prompt: &[TokenLogprobs]) -> Option<Value> {
-        let text = self.prompt(index)?.text.clone();
+        let text = self.echo(index)?.text.clone();
         let logprobs = self.logprobs(index, Some(prompt), &[]);
         Some(self.choice(index, &text, logprobs, None))
     }
 
-    fn go_on(&mut self, index: usize, text: &str, tokens: &[Token]) -> Value {
+    fn text(&mut self, index: usize, text: &str, tokens: &[Token]) -> Value {
         let logprobs = self.logprobs(index, None, tokens);
         self.choice(index, text, logprobs, None)
     }
@@ -274,7 +242,8 @@ mod tests {
             many,
         ] {
             let error = read(prompt).unwrap_err();
-            assert_eq!((error.status.as_u16(), error.param.as_deref()), (400, Some("prompt")));
+            assert_eq!(error.kind.status(), 400);
+            assert_eq!(error.field.as_deref(), Some("prompt"));
         }
     }
 
@@ -283,7 +252,7 @@ mod tests {
         let check = |body: Value, echo| {
             let fields = Fields::of(&body).unwrap();
             let params = Params::read(&fields, &["max_tokens"], Some(16), 100).unwrap();
-            check(&fields, &params, echo, 64).map_err(|error| error.param.unwrap())
+            check(&fields, &params, echo, 64).map_err(|error| error.field.unwrap())
         };
         assert_eq!(check(json!({"n": 2, "best_of": 2}), false), Ok(()));
         assert_eq!(check(json!({"best_of": 2}), false), Err("best_of".into()));

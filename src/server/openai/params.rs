@@ -1,47 +1,29 @@
-//! What requests for answers have in common: how long, how many, how tokens are picked.
+//! The fields that all requests for answers have in common: how long, how many, how tokens are picked.
 
 use serde_json::Value;
 
-use super::error::ApiError;
-use super::fields::{wrong, Fields};
-use super::format::Format;
-use crate::sampling::{Sampler, SamplerConfig};
+use super::response_format;
+use crate::sampling::SamplerConfig;
+use crate::server::generation::Options;
+use crate::server::http::error::ApiError;
+use crate::server::http::fields::{wrong, Fields};
+use crate::server::limits::{MAX_ANSWERS_PER_PROMPT, MAX_BIASES, MAX_STOPS, MAX_STOP_BYTES};
+use crate::tokenizer::Special;
 
-/// The most choices of one prompt.
-const MAX_CHOICES: i64 = 16;
-/// The most texts that end an answer.
-const MAX_STOPS: usize = 16;
-/// The longest of them, in bytes.
-const MAX_STOP_BYTES: usize = 1024;
-/// The most ids with a bias.
-const MAX_BIASES: usize = 4096;
-/// The most likely tokens that are named beside a token.
-pub const MAX_TOP_LOGPROBS: i64 = 20;
-
-/// What is asked for besides a text to go on with.
+/// What a request asks for besides its prompts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Params {
-    /// Whether the answer is sent as it comes.
+    /// Whether answers are sent while they are made.
     pub stream: bool,
-    /// Whether a stream ends with what it took.
+    /// Whether a stream says at its end what it took.
     pub include_usage: bool,
-    /// Answers of each prompt.
-    pub n: usize,
-    /// The most tokens of an answer; `None` for as many as the context takes.
-    pub max_tokens: Option<usize>,
-    /// How tokens are picked.
-    pub sampling: SamplerConfig,
-    /// Texts that end an answer.
-    pub stop: Vec<String>,
-    /// Whether it goes on where the model would end it.
-    pub ignore_eos: bool,
-    /// What it has to be like.
-    pub format: Format,
+    /// How answers are made. No log-probabilities are asked for: those fields differ between endpoints.
+    pub options: Options,
 }
 
 impl Params {
-    /// Reads them. `max_tokens` is what the endpoint calls the length of an answer, the name that
-    /// counts first, and `default` its length where a request has none of these.
+    /// Reads them. `max_tokens`: the endpoint's names for the length of an answer, of which the first
+    /// that a request has counts; `default`: the length if it has none of them.
     pub fn read(
         fields: &Fields,
         max_tokens: &[&str],
@@ -55,28 +37,21 @@ impl Params {
             return Err(ApiError::field("stream_options", message));
         }
         let include_usage = options.map_or(Ok(false), |options| options.flag("include_usage"))?;
-        let n = fields.integer("n", 1..=MAX_CHOICES)?.unwrap_or(1) as usize;
-        Ok(Self {
-            stream,
-            include_usage,
+        let n = fields.integer("n", 1..=MAX_ANSWERS_PER_PROMPT as i64)?.unwrap_or(1) as usize;
+        let options = Options {
             n,
             max_tokens: length(fields, max_tokens, default)?,
             sampling: sampling(fields, n_vocab)?,
             stop: stop(fields)?,
             ignore_eos: fields.flag("ignore_eos")?,
-            format: Format::read(fields)?,
-        })
-    }
-
-    /// The sampler of the `choice`th answer of a prompt. With a seed each has a stream of its own.
-    pub fn sampler(&self, choice: usize) -> Result<Sampler, ApiError> {
-        let seed = self.sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
-        let config = SamplerConfig { seed, ..self.sampling.clone() };
-        Sampler::new(config).map_err(|error| ApiError::field(error.name, error.to_string()))
+            format: response_format::read(fields)?,
+            ..Options::default()
+        };
+        Ok(Self { stream, include_usage, options })
     }
 }
 
-/// The most tokens; −1 is llama.cpp's word for as many as the context takes.
+/// The most tokens of an answer. −1 means as many as the context takes, as in llama.cpp.
 fn length(
     fields: &Fields,
     names: &[&str],
@@ -91,8 +66,9 @@ fn length(
     Ok(default)
 }
 
-/// How tokens are picked. A request that says nothing of it gets what `lapidary run` does; one that
-/// names any of the four settings has OpenAI's meaning of the rest, which is that they do nothing.
+/// How tokens are picked. A request that has none of the four settings gets the defaults of
+/// `lapidary run`. In a request that has any of them, the others have OpenAI's defaults, which are to do
+/// nothing.
 fn sampling(fields: &Fields, n_vocab: usize) -> Result<SamplerConfig, ApiError> {
     let silent = ["temperature", "top_p", "top_k", "min_p"].iter().all(|f| fields.get(f).is_none());
     let mut config = match silent {
@@ -108,10 +84,10 @@ fn sampling(fields: &Fields, n_vocab: usize) -> Result<SamplerConfig, ApiError> 
     let set = |setting: &mut f32, value: Option<f32>| *setting = value.unwrap_or(*setting);
     set(&mut config.temperature, fields.number("temperature", 0.0..=2.0)?);
     set(&mut config.top_p, fields.number("top_p", 0.0..=1.0)?);
-    // 0 keeps the likeliest token, as little as there can be.
+    // 0 keeps only the likeliest token.
     config.top_p = config.top_p.max(f32::MIN_POSITIVE);
     set(&mut config.min_p, fields.number("min_p", 0.0..=1.0)?);
-    // llama.cpp's clients turn it off by −1 as well as by 0.
+    // llama.cpp's clients turn it off with −1 as well as with 0.
     if let Some(k) = fields.integer("top_k", -1..=i64::MAX)? {
         config.top_k = usize::try_from(k).unwrap_or(0);
     }
@@ -128,7 +104,7 @@ fn sampling(fields: &Fields, n_vocab: usize) -> Result<SamplerConfig, ApiError> 
     Ok(config)
 }
 
-/// Any whole number of 64 bits, with a sign or without.
+/// Any whole number of 64 bits, signed or unsigned.
 fn seed(fields: &Fields) -> Result<Option<u64>, ApiError> {
     let number = |value: &Value| value.as_u64().or(value.as_i64().map(|n| n as u64));
     let seed = |value| number(value).ok_or_else(|| wrong("seed", "a whole number of 64 bits"));
@@ -176,15 +152,24 @@ fn logit_bias(fields: &Fields, n_vocab: usize) -> Result<Vec<(u32, f32)>, ApiErr
         read.push((id, bias as f32));
     }
     read.sort_unstable_by_key(|(id, _)| *id);
-    // Different spellings of one number, such as 1 and 01.
+    // Two spellings of one number, such as 1 and 01, are an id twice.
     match read.windows(2).any(|pair| pair[0].0 == pair[1].0) {
         true => Err(error()),
         false => Ok(read),
     }
 }
 
-/// Refuses fields that would change the answer, and that this server knows nothing of. Empty lists and
-/// objects, and false, ask for nothing.
+/// What control tokens in the text of a prompt are: text, unless llama.cpp's field `parse_special` says
+/// otherwise.
+pub fn special(fields: &Fields) -> Result<Special, ApiError> {
+    Ok(match fields.flag("parse_special")? {
+        true => Special::Trusted,
+        false => Special::Plain,
+    })
+}
+
+/// Refuses fields that would change the answer and that this server does not support. Empty lists, empty
+/// objects and false ask for nothing.
 pub fn refuse(fields: &Fields, names: &[&str]) -> Result<(), ApiError> {
     let asks = |value: &Value| match value {
         Value::Array(list) => !list.is_empty(),
@@ -204,6 +189,7 @@ pub fn refuse(fields: &Fields, names: &[&str]) -> Result<(), ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::http::error::ErrorKind;
     use serde_json::json;
 
     fn read(body: &Value) -> Result<Params, ApiError> {
@@ -213,8 +199,9 @@ mod tests {
     #[test]
     fn what_is_absent_or_null_has_its_default() {
         let params = read(&json!({})).unwrap();
-        assert_eq!(params.sampling, SamplerConfig::default());
-        assert_eq!((params.n, params.max_tokens, params.stream), (1, Some(16), false));
+        let options = &params.options;
+        assert_eq!(options.sampling, SamplerConfig::default());
+        assert_eq!((options.n, options.max_tokens, params.stream), (1, Some(16), false));
         let nulls = json!({
             "n": null, "stop": null, "seed": null, "logit_bias": null, "temperature": null,
             "stream": null, "stream_options": null, "max_tokens": null, "top_k": null,
@@ -231,16 +218,17 @@ mod tests {
             "ignore_eos": true, "user": "x", "metadata": {"y": 1},
         }))
         .unwrap();
-        assert_eq!((params.n, params.max_tokens), (3, Some(6)));
-        assert_eq!(params.stop, ["a", "b"]);
-        assert!(params.stream && params.include_usage && params.ignore_eos);
-        let sampling = &params.sampling;
+        let options = &params.options;
+        assert_eq!((options.n, options.max_tokens), (3, Some(6)));
+        assert_eq!(options.stop, ["a", "b"]);
+        assert!(params.stream && params.include_usage && options.ignore_eos);
+        let sampling = &options.sampling;
         assert_eq!(sampling.logit_bias, [(3, 1.5), (7, -100.0)]);
         assert_eq!((sampling.presence_penalty, sampling.frequency_penalty), (1.0, -1.0));
         assert_eq!((sampling.repeat_penalty, sampling.seed), (1.5, Some(u64::MAX)));
-        assert_eq!(read(&json!({"stop": "one"})).unwrap().stop, ["one"]);
-        assert_eq!(read(&json!({"max_tokens": -1})).unwrap().max_tokens, None);
-        assert_eq!(read(&json!({"seed": u64::MAX})).unwrap().sampling.seed, Some(u64::MAX));
+        assert_eq!(read(&json!({"stop": "one"})).unwrap().options.stop, ["one"]);
+        assert_eq!(read(&json!({"max_tokens": -1})).unwrap().options.max_tokens, None);
+        assert_eq!(read(&json!({"seed": u64::MAX})).unwrap().options.sampling.seed, Some(u64::MAX));
     }
 
     #[test]
@@ -253,16 +241,9 @@ mod tests {
             (json!({"min_p": 0.5, "temperature": 2}), (2.0, 0, 1.0, 0.5)),
         ] {
             let SamplerConfig { temperature, top_k, top_p, min_p, .. } =
-                read(&body).unwrap().sampling;
+                read(&body).unwrap().options.sampling;
             assert_eq!((temperature, top_k, top_p, min_p), expected, "{body}");
         }
-    }
-
-    #[test]
-    fn choices_of_one_seed_differ_and_repeat() {
-        let params = read(&json!({"seed": u64::MAX, "n": 2})).unwrap();
-        let seeds = [0, 1, 0].map(|choice| params.sampler(choice).unwrap().seed());
-        assert_eq!(seeds, [u64::MAX, 0, u64::MAX]);
     }
 
     #[test]
@@ -306,8 +287,8 @@ mod tests {
             ("ignore_eos", json!(1)),
         ] {
             let error = read(&json!({param: value.clone()})).unwrap_err();
-            assert_eq!(error.status, 400);
-            assert_eq!(error.param.as_deref(), Some(param), "{value}");
+            assert_eq!(error.kind, ErrorKind::Invalid);
+            assert_eq!(error.field.as_deref(), Some(param), "{value}");
             assert!(error.message.contains(param), "{error:?}");
         }
     }
@@ -320,9 +301,6 @@ mod tests {
         let body = json!({"tools": [{}]});
         let error = refuse(&Fields::of(&body).unwrap(), &names).unwrap_err();
         assert_eq!(error.message, "tools is not supported by this server");
-        assert_eq!(
-            (error.param.as_deref(), error.code),
-            (Some("tools"), Some("unsupported_parameter"))
-        );
+        assert_eq!((error.field.as_deref(), error.kind), (Some("tools"), ErrorKind::Unsupported));
     }
 }

@@ -1,4 +1,5 @@
-//! The fields of a request, read by name. An error says which one is wrong, and what it may be.
+//! The fields of a request's JSON, read by name. An error names the field that is wrong, and says what
+//! it has to be.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -7,11 +8,11 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 
-/// A JSON object. A field that is `null` is as if absent.
+/// A JSON object. A field that is `null` counts as absent.
 #[derive(Clone, Debug)]
 pub struct Fields<'a> {
     map: &'a Map<String, Value>,
-    /// What stands before a field's name in messages: `stream_options.`
+    /// What messages put before a field's name, such as `stream_options.`
     at: String,
 }
 
@@ -19,11 +20,11 @@ impl<'a> Fields<'a> {
     /// The fields of a request's body.
     pub fn of(body: &'a Value) -> Result<Self, ApiError> {
         let map = body.as_object();
-        let map = map.ok_or_else(|| ApiError::bad("the body has to be a JSON object"))?;
+        let map = map.ok_or_else(|| ApiError::invalid("the body has to be a JSON object"))?;
         Ok(Self { map, at: String::new() })
     }
 
-    /// The fields of a value that stands `at` some place of the body.
+    /// The fields of a value inside the body. `at` is its path there.
     pub fn of_part(value: &'a Value, at: &str) -> Result<Self, ApiError> {
         let map = value.as_object().ok_or_else(|| wrong(at, "an object"))?;
         Ok(Self { map, at: format!("{at}.") })
@@ -34,7 +35,7 @@ impl<'a> Fields<'a> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
-    /// The name of a field as messages have it.
+    /// The path of a field, as messages name it.
     pub fn path(&self, name: &str) -> String {
         format!("{}{name}", self.at)
     }
@@ -83,12 +84,17 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Token ids; `None` if one of the values is not one.
+pub fn token_ids(list: &[Value]) -> Option<Vec<u32>> {
+    list.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
+}
+
 /// The error of a field that has to be `what`.
 pub fn wrong(path: &str, what: &str) -> ApiError {
     ApiError::field(path, format!("{path} has to be {what}"))
 }
 
-/// A range in words; one without an end in sight is not named.
+/// A range in words. An end that is the largest number of its kind is not mentioned.
 fn between<T: Display + PartialOrd + Bounds>(range: &RangeInclusive<T>) -> String {
     let (start, end) = (range.start(), range.end());
     match *end == T::MAX {
@@ -97,7 +103,7 @@ fn between<T: Display + PartialOrd + Bounds>(range: &RangeInclusive<T>) -> Strin
     }
 }
 
-/// The largest of a kind of numbers.
+/// A kind of numbers that has a largest one.
 trait Bounds {
     const MAX: Self;
 }
@@ -149,7 +155,7 @@ mod tests {
         ];
         for (error, message) in errors {
             assert_eq!(error.message, message);
-            assert_eq!(error.param.as_deref(), message.split(' ').next());
+            assert_eq!(error.field.as_deref(), message.split(' ').next());
         }
         assert!(Fields::of(&json!([])).is_err());
     }
