@@ -1,6 +1,6 @@
-//! Speed of attention with many positions behind, on all threads, for every type of the cache:
-//! `cargo bench --bench attention -- q8_0`. Bytes are those of keys and values that a query reads;
-//! several layers are visited in turn, so that they come from memory as in a model.
+//! Measures the speed of attention far into a context, on all threads, for every type of the KV
+//! cache: `cargo bench --bench attention -- q8_0`. Bytes are those of the keys and values that a query
+//! reads. Several layers are visited in turn, so that the bytes come from memory, as in a model.
 
 use divan::counter::BytesCount;
 use divan::Bencher;
@@ -12,7 +12,7 @@ fn main() {
     divan::main();
 }
 
-/// `kv positions queries`, heads as in 2B
+/// `kv positions queries`, with the heads of Gemma 2 2B
 fn cases() -> Vec<String> {
     let mut cases = Vec::new();
     for kv in KvType::ALL {

@@ -1,6 +1,6 @@
-//! Speed of the matrix kernels on one thread, for every instruction set of this machine and every
-//! type: `cargo bench --bench matmul -- Q4_K`. Items are multiply-adds. The matrix stays in the
-//! second-level cache, so that what is measured are the kernels and not the memory.
+//! Measures the speed of the matrix kernels on one thread, for every instruction set of this machine
+//! and every type: `cargo bench --bench matmul -- Q4_K`. Items are multiply-adds. The matrix stays in
+//! the second-level cache, so that the kernels are measured and not the memory.
 
 use std::num::NonZeroUsize;
 
@@ -23,7 +23,7 @@ fn cases() -> Vec<String> {
     let mut cases = Vec::new();
     for ty in QuantType::all().filter(|ty| ty.traits().stored) {
         for isa in Isa::available() {
-            // The reference takes long.
+            // The scalar reference is slow.
             let columns = COLUMNS.iter().filter(|n| isa != Isa::SCALAR || **n <= 2);
             cases.extend(columns.map(|n| format!("{ty} {} {n}", isa.name())));
         }

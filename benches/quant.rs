@@ -1,5 +1,6 @@
-//! Speed of the scalar reference, one row of 4,096 values, for every type of the registry, and of the
-//! quantizers of each instruction set: `cargo bench --bench quant`. Items are weights.
+//! Measures the speed of the scalar reference on a row of 4,096 values, for every type of the
+//! registry, and of the quantizers of each instruction set: `cargo bench --bench quant`. Items are
+//! weights.
 
 use divan::counter::ItemsCount;
 use divan::Bencher;
@@ -12,7 +13,7 @@ fn main() {
     divan::main();
 }
 
-/// Values with a bell's shape, always the same: the sum of four uniform draws.
+/// Roughly normally distributed values, the same on every call: each is the sum of four uniform draws.
 fn values() -> Vec<f32> {
     let mut state = 1u64;
     let mut uniform = || {
@@ -50,36 +51,36 @@ fn dot(bencher: Bencher, ty: QuantType) {
     bencher.counter(ItemsCount::new(COLS)).bench_local(run);
 }
 
-#[divan::bench(args = sets())]
-fn quantize_on(bencher: Bencher, Set { ty, isa, effort }: &Set) {
+#[divan::bench(args = cases())]
+fn quantize_on(bencher: Bencher, Case { ty, isa, effort }: &Case) {
     let (x, mut y) = (values(), vec![0; ty.row_bytes(COLS).unwrap()]);
     let quantize = Quantize { ty: *ty, importance: None, effort: *effort };
     let run = || quantize.row(*isa, divan::black_box(&x), &mut y);
     bencher.counter(ItemsCount::new(COLS)).bench_local(run);
 }
 
-struct Set {
+struct Case {
     ty: QuantType,
     isa: Isa,
     effort: Effort,
 }
 
-impl std::fmt::Display for Set {
+impl std::fmt::Display for Case {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {} {:?}", self.ty, self.isa.name(), self.effort)
     }
 }
 
-/// Types with a search on every instruction set with every effort.
-fn sets() -> Vec<Set> {
+/// The types whose quantizers search, with every instruction set and effort.
+fn cases() -> Vec<Case> {
     let searched = QuantType::all().filter(|ty| ty.block_len() > 1 && ty.traits().stored);
-    let mut all = Vec::new();
+    let mut cases = Vec::new();
     for ty in searched {
         for isa in Isa::available() {
             for effort in [Effort::Fast, Effort::Default, Effort::Best] {
-                all.push(Set { ty, isa, effort });
+                cases.push(Case { ty, isa, effort });
             }
         }
     }
-    all
+    cases
 }

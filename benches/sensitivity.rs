@@ -1,10 +1,10 @@
-//! Quantizes one matrix of a model at a time and measures what that does to its predictions, for the
-//! table in `src/convert/budget.rs`:
+//! Quantizes one matrix of a model at a time and measures how that changes the model's predictions.
+//! The table in `src/convert/budget.rs` is made from its output:
 //!
 //!     cargo run --release --example sensitivity -- MODEL TEXT [TYPE]
 //!
-//! For each matrix as TYPE (Q3_K), all others as they are: the relative squared error, KL divergence
-//! on the first ten chunks of 512 tokens, and the second over the first.
+//! For each matrix, quantized to TYPE (default Q3_K) while all others are unchanged, it prints the
+//! relative squared error, the KL divergence on the first ten chunks of 512 tokens, and their ratio.
 
 use std::path::Path;
 
@@ -45,10 +45,10 @@ fn main() -> anyhow::Result<()> {
         plan.types[i] = ty;
         let file = dir.path().join(format!("{i}.gguf"));
         convert(&source, &file, &plan, Options::default(), &mut ())?;
-        let cut = Source::open(&file)?;
-        let error = relative_error(&source, &cut, spec);
-        let found =
-            compare(&Model::on(cpu.clone(), &cut)?, &reference, &tokens, options, |_, _| true)?;
+        let quantized = Source::open(&file)?;
+        let error = relative_error(&source, &quantized, spec);
+        let model = Model::on(cpu.clone(), &quantized)?;
+        let found = compare(&model, &reference, &tokens, options, |_, _| true)?;
         let kl = found.kl.mean.value;
         println!("{:<28} {error:>10.5} {kl:>10.6} {:>10.5}", spec.name, kl / error);
         std::fs::remove_file(&file)?;
@@ -56,8 +56,8 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The share of a matrix's square that is lost.
-fn relative_error(source: &Source, cut: &Source, spec: &TensorSpec) -> f64 {
+/// The squared error of a matrix, relative to the sum of its squares.
+fn relative_error(source: &Source, quantized: &Source, spec: &TensorSpec) -> f64 {
     let values = |source: &Source| {
         let spec = source.tensors().iter().find(|t| t.name == spec.name);
         let view = source.tensor(spec.expect("both models have the same tensors"));
@@ -65,6 +65,6 @@ fn relative_error(source: &Source, cut: &Source, spec: &TensorSpec) -> f64 {
         (view.ty.traits().dequantize)(view.data, &mut values);
         values
     };
-    let [error, square] = weighted_error(Isa::best(), &values(source), &values(cut), None);
+    let [error, square] = weighted_error(Isa::best(), &values(source), &values(quantized), None);
     error / square
 }

@@ -1,31 +1,32 @@
-//! How fast memory can be read: the limit of decoding, which reads every weight once a token.
+//! Measures how fast memory can be read. That limits decoding, which reads every weight once per
+//! token.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-/// Passes over the memory, at least. The first may find pages that are not mapped yet.
+/// Fewest passes over the memory. The first one may have to map pages.
 const MIN_PASSES: usize = 3;
 
-/// Time for the passes together, at least: single passes over a small model scatter.
+/// Shortest time for all passes together: the times of single passes over a small model vary.
 const MIN_TIME: Duration = Duration::from_millis(500);
 
-/// Bytes that a pass reads, at least, if need be by reading the same ones again: starting the
-/// threads must not count.
+/// Fewest bytes of a pass, so that the time to start the threads does not matter. Smaller memory is
+/// read several times in a pass.
 const PASS_BYTES: usize = 256 << 20;
 
-/// Measures reading `parts` from one end to the other with so many threads, each with a contiguous
-/// share: 10⁹ bytes per second, 0 if there are none.
+/// Measures reading `slices` from front to back with this many threads, each with a contiguous
+/// share. Returns 10⁹ bytes per second, or 0 if there are no bytes.
 ///
-/// Give it the memory that the work in question reads. A mapped file in small pages is slower than
-/// a fresh allocation in large ones, and a model that fits a cache is faster than memory. It is the
-/// best pass that counts, and not the mean: whatever else a machine does makes a pass slower, never
-/// faster, and what is wanted is the limit.
-pub fn read_gb_per_s(parts: &[&[u8]], threads: usize) -> f64 {
-    let total: usize = parts.iter().map(|part| part.len()).sum();
+/// Pass the memory that the work in question reads: a mapped file in small pages is slower than a
+/// fresh allocation in large ones, and a model that fits in a cache is faster than memory. The result
+/// is that of the best pass, not the mean, because the limit is wanted and other activity on the
+/// machine can only make a pass slower.
+pub fn read_gb_per_s(slices: &[&[u8]], threads: usize) -> f64 {
+    let total: usize = slices.iter().map(|slice| slice.len()).sum();
     if total == 0 {
         return 0.0;
     }
-    let shares = shares(parts, threads.max(1));
+    let shares = shares(slices, threads.max(1));
     let rounds = PASS_BYTES.div_ceil(total);
     let start = Instant::now();
     let (mut passes, mut best) = (0, Duration::MAX);
@@ -36,14 +37,14 @@ pub fn read_gb_per_s(parts: &[&[u8]], threads: usize) -> f64 {
     (total * rounds) as f64 / best.as_secs_f64() / 1e9
 }
 
-/// What `rounds` of reading every share take, a thread for each.
+/// The time to read every share `rounds` times, with one thread per share.
 fn pass(shares: &[Vec<&[u8]>], rounds: usize) -> Duration {
     let start = Instant::now();
     std::thread::scope(|scope| {
         for share in shares {
             scope.spawn(move || {
-                for part in (0..rounds).flat_map(|_| share) {
-                    black_box(sum(black_box(part)));
+                for slice in (0..rounds).flat_map(|_| share) {
+                    black_box(sum(black_box(slice)));
                 }
             });
         }
@@ -51,25 +52,25 @@ fn pass(shares: &[Vec<&[u8]>], rounds: usize) -> Duration {
     start.elapsed()
 }
 
-/// Cuts `parts`, laid end to end, into `n` shares whose lengths differ by a byte at most.
-fn shares<'a>(parts: &[&'a [u8]], n: usize) -> Vec<Vec<&'a [u8]>> {
-    let total: usize = parts.iter().map(|part| part.len()).sum();
+/// Splits `slices`, laid end to end, into `n` shares whose lengths differ by at most one byte.
+fn shares<'a>(slices: &[&'a [u8]], n: usize) -> Vec<Vec<&'a [u8]>> {
+    let total: usize = slices.iter().map(|slice| slice.len()).sum();
     let share = |i: usize| {
         let (from, to) = (total * i / n, total * (i + 1) / n);
         let mut at = 0;
-        let cut = parts.iter().map(|part| {
-            let (start, len) = (at, part.len());
+        let share = slices.iter().map(|slice| {
+            let (start, len) = (at, slice.len());
             at += len;
-            &part[from.saturating_sub(start).min(len)..to.saturating_sub(start).min(len)]
+            &slice[from.saturating_sub(start).min(len)..to.saturating_sub(start).min(len)]
         });
-        cut.filter(|part| !part.is_empty()).collect()
+        share.filter(|slice| !slice.is_empty()).collect()
     };
     (0..n).map(share).collect()
 }
 
-/// The sum of all words of 8 bytes, and of the bytes that are left. It has to touch every byte and
-/// cost less than loading it: 16 running sums, which baseline x86-64 keeps in 8 vector registers,
-/// are enough for additions never to wait for each other.
+/// The sum of all 8-byte words and of the remaining bytes. It has to touch every byte and cost less
+/// than loading it. With 16 running sums, which baseline x86-64 keeps in 8 vector registers, no
+/// addition has to wait for another.
 fn sum(bytes: &[u8]) -> u64 {
     let (chunks, rest) = bytes.as_chunks::<256>();
     let mut sums = [0u64; 16];
@@ -92,9 +93,9 @@ mod tests {
     #[test]
     fn every_byte_is_in_one_share() {
         let bytes: Vec<u8> = (0..1000u32).map(|i| i as u8).collect();
-        let parts = [&bytes[..300], &[], &bytes[300..301], &bytes[301..]];
+        let slices = [&bytes[..300], &[], &bytes[300..301], &bytes[301..]];
         for n in [1, 2, 3, 7, 1000, 1024] {
-            let shares = shares(&parts, n);
+            let shares = shares(&slices, n);
             assert_eq!(shares.len(), n);
             assert_eq!(shares.concat().concat(), bytes);
             let lens: Vec<usize> = shares.iter().map(|share| share.concat().len()).collect();
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_speed_unless_there_is_nothing() {
+    fn the_speed_is_positive_unless_there_are_no_bytes() {
         assert!(read_gb_per_s(&[&[1; 5000]], 2) > 0.0);
         assert_eq!(read_gb_per_s(&[&[]], 2), 0.0);
         assert_eq!(read_gb_per_s(&[], 0), 0.0);

@@ -1,31 +1,32 @@
-//! Reads that the system refuses: what a mapped file has lost since it was mapped.
+//! Handles reads of a mapped file that fail because the file was truncated after it was mapped.
 
 use std::io;
 
-/// Exit code of a process whose file was cut short.
+/// Exit code of a process whose mapped file was truncated.
 #[cfg(unix)]
 const EXIT_CODE: i32 = 1;
 
-/// From now on, a process that reads what another program has cut off a mapped file ends with a line
-/// that names the file, and not by a signal. Nothing can be given back to the reader: it holds a slice
-/// whose end is gone. Does nothing where the system has no such signal.
+/// Installs a SIGBUS handler. When the process reads a part of a mapped file that another program has
+/// truncated, it then exits with a message that names the file instead of being killed by the signal.
+/// The read cannot return an error, because it is an access to a slice. Does nothing on systems
+/// without that signal.
 ///
 /// # Errors
-/// If the system takes no handler.
-pub fn report_lost_files() -> io::Result<()> {
+/// If the handler cannot be installed.
+pub fn report_truncated_files() -> io::Result<()> {
     #[cfg(unix)]
     {
         use signal_hook_registry::register_sigaction;
-        // SAFETY: the handler may do what any code may. The signal comes of a read of the map, by
-        // code that holds none of the locks that the handler takes: `file_at` tries its own and
-        // gives up, the allocator does not read maps, and `rustix` writes without a lock.
-        // Sent by another process, it is handed on to what it does by itself.
+        // SAFETY: the handler may do what any code may. The signal is raised by a read of the map,
+        // in code that holds none of the locks that the handler takes: `file_at` only tries to take
+        // its own lock, the allocator does not read maps, and `rustix` writes without a lock.
+        // If another process sent the signal, the default action follows.
         #[allow(unsafe_code)]
         unsafe {
             register_sigaction(libc::SIGBUS, |info| {
                 let address = info.si_addr().addr();
                 match lapidary_formats::map::file_at(address) {
-                    Some(path) => say_and_exit(&path),
+                    Some(path) => report_and_exit(&path),
                     None => drop(signal_hook::low_level::emulate_default_handler(libc::SIGBUS)),
                 }
             })?;
@@ -35,10 +36,10 @@ pub fn report_lost_files() -> io::Result<()> {
 }
 
 #[cfg(unix)]
-fn say_and_exit(path: &std::path::Path) {
+fn report_and_exit(path: &std::path::Path) {
     let path = path.display();
-    let line = format!("lapidary: {path}: it was cut short by another program while it was read\n");
-    // Nobody is left to hear of a closed stderr.
+    let line = format!("lapidary: {path}: another program truncated it while it was being read\n");
+    // If stderr is closed, nobody can be told.
     let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
     signal_hook::low_level::exit(EXIT_CODE);
 }

@@ -1,29 +1,29 @@
-//! What this machine lets the process hold.
+//! The memory limits of this machine and process.
 
 use sysinfo::{MemoryRefreshKind, System};
 
-/// A bound on memory.
+/// A limit on memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// What sets it, to follow a number of bytes: `of this machine`.
+    /// What sets the limit; follows a number of bytes: `of this machine`.
     pub source: String,
     /// Bytes.
     pub bytes: u64,
-    /// What it bounds.
+    /// What is limited.
     pub kind: LimitKind,
 }
 
-/// What a limit bounds.
+/// The kind of memory that is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitKind {
-    /// What is resident.
+    /// Resident memory.
     Resident,
-    /// What is mapped, whether it is resident or not.
+    /// Mapped memory, resident or not.
     AddressSpace,
 }
 
-/// The limits that are known: the machine's memory; on Linux those of the control groups that the
-/// process is in, and that of its address space (`ulimit -v`).
+/// All known limits: the machine's memory; on Linux also those of the process's control groups and
+/// of its address space (`ulimit -v`).
 pub fn limits() -> Vec<Limit> {
     let mut system = System::new();
     system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
@@ -32,7 +32,7 @@ pub fn limits() -> Vec<Limit> {
     let mut limits = vec![machine];
     #[cfg(target_os = "linux")]
     limits.extend(linux::limits());
-    // A system that tells nothing.
+    // Zero means that the system did not tell.
     limits.retain(|limit| limit.bytes > 0);
     limits
 }
@@ -45,7 +45,7 @@ mod linux {
 
     use super::{Limit, LimitKind};
 
-    /// Those of control groups and of the address space. What cannot be read bounds nothing.
+    /// The limits of control groups and of the address space. What cannot be read is left out.
     pub fn limits() -> Vec<Limit> {
         let Ok(process) = Process::myself() else { return Vec::new() };
         let mut limits = Vec::new();
@@ -65,8 +65,8 @@ mod linux {
         limits
     }
 
-    /// Whether a file system shows the memory limits of a group with these controllers: in version 2
-    /// there is one for all, and none is named.
+    /// Whether a mounted file system shows the memory limits of a group with these controllers. In
+    /// version 2 there is one file system for all controllers, and none is named.
     fn holds(mount: &MountInfo, controllers: &[String]) -> bool {
         match mount.fs_type.as_str() {
             "cgroup2" => controllers.is_empty(),
@@ -78,9 +78,9 @@ mod linux {
         }
     }
 
-    /// The tightest limit of a group and of those that it lies in.
+    /// The lowest limit of a group and of the groups that contain it.
     fn tightest(mount: &MountInfo, group: &str) -> Option<Limit> {
-        // In a container, the mount may show a part of the tree, and the path be that of the whole.
+        // In a container, the mount may show a subtree, while the path is that of the whole tree.
         let inside = Path::new(group).strip_prefix(&mount.root).unwrap_or(Path::new(""));
         let file = match mount.fs_type.as_str() {
             "cgroup2" => "memory.max",
@@ -88,7 +88,7 @@ mod linux {
         };
         let groups = inside.ancestors().map(|group| mount.mount_point.join(group));
         let limit = |group: PathBuf| {
-            // `max`, in version 2, is no number: no limit.
+            // In version 2, `max` stands for no limit; it is not a number.
             let bytes = std::fs::read_to_string(group.join(file)).ok()?.trim().parse().ok()?;
             let source = format!("of the control group {}", group.display());
             Some(Limit { source, bytes, kind: LimitKind::Resident })
@@ -100,7 +100,7 @@ mod linux {
     mod tests {
         use super::*;
 
-        /// A mount of `dir`, written as the kernel does.
+        /// A mount at `dir`, parsed from a line as the kernel writes it.
         fn mount(root: &str, dir: &Path, fs_type: &str, options: &str) -> MountInfo {
             let dir = dir.display();
             let line = format!("36 35 0:31 {root} {dir} rw - {fs_type} cgroup rw,{options}");
@@ -108,7 +108,7 @@ mod linux {
         }
 
         #[test]
-        fn the_tightest_of_nested_groups_counts() {
+        fn the_lowest_limit_of_nested_groups_counts() {
             let dir = tempfile::tempdir().unwrap();
             let inner = dir.path().join("box/run");
             std::fs::create_dir_all(&inner).unwrap();
@@ -127,7 +127,7 @@ mod linux {
         }
 
         #[test]
-        fn a_container_that_sees_a_part_of_the_tree() {
+        fn a_container_may_see_a_subtree() {
             let dir = tempfile::tempdir().unwrap();
             std::fs::write(dir.path().join("memory.max"), "1000\n").unwrap();
             let mount = mount("/docker/1234", dir.path(), "cgroup2", "nsdelegate");
@@ -137,7 +137,7 @@ mod linux {
         }
 
         #[test]
-        fn only_the_file_system_with_the_memory_controller_is_asked() {
+        fn only_the_file_system_with_the_memory_controller_is_used() {
             let dir = Path::new("/");
             let names =
                 |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn this_machine_has_memory() {
         let limits = limits();
-        // More than any has, and less.
+        // More than 64 MB and less than a petabyte.
         assert!(limits[0].bytes > 1 << 26 && limits[0].bytes < 1 << 50, "{limits:?}");
         assert_eq!(limits[0].kind, LimitKind::Resident);
     }

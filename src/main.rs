@@ -37,7 +37,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    if let Err(error) = lapidary::fault::report_lost_files() {
+    if let Err(error) = lapidary::fault::report_truncated_files() {
         return report(&error.into());
     }
     let result = match Cli::parse().command {

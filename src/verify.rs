@@ -1,4 +1,4 @@
-//! Whether a model's file is sound: everything in it is looked at once, the weights too.
+//! Checks whether a model's file is intact. Everything in it is read once, including the weights.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,91 +15,91 @@ use crate::convert::Progress;
 use crate::model::{Source, SourceError};
 use crate::tokenizer::Tokenizer;
 
-/// Characters of a cause that are shown.
+/// Longest cause that is shown, in characters.
 const MAX_CAUSE: usize = 1000;
 
-/// Values that are looked at before progress is told and memory is given back.
-const PIECE: usize = 4 << 20;
+/// Number of values that are checked before progress is reported and memory is released.
+const CHUNK_VALUES: usize = 4 << 20;
 
-/// What was looked at, and what is wrong.
+/// What was checked, and what is wrong.
 #[derive(Clone, Debug)]
 pub struct Verified {
-    /// Tensors of the file.
+    /// Number of tensors in the file.
     pub tensors: usize,
-    /// Bytes of all of them.
+    /// Their total size in bytes.
     pub bytes: u64,
-    /// Tensors whose checksum is stored in the file and was compared.
+    /// Number of tensors whose checksum is stored in the file and was compared.
     pub checksums: usize,
-    /// Why there are none to compare, if there are none.
+    /// Why no checksums could be compared; follows the word "checksums".
     pub no_checksums: Option<&'static str>,
-    /// What is wrong, in the file's order.
+    /// What is wrong, in the order of the file.
     pub findings: Vec<Finding>,
 }
 
 /// Something that is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The file; of a model in several, the one at fault.
+    /// The file; of a split model, the split file at fault.
     pub path: PathBuf,
-    /// The tensor, if it is about one.
+    /// The tensor, if the problem is in one.
     pub tensor: Option<String>,
     /// What is wrong.
     pub problem: Problem,
 }
 
-/// What can be wrong with a file that can be read.
+/// What can be wrong with a readable file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
     /// The tensor's bytes are not those that were written.
     Checksum {
-        /// That of the bytes that were written.
+        /// The checksum of the bytes that were written.
         stored: u64,
-        /// That of the bytes that are there.
+        /// The checksum of the bytes that are in the file.
         found: u64,
     },
-    /// Rows have values that are NaN or infinite: a scale of one of their blocks is, for example.
+    /// Some rows have values that are NaN or infinite, for example because a block's scale is.
     NotFinite {
-        /// How many rows have.
+        /// Number of such rows.
         rows: usize,
-        /// The first of them, from 0.
+        /// The first such row, from 0.
         first: usize,
-        /// The first block of that row that has, from 0.
+        /// The first such block in that row, from 0.
         block: usize,
-        /// How many rows there are.
+        /// Number of rows in the tensor.
         of: usize,
     },
-    /// No model that can be run: what its configuration, tokenizer or template lacks.
+    /// It is not a model that can be run: what is wrong with its configuration, tokenizer or template.
     Model(String),
 }
 
-/// Why a file cannot be looked at.
+/// Why a file cannot be checked.
 #[derive(Debug, Error)]
 pub enum VerifyError {
-    /// It cannot be read, or is no model's file from the beginning: truncated, for example.
+    /// It cannot be read at all, or is not a model's file; it may be truncated, for example.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The threads cannot be started.
     #[error("cannot start {threads} threads: {error}")]
     Threads {
-        /// How many were asked for; 0 stands for one per processor.
+        /// How many were asked for; 0 means one per processor.
         threads: usize,
         /// What is wrong.
         error: rayon::ThreadPoolBuildError,
     },
-    /// [`Progress::cancelled`] said so.
+    /// [`Progress::cancelled`] returned true.
     #[error("cancelled")]
     Cancelled,
 }
 
-/// Looks at everything in the model at `path`, a GGUF file (with all its splits) or a checkpoint
-/// directory: its structure, whether it is a Gemma 2 model with a tokenizer and a template that can
-/// be used, and every tensor, whose bytes are compared with their checksum if the file has it, and
-/// whose values have to be finite. Memory holds a few megabytes of it at a time. `threads` is one
-/// for each processor if not given.
+/// Checks everything in the model at `path`, a GGUF file (with all its split files) or a checkpoint
+/// directory: the structure of the files; whether it is a Gemma 2 model with a usable tokenizer and
+/// template; and all tensors. Their bytes are compared with their checksums if the file has them, and
+/// their values must be finite. Only a few megabytes are in memory at a time. `threads` defaults to
+/// one per processor.
 ///
 /// # Errors
-/// If the file cannot be read at all, or `progress` says to stop. Everything else that is wrong is
-/// a finding.
+/// If the file cannot be read at all, or `progress` cancels. Everything else that is wrong is a
+/// finding.
 pub fn verify(
     path: &Path,
     threads: Option<usize>,
@@ -112,26 +112,26 @@ pub fn verify(
     if let Opened::Source(source) = &opened {
         problems = model_problems(source);
     }
-    let whole = |problem| Finding { path: path.to_owned(), tensor: None, problem };
+    let of_file = |problem| Finding { path: path.to_owned(), tensor: None, problem };
     let tensors = opened.tensors();
     let bytes = tensors.iter().map(|view| view.data.len() as u64).sum();
     progress.started(bytes);
     let (stored, no_checksums) = match opened.gguf().map(Gguf::checksums) {
         Some(Checksums::Stored(stored)) => (stored, None),
         Some(Checksums::Useless(why)) => (Vec::new(), Some(why)),
-        Some(Checksums::Absent) | None => (Vec::new(), Some("are not there")),
+        Some(Checksums::Absent) | None => (Vec::new(), Some("are missing")),
     };
     let mut verified = Verified {
         tensors: tensors.len(),
         bytes,
         checksums: stored.len(),
         no_checksums,
-        findings: problems.into_iter().map(whole).collect(),
+        findings: problems.into_iter().map(of_file).collect(),
     };
     for (i, view) in tensors.iter().enumerate() {
         progress.tensor(view.name);
         let problems = tensor_problems(&opened, view, stored.get(i), &pool, progress)?;
-        let path = opened.place(view.data).unwrap_or(path);
+        let path = opened.path_of(view.data).unwrap_or(path);
         let finding = |problem| Finding {
             path: path.to_owned(),
             tensor: Some(view.name.to_owned()),
@@ -142,19 +142,19 @@ pub fn verify(
     Ok(verified)
 }
 
-/// What is open: a model, or a GGUF file that is none.
+/// What was opened: a model, or a GGUF file that is not a model.
 enum Opened {
     Source(Box<Source>),
     Gguf(Box<Gguf>),
 }
 
 impl Opened {
-    /// Opens `path`. The tensors of a GGUF file can be looked at whatever they are of; then the
-    /// reason why it is no model comes with it.
+    /// Opens `path`. The tensors of a GGUF file can be checked even if it is not a model. The problem
+    /// that makes it none is returned with it.
     fn open(path: &Path) -> Result<(Self, Vec<Problem>), VerifyError> {
         match Source::open(path) {
             Ok(source) => Ok((Self::Source(Box::new(source)), Vec::new())),
-            Err(error) if path.is_dir() || is_unreadable(&error) => Err(error.into()),
+            Err(error) if path.is_dir() || !is_readable_gguf(&error) => Err(error.into()),
             Err(error) => {
                 let gguf = Gguf::open(path).map_err(|e: GgufError| SourceError::Gguf(e))?;
                 Ok((Self::Gguf(Box::new(gguf)), vec![Problem::of_model(path, &error)]))
@@ -181,8 +181,8 @@ impl Opened {
         }
     }
 
-    /// The file that a part of a tensor lies in.
-    fn place(&self, part: &[u8]) -> Option<&Path> {
+    /// The file that `part`, bytes of a tensor, lies in.
+    fn path_of(&self, part: &[u8]) -> Option<&Path> {
         let place = match self {
             Self::Source(source) => source.place(part),
             Self::Gguf(gguf) => gguf.place(part),
@@ -190,7 +190,7 @@ impl Opened {
         place.map(|(path, _)| path)
     }
 
-    /// Gives back the memory of a part of a tensor.
+    /// Releases the memory of `part`, bytes of a tensor.
     fn release(&self, part: &[u8]) {
         match self {
             Self::Source(source) => source.release(part),
@@ -199,14 +199,13 @@ impl Opened {
     }
 }
 
-/// Whether a file is not even a GGUF file of something else.
-fn is_unreadable(error: &SourceError) -> bool {
+/// Whether the file with this error can still be read as a GGUF file.
+fn is_readable_gguf(error: &SourceError) -> bool {
     use GgufError::{Malformed, Open, Split};
-    let gguf = |error: &GgufError| matches!(error, Malformed { .. } | Open { .. } | Split { .. });
     match error {
-        SourceError::Io { .. } => true,
-        SourceError::Gguf(error) => gguf(error),
-        _ => false,
+        SourceError::Io { .. } => false,
+        SourceError::Gguf(error) => !matches!(error, Malformed { .. } | Open { .. } | Split { .. }),
+        _ => true,
     }
 }
 
@@ -225,12 +224,12 @@ fn model_problems(source: &Source) -> Vec<Problem> {
             )));
         }
     }
-    let spelling = |id: Option<u32>| id.map_or("", |id| vocab.pieces.text(id));
+    let text = |id: Option<u32>| id.map_or("", |id| vocab.pieces.text(id));
     match source.chat_template() {
         Err(error) => problems.push(Problem::of_model(source.path(), &error)),
         Ok(None) => {}
         Ok(template) => {
-            let (bos, eos) = (spelling(vocab.bos), spelling(vocab.eos));
+            let (bos, eos) = (text(vocab.bos), text(vocab.eos));
             if let Err(error) = ChatTemplate::new(template.as_deref(), bos, eos) {
                 problems.push(Problem::Model(error.to_string()));
             }
@@ -242,15 +241,15 @@ fn model_problems(source: &Source) -> Vec<Problem> {
     problems
 }
 
-/// Every token id that a GGUF file names besides its vocabulary, and what it is called there. Those of
-/// a checkpoint were checked when it was opened.
+/// The token ids that a GGUF file names outside the vocabulary, and the names of their keys. Those of a
+/// checkpoint were checked when it was opened.
 fn token_ids(source: &Source) -> Vec<(String, u64)> {
     let keys = source.gguf().into_iter().flat_map(|gguf| gguf.metadata());
     let ids = keys.filter(|(key, _)| key.ends_with("_token_id"));
     ids.filter_map(|(key, value)| Some((key.to_owned(), value.as_int()?))).collect()
 }
 
-/// What is wrong with a tensor, whose checksum is `stored` if the file has one.
+/// What is wrong with a tensor. `stored` is its checksum, if the file has one.
 fn tensor_problems(
     opened: &Opened,
     view: &TensorView,
@@ -260,17 +259,17 @@ fn tensor_problems(
 ) -> Result<Vec<Problem>, VerifyError> {
     let (mut checksum, mut rows, mut first) = (Checksum::new(), 0, None);
     let row_bytes = view.data.len() / view.rows();
-    let step = (PIECE / view.cols()).max(1);
-    for (i, piece) in view.data.chunks(step * row_bytes).enumerate() {
+    let step = (CHUNK_VALUES / view.cols()).max(1);
+    for (i, chunk) in view.data.chunks(step * row_bytes).enumerate() {
         if progress.cancelled() {
             return Err(VerifyError::Cancelled);
         }
-        let hash = || stored.iter().for_each(|_| checksum.update(piece));
-        let (_, (more, at)) = pool.join(hash, || not_finite(view, piece, row_bytes));
+        let hash = || stored.iter().for_each(|_| checksum.update(chunk));
+        let (_, (more, at)) = pool.join(hash, || not_finite(view, chunk, row_bytes));
         rows += more;
         first = first.or(at.map(|(row, block)| (i * step + row, block)));
-        opened.release(piece);
-        progress.advanced(piece.len() as u64, 0);
+        opened.release(chunk);
+        progress.advanced(chunk.len() as u64, 0);
     }
     let found = checksum.value();
     let changed = stored.filter(|stored| **stored != found);
@@ -280,17 +279,17 @@ fn tensor_problems(
     Ok(changed.into_iter().chain(not_finite).collect())
 }
 
-/// How many rows of `piece`, a part of `view`, have values that are not finite, and the first with
-/// the first block in it.
+/// How many rows of `chunk`, some rows of `view`, have values that are not finite; and the first such
+/// row with its first such block.
 fn not_finite(
     view: &TensorView,
-    piece: &[u8],
+    chunk: &[u8],
     row_bytes: usize,
 ) -> (usize, Option<(usize, usize)>) {
     let dequantize = view.ty.traits().dequantize;
     let is_bad = |x: &mut Vec<f32>, (i, row): (usize, &[u8])| {
         dequantize(row, x);
-        // Every value is looked at, which is faster than to stop at one.
+        // Checking every value is faster than stopping at the first bad one.
         let finite = x.iter().fold(true, |finite, x| finite & x.is_finite());
         if finite {
             return (0, None);
@@ -298,7 +297,7 @@ fn not_finite(
         let at = x.iter().position(|x| !x.is_finite());
         (1, at.map(|at| (i, at / view.ty.block_len())))
     };
-    let rows = piece.par_chunks_exact(row_bytes).enumerate();
+    let rows = chunk.par_chunks_exact(row_bytes).enumerate();
     rows.map_init(|| vec![0.0; view.cols()], is_bad).reduce(
         || (0, None),
         |(a, first), (b, second)| (a + b, first.into_iter().chain(second).min()),
@@ -306,7 +305,8 @@ fn not_finite(
 }
 
 impl Problem {
-    /// An error that names the file `path`, as a finding that does by itself.
+    /// Turns an error about the file `path` into a problem. A finding names the file itself, so the
+    /// path is removed.
     fn of_model(path: &Path, error: &SourceError) -> Self {
         let (text, name) = (error.to_string(), format!("{}: ", path.display()));
         Self::Model(text.strip_prefix(&name).unwrap_or(&text).to_owned())
@@ -318,7 +318,7 @@ impl fmt::Display for Problem {
         match self {
             Self::Checksum { stored, found } => write!(
                 f,
-                "its bytes have changed since they were written: checksum {found:016x}, \
+                "its bytes have changed since they were written: their checksum is {found:016x}, but \
                  {stored:016x} is stored"
             ),
             Self::NotFinite { rows, first, block, of } => {

@@ -1,10 +1,10 @@
-//! Writes the logits of a list of tokens, for comparison with other programs:
+//! Writes the logits for a list of tokens, to compare them with other programs:
 //!
 //!     cargo run --release --example logits -- tests/goldens/transformers/tiny.json OUT_DIR FILE...
 //!
-//! `tiny.json` has the tokens under `ids`. For each FILE.gguf (or checkpoint directory),
-//! OUT_DIR/FILE.logits.f32 gets `[tokens, n_vocab]` little-endian f32, as
-//! `llama_cpp_interchange.py --own OUT_DIR` reads them. The cache is f32.
+//! `tiny.json` has the tokens under `ids`. For each FILE.gguf (or checkpoint directory), writes
+//! `[tokens, n_vocab]` little-endian f32 to OUT_DIR/FILE.logits.f32, which
+//! `llama_cpp_interchange.py --own OUT_DIR` reads. The KV cache is f32.
 
 use std::path::{Path, PathBuf};
 

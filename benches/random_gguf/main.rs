@@ -1,11 +1,11 @@
-//! Writes a model of random weights in the exact shape of Gemma 2 2B, 9B or 27B as a GGUF file, to
-//! measure memory and speed without a checkpoint of up to 54 GB:
+//! Writes a GGUF file with random weights in the exact shape of Gemma 2 2B, 9B or 27B, to measure
+//! memory and speed without a checkpoint of up to 54 GB:
 //!
 //!     cargo run --release --example random_gguf -- 27B -q Q4_K_M -o 27b.gguf [--tokenizer DIR]
 //!
-//! Tensor types are the recipe's, and a seed gives the same bytes everywhere. What such a model writes
-//! is nonsense, but its logits are finite and it does not write one token over and over; sizes, memory
-//! and speed are a trained model's.
+//! The tensor types are the recipe's. The same seed gives the same bytes everywhere. The model's text
+//! is nonsense, but its logits are finite and it does not repeat one token forever. Sizes, memory and
+//! speed are those of a trained model.
 
 mod random;
 mod size;
@@ -31,7 +31,7 @@ use lapidary_formats::vocab::Vocab;
 use size::Size;
 use weights::Weights;
 
-/// Write a model of random weights in the shape of a Gemma 2
+/// Write a model with random weights in the shape of Gemma 2
 #[derive(Parser, Debug)]
 struct Args {
     /// 2B, 9B or 27B
@@ -42,13 +42,13 @@ struct Args {
     /// The GGUF file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// A directory with Gemma 2's tokenizer.model or tokenizer.json [default: one of invented words]
+    /// A directory with Gemma 2's tokenizer.model or tokenizer.json [default: a made-up vocabulary]
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
-    /// What the weights and the invented words are drawn by
+    /// Seed of the weights and of the made-up vocabulary
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Replace the output if it is there already
+    /// Replace the output file if it exists
     #[arg(long)]
     force: bool,
 }
@@ -90,7 +90,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The header of a file of `recipe`, with room for checksums.
+/// The header of a file of `recipe`, with keys for the checksums.
 fn header(config: &Config, recipe: Recipe, vocab: &Vocab) -> anyhow::Result<Header> {
     let stop_ids: Vec<u32> = vocab.eos.into_iter().chain(vocab.eot).collect();
     let mut header = model_header(config, recipe.file_type(), vocab, None, &stop_ids);
@@ -101,7 +101,7 @@ fn header(config: &Config, recipe: Recipe, vocab: &Vocab) -> anyhow::Result<Head
     Ok(header)
 }
 
-/// Writes the file, and gives it its name when it is whole and on the disk.
+/// Writes the file, and gives it its final name when it is complete and on the disk.
 fn write(header: &Header, config: &Config, args: &Args) -> anyhow::Result<()> {
     let path: &Path = &args.output;
     let named = || path.display().to_string();
@@ -117,12 +117,12 @@ fn write(header: &Header, config: &Config, args: &Args) -> anyhow::Result<()> {
     for spec in tensors(config, false) {
         bar.set_message(spec.name.clone());
         let ty = args.quant.type_of(&spec, config, false);
-        weights.pieces(&spec, ty, |piece| {
+        weights.for_each_chunk(&spec, ty, |chunk| {
             if INTERRUPTED.load(Ordering::Relaxed) {
                 bail!("interrupted");
             }
-            writer.write(piece).with_context(named)?;
-            bar.inc(piece.len() as u64);
+            writer.write(chunk).with_context(named)?;
+            bar.inc(chunk.len() as u64);
             Ok(())
         })?;
     }
@@ -135,7 +135,7 @@ fn write(header: &Header, config: &Config, args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How many bytes of how many are done.
+/// A progress bar that counts bytes.
 fn bar(bytes: u64) -> ProgressBar {
     let style = "{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left, {msg}";
     let style = ProgressStyle::with_template(style).expect("the template is valid");

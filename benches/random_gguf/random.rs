@@ -1,13 +1,13 @@
 //! Random numbers that are the same on every machine.
 
-/// SplitMix64, as in `src/sampling/rng.rs`, whose reference is named there.
+/// SplitMix64, as in `src/sampling/rng.rs`, which names the reference.
 pub struct Random(u64);
 
 impl Random {
-    /// The stream number `stream` of a seed.
+    /// Stream number `stream` of a seed.
     pub fn new(seed: u64, stream: u64) -> Self {
-        // A number out of the seed's own stream, so that seeds and streams near each other share
-        // nothing.
+        // Mixes in a number from the seed's own stream, so that neighbouring seeds and streams have
+        // nothing in common.
         let mut of_seed = Self(seed);
         Self(of_seed.draw() ^ Self(stream).draw())
     }
@@ -23,12 +23,12 @@ impl Random {
 
     /// A number below `n`.
     pub fn below(&mut self, n: usize) -> usize {
-        // The high half of the product: what it is uneven by is n in 2^64.
+        // The high half of the product. The bias is at most n in 2^64.
         ((u128::from(self.draw()) * n as u128) >> 64) as usize
     }
 
-    /// As good as normally distributed, with mean 0 and deviation 1: the sum of twelve uniform
-    /// draws, of 16 bits each. No logarithm is called that machines may round differently.
+    /// Nearly normally distributed, with mean 0 and standard deviation 1: the sum of twelve uniform
+    /// draws of 16 bits each. It needs no logarithm, which machines may round differently.
     pub fn normal(&mut self) -> f32 {
         let sum: u64 = (0..3).map(|_| self.draw()).map(sum_of_quarters).sum();
         (sum as f32 + 6.0) / 65_536.0 - 6.0

@@ -1,25 +1,25 @@
-//! The three models that Google released.
+//! The three Gemma 2 models that Google released.
 
 use std::str::FromStr;
 
 use lapidary::model::{Architecture, Config};
 
-/// Pieces in the vocabulary of each of them.
+/// Number of pieces in their vocabulary.
 pub const VOCABULARY: usize = 256_000;
 
-/// One of the three.
+/// The size of a released model.
 #[derive(Clone, Copy, Debug)]
 pub enum Size {
-    /// Two billion weights.
+    /// 2 billion weights.
     B2,
-    /// Nine.
+    /// 9 billion weights.
     B9,
-    /// Twenty-seven.
+    /// 27 billion weights.
     B27,
 }
 
 impl Size {
-    /// The smallest first.
+    /// All sizes, the smallest first.
     pub const ALL: [Self; 3] = [Self::B2, Self::B9, Self::B27];
 
     /// Its name, such as `27B`.
@@ -33,7 +33,7 @@ impl Size {
 
     /// Its sizes and constants.
     pub fn config(self) -> Config {
-        // Widths, layers, heads, and query_pre_attn_scalar, whose root the scores are divided by.
+        // Widths, layers, heads; and query_pre_attn_scalar: scores are divided by its square root.
         let ([n_embd, n_ff, n_layer, n_head, n_head_kv, head_dim], scalar) = match self {
             Self::B2 => ([2304, 9216, 26, 8, 4, 256], 256f32),
             Self::B9 => ([3584, 14336, 42, 16, 8, 256], 256.0),
@@ -62,6 +62,6 @@ impl FromStr for Size {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let found = Self::ALL.into_iter().find(|size| size.name().eq_ignore_ascii_case(name));
-        found.ok_or("it is 2B, 9B or 27B")
+        found.ok_or("must be 2B, 9B or 27B")
     }
 }

@@ -1,7 +1,7 @@
-//! A vocabulary of invented words, as large as Gemma's and with pieces as long.
+//! A made-up vocabulary, as large as Gemma's and with pieces of the same length.
 //!
-//! Words are one to three syllables, with a space before them or none. Every piece is made of two
-//! that come before it, so that merging finds it; what no piece spells is spelt in bytes.
+//! Words have one to three syllables, with or without a leading space. Every piece is made of two
+//! earlier ones, so that merging finds it. Text that no piece spells is spelled in bytes.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -17,7 +17,7 @@ const FINALS: &str = "lmnrst";
 /// How SentencePiece writes a space.
 const SPACE: &str = "\u{2581}";
 
-/// A vocabulary of `n` pieces. The special ones have Gemma 2's ids.
+/// A vocabulary of `n` pieces. The special pieces have Gemma 2's ids.
 ///
 /// # Panics
 /// If `n` is less than a few thousand.
@@ -25,7 +25,7 @@ pub fn vocabulary(n: usize, seed: u64) -> Vocab {
     let mut pieces = special();
     let characters = characters();
     let words = words(n - pieces.len() - characters.len(), &mut Random::new(seed, 0));
-    // The earlier, the sooner it is merged. Below 2^24, so that no two scores are the same.
+    // Earlier pieces are merged first. The numbers are below 2^24, so no two scores are equal as f32.
     let normal = words.into_iter().chain(characters).enumerate();
     pieces.extend(normal.map(|(i, text)| piece(text, -(i as f32), PieceKind::Normal)));
     Vocab {
@@ -44,7 +44,7 @@ fn piece<'a>(text: impl Into<Cow<'a, str>>, score: f32, kind: PieceKind) -> Piec
     Piece { text: text.into(), score, kind }
 }
 
-/// What is not made by merging, with the scores that `convert` gives it.
+/// The pieces that are not made by merging, with the scores that `convert` gives them.
 fn special() -> Vec<Piece<'static>> {
     let control = |text: &'static str| piece(text, -1000.0, PieceKind::Control);
     let mut pieces: Vec<Piece> = ["<pad>", "<eos>", "<bos>"].map(control).into();
@@ -63,7 +63,7 @@ fn characters() -> Vec<String> {
     characters.map(String::from).collect()
 }
 
-/// `n` pieces of more than one character: all syllables, and random words of two or three.
+/// `n` pieces of several characters: all syllables, and random words of two or three syllables.
 fn words(n: usize, random: &mut Random) -> Vec<String> {
     let joined = |left: &[String], right: &str| -> Vec<String> {
         let pairs = left.iter().flat_map(|l| right.chars().map(move |r| format!("{l}{r}")));
@@ -79,7 +79,7 @@ fn words(n: usize, random: &mut Random) -> Vec<String> {
     let mut seen: HashSet<String> = words.iter().cloned().collect();
     let mut of_two = Vec::new();
     while words.len() < n {
-        // One in eight has three syllables: pieces are then as long as Gemma's, 7.5 bytes.
+        // One word in eight has three syllables: the mean length is then Gemma's, 7.5 bytes.
         let longer = !of_two.is_empty() && random.below(8) == 0;
         let begin = if longer { of_two[random.below(of_two.len())] } else { random.below(roots) };
         let word = format!("{}{}", words[begin], syllables[random.below(syllables.len())]);
@@ -101,7 +101,7 @@ mod tests {
     use crate::size::VOCABULARY;
 
     #[test]
-    fn the_tokenizer_takes_it_and_reads_every_text() {
+    fn the_tokenizer_accepts_it_and_encodes_every_text() {
         let tokenizer = Tokenizer::new(vocabulary(VOCABULARY, 0)).unwrap();
         let vocab = tokenizer.vocab();
         assert_eq!(vocab.pieces.len(), VOCABULARY);
@@ -119,7 +119,7 @@ mod tests {
         let tokenizer = Tokenizer::new(vocabulary(VOCABULARY, 0)).unwrap();
         let pieces = &tokenizer.vocab().pieces;
         let bytes: usize = pieces.iter().map(|piece| piece.text.len()).sum();
-        // Gemma's have 7.5.
+        // Gemma's mean is 7.5.
         let mean = bytes as f64 / pieces.len() as f64;
         assert!((7.0..8.0).contains(&mean), "{mean}");
         let normal =
@@ -129,7 +129,7 @@ mod tests {
             let ids = tokenizer.encode(&piece.text.replace(SPACE, " "), Special::Plain);
             (found, all) = (found + usize::from(ids == [id]), all + 1);
         }
-        // Of three syllables, the last two can be a word that is merged sooner.
+        // In a word of three syllables, the last two may be a word that is merged earlier.
         assert!(found * 100 > all * 90, "{found} of {all}");
     }
 }

@@ -1,5 +1,5 @@
-//! Tensors of random weights, piece by piece. Blocks are quantized once and then drawn from a pool,
-//! as fast as a disk can take them.
+//! Random weights, a chunk at a time. Blocks are quantized once and then drawn from a pool, which is
+//! as fast as a disk can write them.
 
 use std::collections::HashMap;
 
@@ -9,52 +9,54 @@ use lapidary_formats::quant::{Effort, QuantType};
 
 use crate::random::Random;
 
-/// Values that are drawn together: whole blocks of every type. Rows of all three models are
-/// multiples of it.
+/// Number of values that are drawn together: whole blocks of every type. The rows of all three models
+/// are multiples of it.
 const UNIT: usize = 256;
-/// Units of a pool: of eight or more in a row, there are more rows than any model has. All of them
-/// stay in a second-level cache.
+/// Units in a pool. A row takes at least eight of them, so there are more different rows than any
+/// model has. The pool fits in a second-level cache.
 const POOL: usize = 4096;
-/// Units that are handed over at once: a few megabytes.
-const PIECE: usize = 16 * 1024;
+/// Units per chunk: a few megabytes.
+const CHUNK: usize = 16 * 1024;
 
-/// What norms multiply by, on average, ...
+/// Mean of the norms' weights, except those after the feed-forward network.
 const NORM: f32 = 1.0;
-/// ... and where the feed-forward's result is added. That has to outweigh the embedding, which is the
-/// head again and would name the token that was just read, and what attention adds, which changes
-/// little from token to token: otherwise one token is written over and over.
+/// Mean of the weights of the norms after the feed-forward network. Its output has to outweigh the
+/// embedding, which is also the output matrix and would predict the token that was just read, and the
+/// output of attention, which changes little from token to token. Otherwise one token is repeated
+/// forever.
 const POST_FFW_NORM: f32 = 8.0;
 
-/// Makes the tensors of one model, in any order.
+/// Generates the tensors of one model, in any order.
 pub struct Weights {
     seed: u64,
     pools: HashMap<(QuantType, usize), Pool>,
-    piece: Vec<u8>,
+    chunk: Vec<u8>,
 }
 
 impl Weights {
-    /// Those of `seed`.
+    /// The weights of `seed`.
     pub fn new(seed: u64) -> Self {
-        Self { seed, pools: HashMap::new(), piece: Vec::new() }
+        Self { seed, pools: HashMap::new(), chunk: Vec::new() }
     }
 
-    /// Hands the bytes of a tensor in type `ty` to `sink`, in order.
+    /// Passes the bytes of a tensor of type `ty` to `sink`, in order and in chunks.
     ///
-    /// A matrix of `cols` columns is noise of deviation 1/√cols, so that what comes out of a product
-    /// is as large as what went in. A norm is spread by a tenth around [`NORM`] or [`POST_FFW_NORM`].
+    /// A matrix with `cols` columns is noise with standard deviation 1/√cols, so that products are as
+    /// large as their inputs. A norm's weights are [`NORM`] or [`POST_FFW_NORM`] with a relative
+    /// standard deviation of 0.1.
     ///
     /// # Errors
     /// Those of `sink`.
     ///
     /// # Panics
-    /// If the rows of a matrix are no multiple of 256 values.
-    pub fn pieces<E>(
+    /// If the rows of a matrix are not a multiple of 256 values.
+    pub fn for_each_chunk<E>(
         &mut self,
         spec: &TensorSpec,
         ty: QuantType,
         mut sink: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Self { seed, pools, piece } = self;
+        let Self { seed, pools, chunk } = self;
         let mut random = Random::new(*seed, stream(&spec.name));
         if spec.role() == Role::Norm {
             let mean = if spec.kind == TensorKind::PostFfwNorm { POST_FFW_NORM } else { NORM };
@@ -66,23 +68,23 @@ impl Weights {
         let pool = pools.entry((ty, cols)).or_insert_with(|| Pool::new(ty, cols, *seed));
         let mut left = spec.values() / UNIT;
         while left > 0 {
-            let units = left.min(PIECE);
-            pool.draw(units, &mut random, piece);
-            sink(piece)?;
+            let units = left.min(CHUNK);
+            pool.draw(units, &mut random, chunk);
+            sink(chunk)?;
             left -= units;
         }
         Ok(())
     }
 }
 
-/// The number of a tensor's random stream: its name's FNV-1a hash.
+/// The number of a tensor's random stream: the FNV-1a hash of its name.
 fn stream(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
 
-/// Noise of one deviation in one type.
+/// Quantized noise of one standard deviation and one type.
 struct Pool {
     bytes: Vec<u8>,
     unit_bytes: usize,
@@ -103,7 +105,7 @@ impl Pool {
         Self { bytes, unit_bytes }
     }
 
-    /// Fills `out` with `units` units in random order.
+    /// Fills `out` with `units` randomly chosen units.
     fn draw(&self, units: usize, random: &mut Random, out: &mut Vec<u8>) {
         out.clear();
         for _ in 0..units {
@@ -129,24 +131,24 @@ mod tests {
 
     fn bytes(seed: u64, ty: QuantType, rows: usize) -> Vec<u8> {
         let mut all = Vec::new();
-        let sink = |piece: &[u8]| -> Result<(), ()> {
-            all.extend_from_slice(piece);
+        let sink = |chunk: &[u8]| -> Result<(), ()> {
+            all.extend_from_slice(chunk);
             Ok(())
         };
-        Weights::new(seed).pieces(&spec(rows), ty, sink).unwrap();
+        Weights::new(seed).for_each_chunk(&spec(rows), ty, sink).unwrap();
         all
     }
 
     #[test]
-    fn a_seed_gives_the_same_bytes_and_another_others() {
-        // Two pieces and a part of a third.
-        let rows = 2 * PIECE / 9 + 100;
+    fn equal_seeds_give_equal_bytes_and_different_seeds_do_not() {
+        // Two chunks and a part of a third.
+        let rows = 2 * CHUNK / 9 + 100;
         assert!(bytes(1, QuantType::Q4_K, rows) == bytes(1, QuantType::Q4_K, rows));
         assert!(bytes(1, QuantType::Q4_K, rows) != bytes(2, QuantType::Q4_K, rows));
     }
 
     #[test]
-    fn weights_have_the_mean_and_the_deviation_that_keep_activations_as_large_as_they_were() {
+    fn weights_have_the_mean_and_deviation_that_keep_the_size_of_activations() {
         const ROWS: usize = 500;
         for ty in QuantType::all().filter(|ty| ty.traits().stored) {
             let bytes = bytes(0, ty, ROWS);
@@ -157,7 +159,7 @@ mod tests {
                 x.iter().map(|x| f(f64::from(*x))).sum::<f64>() / x.len() as f64
             };
             let deviation = mean_of(|x| x * x).sqrt() * 48.0;
-            // Noise of a million draws is exact to a thousandth; Q2_K loses some 5 % of the square.
+            // The noise of a million draws is exact to a thousandth; Q2_K loses some 5 % of the square.
             assert!((0.95..1.01).contains(&deviation), "{ty}: {deviation}");
             assert!((mean_of(|x| x) * 48.0).abs() < 0.01, "{ty}");
         }

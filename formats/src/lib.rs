@@ -1,16 +1,16 @@
-//! What is on disk, and the arithmetic on it.
+//! File formats, and the arithmetic on their contents.
 //!
 //! - [`map`]: files as read-only memory maps.
-//! - [`gguf`]: the GGUF container, read and written.
+//! - [`gguf`]: reads and writes the GGUF container.
 //! - [`checkpoint`]: Hugging Face checkpoint directories.
 //! - [`imatrix`]: importance matrices, for the quantizers.
-//! - [`printable`]: words out of files, made safe to print.
+//! - [`printable`]: makes strings from files safe to print.
 //! - [`quant`]: the quantized block types, one registry for all of them.
-//! - [`session`]: sequences that were saved, with the keys and values of their tokens.
-//! - [`tensor`]: a borrowed tensor of either.
-//! - [`vocab`]: a SentencePiece vocabulary, wherever it came from.
+//! - [`session`]: saved sequences, with the keys and values of their tokens.
+//! - [`tensor`]: a borrowed tensor of a GGUF file or a checkpoint.
+//! - [`vocab`]: a SentencePiece vocabulary, from any of these files.
 //!
-//! No threads, no printing, no knowledge of how a model computes.
+//! This crate starts no threads, prints nothing and does not know how a model computes.
 #![deny(unsafe_code)]
 
 pub mod checkpoint;

@@ -1,10 +1,10 @@
-//! Words out of strangers' files, for people to read.
+//! Makes strings from untrusted files safe to print.
 
 use std::fmt::{self, Write};
 
-/// A text that a file brought, fit to be shown: what steers a terminal or is not seen on it
-/// (control characters and with them ANSI escapes, marks of direction, zero-width characters) is
-/// escaped as in a Rust literal, and what is too long is cut. Everything else stays as it is.
+/// Displays a string from a file safely. Characters that control a terminal or are invisible on it
+/// (control characters, and with them ANSI escapes; bidirectional marks; zero-width characters) are
+/// escaped as in a Rust literal. A text that is too long is truncated. Everything else is unchanged.
 #[derive(Clone, Copy, Debug)]
 pub struct Printable<'a> {
     text: &'a str,
@@ -12,12 +12,12 @@ pub struct Printable<'a> {
 }
 
 impl<'a> Printable<'a> {
-    /// `text`, as much of it as names and values take: 200 characters.
+    /// Shows at most 200 characters of `text`, enough for names and values.
     pub fn new(text: &'a str) -> Self {
         Self { text, limit: 200 }
     }
 
-    /// Shows at most `limit` characters.
+    /// Sets the largest number of characters that are shown.
     pub fn at_most(self, limit: usize) -> Self {
         Self { limit, ..self }
     }
@@ -27,7 +27,7 @@ impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cut = self.text.char_indices().nth(self.limit).map(|(at, _)| at);
         let shown = &self.text[..cut.unwrap_or(self.text.len())];
-        // The standard library knows what cannot be printed, but escapes these three as well.
+        // `escape_debug` knows which characters cannot be printed, but escapes these three as well.
         const PLAIN: [char; 3] = ['"', '\'', '\\'];
         for part in shown.split_inclusive(PLAIN) {
             let text = part.trim_end_matches(PLAIN);
@@ -57,11 +57,11 @@ mod tests {
     }
 
     #[test]
-    fn what_steers_a_terminal_is_escaped() {
+    fn control_and_invisible_characters_are_escaped() {
         assert_eq!(shown("\x1b[31mred\x1b[0m"), "\\u{1b}[31mred\\u{1b}[0m");
         assert_eq!(shown("a\r\nb\tc\0"), "a\\r\\nb\\tc\\0");
         let c0_and_c1 = ('\0'..=' ').chain('\x7f'..='\u{9f}').filter(|c| c.is_control());
-        // Directions, zero widths, line and paragraph separators, tags.
+        // Bidirectional marks, zero-width characters, line and paragraph separators, tags.
         let others = "\u{61c}\u{200b}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202b}\u{202c}\
                       \u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}\u{feff}\u{e0041}";
         for c in c0_and_c1.chain(others.chars()) {
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn long_text_is_cut_between_characters() {
+    fn long_text_is_truncated_between_characters() {
         assert_eq!(shown(&"ß".repeat(200)), "ß".repeat(200));
         assert_eq!(shown(&"ß".repeat(201)), format!("{}…", "ß".repeat(200)));
         assert_eq!(Printable::new("abc").at_most(2).to_string(), "ab…");

@@ -1,5 +1,5 @@
-//! A saved session: the token ids of a sequence, and the keys and values that a model has made of
-//! them, so that it can go on without evaluating them again.
+//! A saved session: the token ids of a sequence, and the keys and values that a model computed for
+//! them, so that a later run continues without evaluating them again.
 //!
 //! All numbers are little-endian, and counts have eight bytes:
 //!
@@ -7,18 +7,18 @@
 //! |---|---|
 //! | `magic` | [`MAGIC`] |
 //! | `version` | u32, [`VERSION`] |
-//! | `len` | bytes of the header that follow |
+//! | `len` | bytes of the header after this field, without the checksum |
 //! | `model`, `kv`, `note` | strings, each a count and as many bytes of UTF-8 |
-//! | `row_bytes` | of a layer's keys, or of its values, at one position |
+//! | `row_bytes` | bytes of one layer's keys, or of its values, at one position |
 //! | `ids` | a count, and as many u32 |
 //! | `first` | a count, and for each layer the first position that has rows |
 //! | checksum | u64, of everything above |
-//! | rows | by layer: keys, then values, from `first` to the last position |
+//! | rows | layer by layer: keys, then values, from `first` to the last position |
 //! | checksum | u64, of the rows |
 //!
-//! There is nothing after that. A row is the key/value heads in order, each in whole units of 32
-//! values, as the cache stores them: halves, floats, or blocks of Q8_0. Where a row lies in memory,
-//! and how much room there is, is no part of it.
+//! Nothing follows. A row holds the key/value heads in order, each padded to a multiple of 32
+//! values, as the KV cache stores them: as f16, as f32, or as Q8_0 blocks. The file does not record
+//! where a row was in memory or how large the cache was.
 
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -28,70 +28,70 @@ use thiserror::Error;
 
 use crate::gguf::Checksum;
 
-/// The first bytes of a file.
+/// The first bytes of a session file.
 pub const MAGIC: [u8; 8] = *b"LAPIDSES";
 
-/// Of the layout. It changes as well when a model makes other numbers of the same tokens.
+/// Version of the layout. It also changes when a model computes other numbers from the same tokens.
 pub const VERSION: u32 = 1;
 
-/// What comes before the rows.
+/// Everything before the rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Tells models apart.
+    /// Identifies the model.
     pub model: String,
-    /// What keys and values are stored as.
+    /// The type that keys and values are stored as.
     pub kv: String,
-    /// Whatever the writer wants to know again.
+    /// Any text that the writer wants back on reading.
     pub note: String,
-    /// Bytes of a layer's keys, or of its values, at one position.
+    /// Bytes of one layer's keys, or of its values, at one position.
     pub row_bytes: u64,
-    /// The tokens, one a position.
+    /// The tokens, one per position.
     pub ids: Vec<u32>,
-    /// By layer, the first position that has rows; they reach to the last.
+    /// For each layer the first position that has rows. All positions after it have rows too.
     pub first: Vec<u64>,
 }
 
-/// Why a file cannot be read as a session.
+/// Why a file cannot be read as a saved session. The caller adds the file's name.
 #[derive(Debug, Error)]
 pub enum SessionError {
-    /// It cannot be read or written at all.
+    /// The file cannot be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// Something else.
-    #[error("is not a saved session")]
+    /// The file is something else.
+    #[error("is not a saved session; name another file")]
     Magic,
-    /// Of a version that is not known here.
-    #[error("is a session of version {found}, this program knows version {VERSION}")]
+    /// The file has another version of the format.
+    #[error("is a session of version {found}, but this program reads version {VERSION}; delete it to start over")]
     Version {
-        /// What it says.
+        /// The file's version.
         found: u32,
     },
-    /// Shorter or longer than its header says.
-    #[error("is damaged: it has {found} bytes where its header asks for {expected}")]
+    /// The file is shorter or longer than its header says.
+    #[error("is damaged: it has {found} bytes, but its header asks for {expected}; delete it to start over")]
     Length {
         /// Bytes of the file.
         found: u64,
-        /// Bytes that there should be; `u64::MAX` stands for more as well.
+        /// Bytes that the header asks for; `u64::MAX` if the sum overflows.
         expected: u64,
     },
-    /// Bytes are not those that were written.
-    #[error("is damaged: the checksum of its {part} does not agree")]
+    /// The bytes are not those that were written.
+    #[error("is damaged: the checksum of its {part} does not match; delete it to start over")]
     Checksum {
-        /// Which bytes.
+        /// What the checksum covers: `header` or `rows`.
         part: &'static str,
     },
-    /// A header whose checksum is right and whose contents make no sense.
-    #[error("is damaged: its header's {field} makes no sense")]
+    /// The header's checksum is right, but a field is invalid.
+    #[error("is damaged: its header has an invalid {field}; delete it to start over")]
     Field {
-        /// Which part of the header.
+        /// Name of the field.
         field: &'static str,
     },
 }
 
 /// Bytes before the header's strings.
 const PRELUDE: u64 = (MAGIC.len() + size_of::<u32>() + size_of::<u64>()) as u64;
-/// The most bytes of the header's strings and lists: a file with a hole in it can be larger than any
-/// memory. The longest context has 2^24 tokens.
+/// Largest size of the header's strings and lists, in bytes. A sparse file can be larger than any
+/// memory, so its length alone is no limit. The longest context has 2^24 tokens.
 const MAX_FIELDS: u64 = 1 << 28;
 /// Bytes of a checksum.
 const SUM: u64 = size_of::<u64>() as u64;
@@ -102,7 +102,7 @@ impl Header {
         self.first[layer]..self.ids.len() as u64
     }
 
-    /// Bytes of all rows; `None` if they are more than can be counted.
+    /// Bytes of all rows; `None` if that overflows.
     fn rows_len(&self) -> Option<u64> {
         let positions = self.first.iter().try_fold(0u64, |sum, first| {
             sum.checked_add((self.ids.len() as u64).checked_sub(*first)?)
@@ -110,7 +110,7 @@ impl Header {
         positions?.checked_mul(2)?.checked_mul(self.row_bytes)
     }
 
-    /// Everything up to the rows.
+    /// The bytes of everything before the rows.
     fn encode(&self) -> Vec<u8> {
         let mut fields = Vec::new();
         let count = |n: usize| (n as u64).to_le_bytes();
@@ -152,7 +152,7 @@ impl Header {
     }
 }
 
-/// What is left of a header.
+/// The bytes of a header that have not been decoded yet.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -182,41 +182,41 @@ impl<'a> Fields<'a> {
 pub struct Writer<W> {
     out: W,
     sum: Checksum,
-    /// Bytes of rows that are to come.
+    /// Bytes of rows still to be written.
     left: u64,
 }
 
 impl<W: Write> Writer<W> {
-    /// Writes what comes before the rows.
+    /// Writes everything before the rows.
     ///
     /// # Errors
-    /// If that cannot be written.
+    /// If `out` cannot be written.
     ///
     /// # Panics
-    /// If the header asks for more rows than can be counted, or a layer's begin past the last id.
+    /// If the total size of the rows overflows, or a layer's rows begin past the last id.
     pub fn new(mut out: W, header: &Header) -> io::Result<Self> {
-        let left = header.rows_len().expect("rows of a session that there is");
+        let left = header.rows_len().expect("the rows of a session in memory can be counted");
         out.write_all(&header.encode())?;
         Ok(Self { out, sum: Checksum::new(), left })
     }
 
-    /// Writes the next rows, or a part of them.
+    /// Writes the next bytes of the rows.
     ///
     /// # Errors
-    /// If they cannot be written.
+    /// If `out` cannot be written.
     ///
     /// # Panics
-    /// If they are more than the header says.
+    /// If these are more bytes than the header says.
     pub fn write(&mut self, rows: &[u8]) -> io::Result<()> {
         self.left = self.left.checked_sub(rows.len() as u64).expect("no more rows than announced");
         self.sum.update(rows);
         self.out.write_all(rows)
     }
 
-    /// Ends the file and flushes it.
+    /// Writes the checksum and flushes.
     ///
     /// # Errors
-    /// If that cannot be written.
+    /// If `out` cannot be written.
     ///
     /// # Panics
     /// If rows are missing.
@@ -237,12 +237,12 @@ pub struct Reader<R> {
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads what comes before the rows of a file of `len` bytes. Nothing larger than the file is
-    /// allocated, whatever it says.
+    /// Reads everything before the rows of a file of `len` bytes. Never allocates more than the
+    /// file's size, whatever the header says.
     ///
     /// # Errors
-    /// If it is no session of this version, is damaged up to the rows, or has not the length that it
-    /// says.
+    /// If the file is not a session of this version, if its header is damaged, or if its length is not
+    /// the one that the header asks for.
     pub fn new(mut from: R, len: u64) -> Result<Self, SessionError> {
         let mut begin = [0; PRELUDE as usize];
         let have = begin.len().min(usize::try_from(len).unwrap_or(usize::MAX));
@@ -255,7 +255,7 @@ impl<R: Read> Reader<R> {
         if version != VERSION && have == begin.len() {
             return Err(SessionError::Version { found: version });
         }
-        // With no rows there are two checksums still.
+        // Even a file without rows has two checksums.
         let least = fields.saturating_add(PRELUDE + 2 * SUM);
         if len < least {
             return Err(SessionError::Length { found: len, expected: least });
@@ -278,25 +278,25 @@ impl<R: Read> Reader<R> {
         Ok(Self { from, header, sum: Checksum::new() })
     }
 
-    /// What comes before the rows.
+    /// Everything before the rows.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// Reads the next rows, or a part of them.
+    /// Reads the next bytes of the rows.
     ///
     /// # Errors
-    /// If they cannot be read.
+    /// If `from` cannot be read.
     pub fn read(&mut self, rows: &mut [u8]) -> Result<(), SessionError> {
         self.from.read_exact(rows)?;
         self.sum.update(rows);
         Ok(())
     }
 
-    /// Says whether the rows, all of which have been read, are those that were written.
+    /// Compares the checksum of the rows, all of which must have been read.
     ///
     /// # Errors
-    /// If they are not.
+    /// If it does not match or cannot be read.
     pub fn finish(mut self) -> Result<Header, SessionError> {
         if self.from.read_u64::<LE>()? != self.sum.value() {
             return Err(SessionError::Checksum { part: "rows" });

@@ -1,8 +1,8 @@
-//! A tensor as it lies in a mapped file: name, type, shape and bytes, all borrowed.
+//! A tensor in a mapped file: name, type, shape and bytes, all borrowed.
 
 use crate::quant::QuantType;
 
-/// A borrowed tensor. Its length in bytes has been checked against type and shape.
+/// A borrowed tensor. Its length in bytes has been checked against its type and shape.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorView<'a> {
     /// Name in the file it came from.

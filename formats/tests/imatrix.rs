@@ -1,5 +1,5 @@
-//! Importance matrices: files of other programs are read, what is written is read back, and what is
-//! malformed is refused for the right reason.
+//! Importance matrices: other programs' files are read, what is written is read back, and malformed
+//! files are refused for the right reason.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 const Q: &str = "blk.0.attn_q.weight";
 const DOWN: &str = "blk.1.ffn_down.weight";
 
-/// A file that `make_imatrix.py` made.
+/// A file made by `make_imatrix.py`.
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/imatrix").join(name)
 }
@@ -42,7 +42,7 @@ fn entry(sums: &[f32], count: f32) -> Entry {
     Entry { sums: sums.to_vec(), count }
 }
 
-/// Checks an entry that holds a NaN, which equals nothing.
+/// Checks an entry that contains a NaN, which `==` cannot compare.
 #[track_caller]
 fn assert_down(found: &Entry, count: f32) {
     assert_eq!(found.count, count);
@@ -62,7 +62,7 @@ fn a_gguf_file_of_another_program_is_read() {
     assert_eq!(found.entries.keys().collect::<Vec<_>>(), [Q, DOWN, experts]);
     assert_eq!(found.entries[Q], entry(&[0.5, 1.0, 2.0, 4.0].map(|x| x * 1536.0), 1536.0));
     assert_down(&found.entries[DOWN], 1536.0);
-    // The sum over the matrices.
+    // An entry for several matrices becomes their sum.
     assert_eq!(found.entries[experts], entry(&[128.0, 256.0], 1024.0));
 }
 
@@ -86,12 +86,12 @@ fn both_formats_give_the_same_weights() {
             ([0.5, 1.0, 2.0, 4.0].map(|x| x / 1.875).into(), 0)
         );
         let found = imatrix.importance(DOWN, 6).unwrap();
-        // The zero becomes the least, the NaN the mean of the others: 9.375 / 4.
+        // The zero gets the smallest weight, the NaN the mean of the others: 9.375 / 4.
         let repaired = [0.25, 0.125, 8.0, 2.34375, 0.125, 1.0];
         let mean = repaired.iter().sum::<f32>() / 6.0;
         assert_eq!(found.repaired, 2);
         for (weight, expected) in found.weights.iter().zip(repaired) {
-            // A rounding or two.
+            // Equal but for one or two roundings.
             assert!((weight * mean / expected - 1.0).abs() < 1e-6, "{:?}", found.weights);
         }
         assert_eq!(imatrix.importance(Q, 5), Err(Flaw::Length { found: 4, expected: 5 }));
@@ -145,9 +145,9 @@ proptest! {
     }
 }
 
-/// llama.cpp's writer leaves out dimensions of one at the end, and puts an entry's sums first.
+/// llama.cpp's writer omits trailing dimensions of one, and writes an entry's sums first.
 #[test]
-fn files_are_laid_out_as_llama_cpp_does() {
+fn files_are_laid_out_as_llama_cpp_does_it() {
     let entries =
         BTreeMap::from([("b".into(), entry(&[4.0], 2.0)), ("a".into(), entry(&[1.0, 2.0], 3.0))]);
     let imatrix = Imatrix { datasets: vec!["t".into()], chunk_count: 1, chunk_size: 3, entries };
@@ -171,12 +171,12 @@ fn files_are_laid_out_as_llama_cpp_does() {
 fn truncation_at_every_byte_is_an_error() {
     let bytes = fs::read(golden("small.gguf")).unwrap();
     for n in 0..bytes.len() {
-        // The last tensor is followed by nothing but padding.
+        // Only padding follows the last tensor.
         let padding = bytes[n..].iter().all(|b| *b == 0) && bytes.len() - n < 32;
         assert!(open(&bytes[..n]).is_err() || padding, "{n} bytes");
     }
     let bytes = fs::read(golden("small.dat")).unwrap();
-    // The oldest files end with the entries.
+    // The oldest files end after the entries.
     let tail = 4 + 4 + "Grüße.txt".len();
     for n in 0..bytes.len() {
         match open(&bytes[..n]) {
@@ -196,14 +196,14 @@ fn dat(count: i32, entries: &[Vec<u8>], tail: &[u8]) -> Vec<u8> {
     [&count.to_le_bytes()[..], &entries.concat(), tail].concat()
 }
 
-/// An entry of it, with lengths that may be wrong.
+/// An entry of such a file, with lengths that may be wrong.
 fn dat_entry(len: i32, name: &[u8], values: i32, sums: &[f32]) -> Vec<u8> {
     let sums: Vec<u8> = sums.iter().flat_map(|x| x.to_le_bytes()).collect();
     [&len.to_le_bytes(), name, &1i32.to_le_bytes(), &values.to_le_bytes(), &sums].concat()
 }
 
 #[test]
-fn counts_and_lengths_that_lie_are_refused() {
+fn false_counts_and_lengths_are_refused() {
     let good = || dat_entry(1, b"a", 1, &[1.0]);
     assert_eq!(open(&dat(1, &[good()], b"")).unwrap().entries["a"], entry(&[1.0], 1.0));
     for count in [0, -1, 2, i32::MAX, i32::MIN] {
@@ -233,7 +233,7 @@ fn counts_and_lengths_that_lie_are_refused() {
 }
 
 #[test]
-fn what_is_no_importance_matrix_is_called_by_its_name() {
+fn files_that_are_not_an_importance_matrix_are_named() {
     let cause = malformed(b"This is a text, and not short enough to be taken for something else.");
     assert!(matches!(cause, Malformed::Entries { .. }), "{cause}");
     assert!(matches!(malformed(b"<!DOCTYPE html><html>"), Malformed::StandIn(_)));
@@ -243,7 +243,7 @@ fn what_is_no_importance_matrix_is_called_by_its_name() {
     assert!(missing.to_string().starts_with("no/such/file.dat: "), "{missing}");
 }
 
-/// A GGUF file of such a type with such tensors, all zero.
+/// A GGUF file of this `general.type` with these tensors, all zero.
 fn gguf(kind: Option<&str>, tensors: &[(&str, QuantType, &[usize])]) -> Vec<u8> {
     let mut header = Header::new();
     if let Some(kind) = kind {
@@ -259,11 +259,11 @@ fn gguf(kind: Option<&str>, tensors: &[(&str, QuantType, &[usize])]) -> Vec<u8> 
 }
 
 #[test]
-fn gguf_files_without_what_it_takes_are_refused() {
+fn gguf_files_without_the_required_tensors_are_refused() {
     use QuantType::{F16, F32};
     let sums = ("a.in_sum2", F32, &[4usize][..]);
     let counts = ("a.counts", F32, &[1usize][..]);
-    // Metadata may be missing, and is not known then.
+    // Metadata may be missing and is then unknown.
     let found = open(&gguf(None, &[sums, counts])).unwrap();
     assert_eq!((found.datasets.len(), found.chunk_count, found.chunk_size), (0, 0, 0));
     assert_eq!(found.importance("a", 4), Err(Flaw::Count(0.0)));
@@ -288,7 +288,7 @@ fn gguf_files_without_what_it_takes_are_refused() {
 }
 
 #[test]
-fn what_no_file_can_hold_is_not_written() {
+fn entries_that_no_file_can_hold_are_not_written() {
     let of = |name: String, sums| {
         let entries = BTreeMap::from([(name, Entry { sums, count: 1.0 })]);
         Imatrix { entries, ..Imatrix::default() }

@@ -1,4 +1,4 @@
-//! The block types against independent programs and against plain arithmetic. Tests loop over the
+//! Compares the block types with independent programs and with plain arithmetic. Tests loop over the
 //! registry, so a new type is tested as soon as it has a row.
 
 use std::path::{Path, PathBuf};
@@ -38,12 +38,12 @@ fn dequantize(ty: QuantType, x: &[u8]) -> Vec<f32> {
     y
 }
 
-/// Types that give up precision for a scale, unlike F32, F16 and BF16.
+/// Block types, which have scales, unlike F32, F16 and BF16.
 fn scaled() -> impl Iterator<Item = QuantType> {
     QuantType::all().filter(|ty| ty.block_len() > 1)
 }
 
-/// Uniform in ±1, always the same.
+/// Uniform noise in ±1, the same on every call.
 fn noise(n: usize) -> Vec<f32> {
     let mut state = 1u64;
     let mut next = || {
@@ -69,7 +69,7 @@ fn registry_knows_its_types() {
     assert_eq!(QuantType::from_ggml(9999), None);
 }
 
-/// Bit for bit what Python's `gguf` gives for blocks of random bytes.
+/// Random blocks, bit for bit as Python's `gguf` dequantizes them.
 #[test]
 fn dequantize_is_bit_equal_to_gguf() {
     for ty in QuantType::all().filter(|ty| ty.traits().stored && *ty != QuantType::F32) {
@@ -82,7 +82,7 @@ fn dequantize_is_bit_equal_to_gguf() {
     }
 }
 
-/// Weights that llama.cpp's quantizers were measured on, and how much their columns count.
+/// Weights that llama.cpp's quantizers were measured on, and the importance of their columns.
 struct Measured {
     name: &'static str,
     x: Vec<f32>,
@@ -90,7 +90,7 @@ struct Measured {
     importance: Vec<f32>,
 }
 
-/// All data sets; the embedding of Gemma 3 270M only where `LAPIDARY_GEMMA3` names its file.
+/// All data sets, including the embedding of Gemma 3 270M if `LAPIDARY_GEMMA3` names its file.
 fn measured() -> Vec<Measured> {
     let checkpoint = read("fixtures/tiny-gemma2/model.safetensors");
     let checkpoint = safetensors::SafeTensors::deserialize(&checkpoint).unwrap();
@@ -133,8 +133,8 @@ fn rms(x: impl ExactSizeIterator<Item = f64>) -> f64 {
 }
 
 impl Measured {
-    /// The root of the mean squared error, without importance or weighted by it, of a quantizer
-    /// that was told it.
+    /// The root of the mean squared error. If `weighted`, the quantizer is given the importance and
+    /// the error is weighted by it.
     fn error(&self, ty: QuantType, weighted: bool, effort: Effort) -> f64 {
         let Self { x, importance, .. } = self;
         let cols = importance.len();
@@ -153,14 +153,14 @@ impl Measured {
     }
 }
 
-/// How far the squared error has to be below that of llama.cpp's quantizer, as a ratio to it.
+/// The largest squared error that is accepted, relative to that of llama.cpp's quantizer.
 ///
-/// The coarse types, where errors are felt, by 5 %. That is missed where llama.cpp is told the
-/// importance: for Q3_K even [`Effort::Best`] (seven scales of scales, all integers near, refitted
-/// three times) comes to 0.98 of its error on the tiny model, so that there is nothing left to
-/// find; for Q4_K it comes to 0.95, and so does [`Effort::Best`]. Q5_1, whose two scales are found
-/// from a grid, is a thousandth above. Q8_0 follows the same rule to the byte, and so differs by the
-/// rounding of the sums here and there.
+/// Coarse types, where errors matter most, have to be 5 % better. Two miss that where llama.cpp is
+/// given the importance. Q3_K comes to 0.98 of llama.cpp's error on the tiny model, even with
+/// [`Effort::Best`] (seven scales of scales, all integers nearby, three refits), so there is nothing
+/// left to find. Q4_K comes to 0.95, also with [`Effort::Best`]. Q5_1 finds its scale and offset from
+/// a grid and is a thousandth above llama.cpp. Q8_0 has the same bytes as llama.cpp's, and differs
+/// only by the rounding of the sums in the two programs.
 fn limit(ty: QuantType, weighted: bool, effort: Effort) -> f64 {
     use QuantType::{Q2_K, Q3_K, Q4_K, Q5_1, Q8_0};
     match (ty, weighted, effort) {
@@ -173,7 +173,7 @@ fn limit(ty: QuantType, weighted: bool, effort: Effort) -> f64 {
     }
 }
 
-/// For every type and data set, with and without importance; `--nocapture` prints the ratios of
+/// For every type and data set, with and without importance. `--nocapture` prints the ratios of the
 /// squared errors.
 #[test]
 fn quantize_errs_less_than_llama_cpp() {
@@ -191,9 +191,9 @@ fn quantize_errs_less_than_llama_cpp() {
         for (key, weighted) in [("rmse", false), ("weighted_rmse", true)] {
             for (ty, theirs) in mark[key].as_object().unwrap() {
                 let ty = QuantType::from_name(ty).unwrap();
-                // Q8_0 gives back what was Q8_0 before, without an error on either side.
+                // Data that was Q8_0 before is restored exactly, without an error on either side.
                 let theirs = theirs.as_f64().unwrap().max(1e-12);
-                // The long search is for the types that gain by it, on not too many weights.
+                // The long search only for types that gain by it, and not for too many weights.
                 let best = (matches!(ty, QuantType::Q3_K | QuantType::Q4_K)
                     && data.x.len() < 1 << 20)
                     .then_some(Effort::Best);
@@ -216,8 +216,8 @@ fn digest(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
-/// The same bytes on every machine and from every compiler. A change of the search changes them:
-/// then copy the new digests from the failure, after a look at the errors.
+/// The same bytes on every machine and from every compiler. If the search is changed on purpose,
+/// compare the errors first, then copy the new digests from the failure.
 #[test]
 fn quantized_bytes_are_the_same_everywhere() {
     #[rustfmt::skip]
@@ -232,8 +232,8 @@ fn quantized_bytes_are_the_same_everywhere() {
     assert_eq!(digests, pinned, "in the registry's order: {digests:#018x?}");
 }
 
-/// Where a block has its scales: a NaN there makes values NaN. The pattern is one as a half, as a
-/// bfloat16 and as the upper part of a float.
+/// Finds the bytes of a block that hold scales: a NaN there makes values NaN. The pattern is a NaN
+/// as f16, as bf16 and as the upper half of an f32.
 fn scale_fields(ty: QuantType) -> Vec<usize> {
     let is_scale = |at: &usize| {
         let mut block = vec![0; ty.traits().block_bytes];
@@ -243,7 +243,7 @@ fn scale_fields(ty: QuantType) -> Vec<usize> {
     (0..ty.traits().block_bytes).step_by(2).filter(is_scale).collect()
 }
 
-/// A row of blocks whose every byte is `fill`, but for the scales, which are 1 / 256.
+/// A row of blocks whose bytes are all `fill`, except the scales, which are 1 / 256.
 fn filled(ty: QuantType, cols: usize, fill: u8) -> Vec<u8> {
     let mut block = vec![fill; ty.traits().block_bytes];
     for at in scale_fields(ty) {
@@ -252,16 +252,16 @@ fn filled(ty: QuantType, cols: usize, fill: u8) -> Vec<u8> {
     block.repeat(cols / ty.block_len())
 }
 
-/// Against the dot product of the dequantized rows in f64.
+/// Compares a dot product with that of the dequantized rows in f64.
 fn assert_dot(ty: QuantType, w: &[u8], a: &[f32], what: &str) {
     let activation = ty.traits().activation;
     let a = quantize(activation, a);
     let got = f64::from((ty.traits().dot)(w, &a));
     let (w, a) = (dequantize(ty, w), dequantize(activation, &a));
     let exact: f64 = w.iter().zip(&a).map(|(w, a)| f64::from(*w) * f64::from(*a)).sum();
-    // Sums within a block are of integers; what is rounded are a few products per block, and one
-    // addition per block of at least 32 (or per 32 floats), of terms that are at most as large as
-    // `bound`. A dequantized weight was rounded three times itself. 16 covers both.
+    // Sums within a block are exact, because they are sums of integers. Rounded are a few products
+    // per block, and one addition per block of at least 32 values (or per 32 floats), whose terms are
+    // at most `bound`. A dequantized weight has been rounded three times. The factor 16 covers both.
     let chunk = activation.block_len().max(32);
     let largest = |x: &[f32]| x.iter().fold(0f64, |max, x| max.max(f64::from(x.abs())));
     let chunks = w.chunks(chunk).zip(a.chunks(chunk));
@@ -285,7 +285,7 @@ fn dot_agrees_with_dequantized_values() {
         for (name, a) in &activations {
             let x: Vec<f32> = noise(2 * COLS)[COLS..].to_vec();
             assert_dot(ty, &quantize(ty, &x), a, &format!("noise · {name}"));
-            // Codes, scales and minimums at their limits, of either sign.
+            // Codes, scales and minimums at their limits, with both signs.
             for fill in [0x00, 0xff, 0x0f, 0xf0, 0x7f, 0x80, 0x55, 0xaa] {
                 let what = format!("{fill:#04x} · {name}");
                 assert_dot(ty, &filled(ty, COLS, fill), a, &what);
@@ -307,7 +307,7 @@ fn dot_of_a_golden_row() {
     }
 }
 
-/// A row of no whole number of the lanes that floats are summed in.
+/// A row whose length is not a multiple of the number of partial sums.
 #[test]
 fn dot_of_floats_counts_the_tail() {
     for ty in QuantType::all().filter(|ty| ty.block_len() == 1) {
@@ -317,7 +317,7 @@ fn dot_of_floats_counts_the_tail() {
     }
 }
 
-/// Values that a type holds exactly come back as the same bytes.
+/// Values that a type can hold exactly give the same bytes again.
 #[test]
 fn requantizing_changes_nothing() {
     use QuantType::*;
@@ -354,8 +354,8 @@ fn zeros_stay_zeros() {
     }
 }
 
-/// One value throughout is held but for the rounding of `d` or `m` to a half (2^-11), and of what
-/// little two integer scales leave.
+/// A block of equal values keeps its value, except for the rounding of `d` or `m` to f16 (2^-11) and
+/// the small error of the two integer scales.
 #[test]
 fn constant_blocks_keep_their_value() {
     for ty in scaled() {
@@ -367,7 +367,7 @@ fn constant_blocks_keep_their_value() {
     }
 }
 
-/// Negative throughout, and with a mean far from zero: what minimums are for.
+/// All values negative, or with a mean far from zero: the case that minimums are for.
 #[test]
 fn one_sided_blocks_are_no_worse_than_their_steps() {
     for ty in scaled() {
@@ -382,7 +382,7 @@ fn one_sided_blocks_are_no_worse_than_their_steps() {
     }
 }
 
-/// Far below and above what a half can scale: nearest to zero and to the limit, never NaN.
+/// Far below and above the range of f16 scales: the nearest value is 0 or the limit, never NaN.
 #[test]
 fn extremes_stay_finite() {
     let magnitudes = [1e-45, 1e-38, 1e-30, 3e-8, 1e-7, 1e-6, 1e5, 1e9, 1e30, f32::MAX];
@@ -398,7 +398,7 @@ fn extremes_stay_finite() {
 }
 
 #[test]
-fn large_values_become_the_largest_half() {
+fn large_values_become_the_largest_f16() {
     for x in [65504.0, 65519.0, 65520.0, 1e9, f32::MAX, f32::INFINITY] {
         assert_eq!(
             dequantize(QuantType::F16, &quantize(QuantType::F16, &[x, -x])),
@@ -420,7 +420,7 @@ fn nan_becomes_zero_in_a_block() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Any bits of f32: no panic, and nothing but finite values from types with a scale.
+    /// Arbitrary bits as f32 never panic, and types with a scale give finite values only.
     #[test]
     fn any_floats_give_finite_blocks(bits in prop::collection::vec(any::<u32>(), 256)) {
         let x: Vec<f32> = bits.iter().map(|bits| f32::from_bits(*bits)).collect();
@@ -430,9 +430,9 @@ proptest! {
         }
     }
 
-    /// Finite values within a half's range stay finite in every type, and near.
+    /// Finite values in f16's range stay finite in every type, and near their value.
     #[test]
-    fn values_in_a_halfs_range_stay_near(
+    fn values_in_f16_range_stay_near(
         x in prop::collection::vec(-1f32..1.0, 256),
         exponent in -24i32..16,
     ) {
@@ -440,8 +440,8 @@ proptest! {
         let largest = x.iter().fold(0f32, |max, x| max.max(x.abs()));
         for ty in QuantType::all() {
             for (x, y) in x.iter().zip(dequantize(ty, &quantize(ty, &x))) {
-                // Two bits in the worst case, where outer values are cut; and below the normal
-                // halves, half their spacing for each step of the largest code, Q8_0's 127.
+                // The worst case is two bits, where outer values are clipped. Below the normal f16
+                // values the error is half their spacing per step of the largest code, Q8_0's 127.
                 let tolerance = 0.6 * largest + 127.0 * 2f32.powi(-25);
                 prop_assert!((x - y).abs() <= tolerance, "{}: {} for {} of {}", ty, y, x, largest);
             }

@@ -1,4 +1,4 @@
-//! Saved sessions: written and read back, and every kind of damage.
+//! Saved sessions: written, read back, and damaged in every way.
 
 use lapidary_formats::session::{Header, Reader, SessionError, Writer, MAGIC, VERSION};
 
@@ -24,7 +24,7 @@ fn file() -> Vec<u8> {
     writer.finish().unwrap()
 }
 
-/// The header and the rows of `bytes`, a file that says it has `len` bytes.
+/// Reads `bytes` as a file of length `len`, and returns its header and rows.
 fn read_as(bytes: &[u8], len: u64) -> Result<(Header, Vec<u8>), SessionError> {
     let mut reader = Reader::new(bytes, len)?;
     let n: u64 = (0..3).map(|layer| reader.header().positions(layer).count() as u64).sum();
@@ -39,7 +39,7 @@ fn read(bytes: &[u8]) -> Result<(Header, Vec<u8>), SessionError> {
     read_as(bytes, bytes.len() as u64)
 }
 
-/// `header` with `change` made to its bytes after the prelude, and a checksum that agrees.
+/// A file whose header fields `change` has modified, with a correct checksum.
 fn forged(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     const PRELUDE: usize = 8 + 4 + 8;
     let rows = 2 * (3 + 4) * 6 + 8;
@@ -76,7 +76,7 @@ fn every_truncation_is_refused() {
             0..8 => assert!(matches!(error, SessionError::Magic), "{len}: {error}"),
             _ => assert!(matches!(error, SessionError::Length { .. }), "{len}: {error}"),
         }
-        // And one that is cut short while it is read.
+        // A file that turns out to be shorter than `len` while it is read.
         let error = read_as(&file[..len], file.len() as u64).unwrap_err();
         assert!(matches!(error, SessionError::Io(_)), "{len}: {error}");
     }
@@ -106,9 +106,9 @@ fn every_changed_bit_is_refused() {
     }
 }
 
-/// Whoever makes the checksums agree gets no further.
+/// A header with a correct checksum is still checked.
 #[test]
-fn numbers_that_make_no_sense_are_refused() {
+fn invalid_numbers_are_refused() {
     let field = |bytes: Vec<u8>| match read(&bytes) {
         Err(SessionError::Field { field }) => field,
         other => panic!("{other:?}"),
@@ -130,7 +130,7 @@ fn numbers_that_make_no_sense_are_refused() {
         assert!(matches!(read(&bytes), Err(SessionError::Length { .. })));
     }
     assert_eq!(put(first, 2), "length");
-    // A file that is one large hole: nothing as large as it is taken.
+    // A sparse file: its length alone must not make the reader allocate that much.
     let hole = [&MAGIC[..], &VERSION.to_le_bytes(), &(1u64 << 40).to_le_bytes()].concat();
     let read = read_as(&hole, 1 << 41);
     assert!(matches!(read, Err(SessionError::Field { field: "length" })));

@@ -1,7 +1,7 @@
-//! From a conversation to token ids.
+//! Turns a conversation into token ids.
 //!
-//! Contents are marked with characters that nothing else has, so that it is known after rendering
-//! what was the template's own text, and where an answer stands whose ids are known.
+//! The contents of messages are marked with characters that occur nowhere else. After rendering,
+//! the marks tell which text is the template's own, and where an answer with known ids is.
 
 use std::collections::BTreeSet;
 
@@ -10,20 +10,20 @@ use lapidary_formats::vocab::PieceKind;
 use super::{ChatError, ChatTemplate, Message, Turn};
 use crate::tokenizer::{Special, Tokenizer};
 
-/// Two characters that neither the template nor a content has.
+/// Two characters that occur neither in the template nor in any content.
 #[derive(Clone, Copy)]
 struct Marks {
-    /// Stands after what may begin a control piece in a content.
+    /// Put after every character of a content that could begin a control piece.
     content: char,
-    /// Stands for an answer whose ids are known.
+    /// Put in the place of an answer whose ids are known.
     answer: char,
 }
 
 impl ChatTemplate {
-    /// The ids of a conversation as [`render`](Self::render) writes it, BOS once.
+    /// The ids of a conversation as [`render`](Self::render) writes it, with BOS exactly once.
     ///
-    /// Control pieces are made only by the template's own text. A content that spells one
-    /// (`<end_of_turn>`) gets the ids of ordinary text, so it cannot end its turn.
+    /// Only the template's own text becomes control pieces. If a content spells one
+    /// (`<end_of_turn>`), it gets the ids of ordinary text, so it cannot end its turn.
     ///
     /// # Errors
     /// As [`render`](Self::render).
@@ -42,10 +42,10 @@ impl ChatTemplate {
         Ok(ids)
     }
 
-    /// The same of turns, with the answers spelt as they were generated: so what a sequence holds
-    /// is what the next prompt begins with, even if the tokenizer would spell an answer otherwise,
-    /// or the template trims the spaces that it began or ended with. An answer that the template
-    /// changes in another way, or that has control pieces in it, is encoded as text.
+    /// The same for turns, where answers keep the ids with which they were generated. The next prompt
+    /// then begins with what a sequence already holds, even if the tokenizer would encode an answer
+    /// differently, or if the template trims spaces at the answer's beginning or end. An answer that
+    /// the template changes in another way, or that contains control pieces, is encoded as text.
     ///
     /// # Errors
     /// As [`render`](Self::render).
@@ -58,11 +58,11 @@ impl ChatTemplate {
         self.encode_turns_with(tokenizer, turns, |m| self.render(m, add_generation_prompt))
     }
 
-    /// The same of what `render` makes of the messages, which does what [`render`](Self::render)
-    /// does, only elsewhere: in a process that can be stopped. It is called twice.
+    /// The same with another `render`, which does what [`render`](Self::render) does but in another
+    /// place, such as a process that can be stopped. It is called twice.
     ///
     /// # Errors
-    /// Those of `render`.
+    /// The errors of `render`.
     pub fn encode_turns_with<E: From<ChatError>>(
         &self,
         tokenizer: &Tokenizer,
@@ -77,27 +77,28 @@ impl ChatTemplate {
         let is_control = |id: &u32| {
             tokenizer.vocab().pieces.get(*id).is_none_or(|p| p.kind == PieceKind::Control)
         };
-        let (mut contents, mut spelt) = (Vec::new(), Vec::new());
+        let (mut contents, mut known_ids) = (Vec::new(), Vec::new());
         for (turn, message) in turns.iter().zip(&mut marked) {
             if let Some(ids) = turn.ids.as_ref().filter(|ids| !ids.iter().any(is_control)) {
                 let content = std::mem::replace(&mut message.content, marks.answer.to_string());
                 contents.push(content);
-                spelt.push(ids);
+                known_ids.push(ids);
             }
         }
-        // A template may refuse what is no whole answer to it.
+        // A template may refuse the mark as an answer; the empty pattern then matches nothing.
         let pattern = render(&marked).unwrap_or_default();
-        let stands_for = |content: &dyn Fn(&str) -> String| {
+        let matches_text = |content: &dyn Fn(&str) -> String| {
             let contents = contents.iter().map(|text| content(text));
             fill(&pattern, marks.answer, contents).as_deref() == Some(text.as_str())
         };
-        let same = stands_for(&str::to_owned) || stands_for(&|text| text.trim().to_owned());
+        let unchanged =
+            matches_text(&str::to_owned) || matches_text(&|text| text.trim().to_owned());
         let mut ids = Vec::new();
-        if same {
-            let mut spelt = spelt.into_iter();
-            for part in pattern.split(marks.answer) {
-                marks.encode_onto(tokenizer, part, &mut ids);
-                ids.extend(spelt.next().into_iter().flatten());
+        if unchanged {
+            let mut known_ids = known_ids.into_iter();
+            for segment in pattern.split(marks.answer) {
+                marks.encode_onto(tokenizer, segment, &mut ids);
+                ids.extend(known_ids.next().into_iter().flatten());
             }
         } else {
             marks.encode_onto(tokenizer, &text, &mut ids);
@@ -118,7 +119,7 @@ impl Marks {
         Ok(Self { content, answer })
     }
 
-    /// The messages with their contents marked.
+    /// Copies the messages and marks their contents.
     fn mark<'m>(
         self,
         tokenizer: &Tokenizer,
@@ -129,9 +130,9 @@ impl Marks {
         messages.map(|m| Message { role: m.role, content: mark(&m.content) }).collect()
     }
 
-    /// Appends the ids of a rendered text, or of a part of it that follows `ids`.
+    /// Appends the ids of a rendered text, or of a section of it that follows `ids`.
     fn encode_onto(self, tokenizer: &Tokenizer, text: &str, ids: &mut Vec<u32>) {
-        // A control piece has to lie within one segment, so none begins inside a content.
+        // A control piece must lie within one segment, so none can begin inside a content.
         let segments = text.split(self.content).map(|segment| (segment, Special::Trusted));
         if ids.is_empty() {
             ids.extend(tokenizer.encode_segments(segments));
@@ -141,25 +142,25 @@ impl Marks {
     }
 }
 
-/// `pattern` with each `mark` replaced by the next of `texts`, if there are as many of both.
+/// `pattern` with each `mark` replaced by the next of `texts`; `None` if the numbers differ.
 fn fill(pattern: &str, mark: char, texts: impl Iterator<Item = String>) -> Option<String> {
-    let mut parts = pattern.split(mark);
-    let mut filled = parts.next()?.to_owned();
+    let mut segments = pattern.split(mark);
+    let mut filled = segments.next()?.to_owned();
     for text in texts {
         filled.push_str(&text);
-        filled.push_str(parts.next()?);
+        filled.push_str(segments.next()?);
     }
-    parts.next().is_none().then_some(filled)
+    segments.next().is_none().then_some(filled)
 }
 
-/// The characters that control pieces begin with: for Gemma `<` alone.
+/// The first characters of control pieces; for Gemma only `<`.
 fn control_initials(tokenizer: &Tokenizer) -> BTreeSet<char> {
     let pieces = tokenizer.vocab().pieces.iter();
     pieces.filter(|p| p.kind == PieceKind::Control).filter_map(|p| p.text.chars().next()).collect()
 }
 
-/// `text` with `mark` after each of the `initials`. Marking every possible beginning, and not
-/// only whole spellings, holds even if the template cuts and joins contents.
+/// `text` with `mark` after each of the `initials`. Marking every possible beginning instead of whole
+/// spellings works even if the template cuts and joins contents.
 fn mark_after(text: &str, initials: &BTreeSet<char>, mark: char) -> String {
     let mut marked = String::with_capacity(text.len());
     for c in text.chars() {

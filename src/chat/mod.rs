@@ -1,4 +1,5 @@
-//! Conversations as the text, and the token ids, that a model was trained to continue.
+//! Renders conversations as the text, and encodes them as the token ids, that a model was trained to
+//! continue.
 
 mod encode;
 mod error;
@@ -9,8 +10,8 @@ pub use template::ChatTemplate;
 
 use serde::{Deserialize, Serialize};
 
-/// The template of Gemma 2's instruction-tuned checkpoints, to the byte, with
-/// line feeds inside its string literals
+/// The template of Gemma 2's instruction-tuned checkpoints, byte for byte, with line feeds inside
+/// its string literals
 /// (<https://huggingface.co/google/gemma-2-9b-it/blob/main/tokenizer_config.json>).
 pub const GEMMA2_TEMPLATE: &str = concat!(
     "{{ bos_token }}",
@@ -31,36 +32,36 @@ pub const GEMMA2_TEMPLATE: &str = concat!(
     "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}",
 );
 
-/// Who speaks.
+/// Who wrote a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Instructions for the whole conversation.
     System,
-    /// The one who asks.
+    /// The user.
     User,
     /// The model.
     #[serde(alias = "model")]
     Assistant,
 }
 
-/// What one side says.
+/// A message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Who speaks.
+    /// Who wrote it.
     pub role: Role,
-    /// What is said.
+    /// Its text.
     pub content: String,
 }
 
-/// One turn of a conversation: a message and, if the model wrote it here, how it was spelt.
+/// One turn of a conversation: a message and, if the model generated it here, its ids.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Turn {
-    /// What is said.
+    /// The message.
     #[serde(flatten)]
     pub message: Message,
-    /// The ids that were generated, without the one that ended the answer. The tokenizer would
-    /// perhaps spell the same text otherwise.
+    /// The generated ids, without the one that ended the answer. The tokenizer might encode the same
+    /// text differently.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ids: Option<Vec<u32>>,
 }
@@ -71,7 +72,7 @@ impl Turn {
         Self { message: Message { role, content: content.to_owned() }, ids: None }
     }
 
-    /// An answer of the model, which `ids` spell.
+    /// An answer that the model generated as `ids`.
     pub fn answer(content: &str, ids: Vec<u32>) -> Self {
         Self { ids: Some(ids), ..Self::new(Role::Assistant, content) }
     }

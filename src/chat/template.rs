@@ -1,4 +1,4 @@
-//! Jinja templates under limits.
+//! Renders Jinja templates under limits.
 
 use std::error::Error;
 use std::io;
@@ -7,32 +7,32 @@ use minijinja::{context, Environment, ErrorKind};
 
 use super::{ChatError, Message, Role};
 
-/// Instructions that one rendering may take; the official template takes about 40 a message.
+/// Most instructions of one rendering; the official template takes about 40 per message.
 const FUEL: u64 = 10_000_000;
-/// Bytes of a source; those of models for tools have some 20,000.
+/// Most bytes of a source; templates of models that call tools have some 20,000.
 const MAX_SOURCE: usize = 1 << 20;
-/// Bytes that one rendering may write.
+/// Most bytes that one rendering may write.
 const MAX_RENDERED: usize = 16 << 20;
-/// Nested macro calls and the like.
+/// Deepest nesting of macro calls and the like.
 const MAX_RECURSION: usize = 100;
-/// The one template of the environment.
+/// Name of the environment's only template.
 const NAME: &str = "chat_template";
 
-/// What a template said when it called `raise_exception`.
+/// The message with which a template called `raise_exception`.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Refusal(String);
 
-/// A chat template in Jinja, as `tokenizer_config.json` and GGUF files carry them.
+/// A chat template in Jinja, as found in `tokenizer_config.json` and in GGUF files.
 ///
-/// It is rendered as transformers does it
+/// It is rendered as by transformers
 /// (<https://huggingface.co/docs/transformers/chat_templating>): with the whitespace rules of
 /// `trim_blocks` and `lstrip_blocks`, `messages`, `add_generation_prompt`, `bos_token`,
 /// `eos_token`, `raise_exception` and Python's methods on values.
 ///
-/// A template comes with a model, so it is not trusted: it reads no files, and its instructions,
-/// its recursion and the length of its text are limited. What it builds on the way is not, which takes
-/// a process of its own: [`encode_turns_with`](Self::encode_turns_with).
+/// A template comes with a model and is not trusted. It cannot read files, and its instructions,
+/// recursion and output are limited. The memory for its intermediate values is not limited; that
+/// takes a process of its own, see [`encode_turns_with`](Self::encode_turns_with).
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
@@ -42,8 +42,8 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The template in `source`, or else [`GEMMA2_TEMPLATE`](super::GEMMA2_TEMPLATE); `bos` and
-    /// `eos` are the spellings of those two pieces.
+    /// The template in `source`, or [`GEMMA2_TEMPLATE`](super::GEMMA2_TEMPLATE) if there is none.
+    /// `bos` and `eos` are the texts of those two pieces.
     ///
     /// # Errors
     /// If the source is not valid Jinja, or longer than a megabyte.
@@ -65,7 +65,7 @@ impl ChatTemplate {
         Ok(Self { environment, source, bos: bos.to_owned(), eos: eos.to_owned() })
     }
 
-    /// The spellings of the beginning and the end of a sequence.
+    /// The texts of the pieces that begin and end a sequence.
     pub fn bos_and_eos(&self) -> [&str; 2] {
         [&self.bos, &self.eos]
     }
@@ -75,10 +75,11 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// The text of a conversation; with `add_generation_prompt`, up to where the model answers.
+    /// The text of a conversation. With `add_generation_prompt` it ends where the model's answer
+    /// begins.
     ///
     /// If the template refuses a conversation that begins with a system message and a user
-    /// message, as Gemma's does, it gets the two as one user message, a blank line between
+    /// message, as Gemma's does, the two are passed as one user message, with a blank line between
     /// them (<https://github.com/ggml-org/llama.cpp/pull/5665>).
     ///
     /// # Errors
@@ -126,7 +127,7 @@ fn raise_exception(message: String) -> Result<String, minijinja::Error> {
     Err(error.with_source(Refusal(message)))
 }
 
-/// What the template said, if it is the cause of the error.
+/// The template's own message, if `raise_exception` caused the error.
 fn refusal(error: &minijinja::Error) -> Option<String> {
     let mut cause: Option<&dyn Error> = Some(error);
     while let Some(error) = cause {
@@ -138,7 +139,7 @@ fn refusal(error: &minijinja::Error) -> Option<String> {
     None
 }
 
-/// The conversation with its system message as the beginning of the first user message.
+/// The conversation with the system message joined to the first user message.
 fn fold_system(messages: &[Message]) -> Option<Vec<Message>> {
     let [system, user, rest @ ..] = messages else { return None };
     if (system.role, user.role) != (Role::System, Role::User) {
@@ -150,7 +151,7 @@ fn fold_system(messages: &[Message]) -> Option<Vec<Message>> {
     Some(folded)
 }
 
-/// Takes so many bytes and no more.
+/// A writer that accepts at most [`MAX_RENDERED`] bytes.
 struct Limited {
     bytes: Vec<u8>,
     exceeded: bool,

@@ -1,11 +1,11 @@
-//! Answers that are JSON, or fit a schema: constraints for sampling, by the crate `llguidance`
+//! Constraints for answers that are JSON or fit a JSON schema. They use the crate `llguidance`
 //! (<https://github.com/guidance-ai/llguidance>), which walks the vocabulary as a trie of bytes.
 //!
-//! A schema is a stranger's. It is checked and written anew in few words (`schema.rs`) before the
-//! crate compiles it, with limits to the work, the memory and the stack that this and each token may
-//! take. What cannot be kept exactly is refused by name, so that a whole answer fits its schema.
+//! Schemas are untrusted. `schema.rs` checks a schema and rewrites it in a small subset before the
+//! crate compiles it. The work, memory and stack for compiling and for each token are limited. What
+//! cannot be enforced exactly is refused by name, so that a complete answer always fits its schema.
 
-mod following;
+mod constraint;
 mod schema;
 
 use std::sync::Arc;
@@ -20,17 +20,18 @@ use serde_json::{json, Value};
 
 use crate::sampling::{Constraint, ConstraintError};
 use crate::tokenizer::{ControlPieces, Tokenizer};
-use following::Following;
+use constraint::GrammarConstraint;
 
-/// White space between two tokens of JSON: a space, or a new line and what indents it. Bounded, for a
-/// model that is not allowed what it would say next may go on with white space for ever.
+/// White space between two JSON tokens: a space, or a line break and its indentation. It is bounded,
+/// because a model that may not say what it wants to say can go on with white space forever.
 const WHITE_SPACE: &str = r" |\n {0,40}|\n\t{0,20}";
 
-/// Escapes in strings. With `\u`, a name could be spelt in two ways and stand in an object twice.
+/// Escapes in strings. `\u` is excluded: a name could be spelled in two ways and occur twice.
 const ESCAPES: &str = "nrbtf\\\"";
 
-/// The compiler recurses into schemas and along the properties of objects: bytes for the largest that
-/// `schema.rs` lets through. Memory is taken only where it is touched.
+/// Stack of the thread that compiles a schema, in bytes. The compiler recurses into schemas and along
+/// the properties of objects; this is enough for the largest schema that `schema.rs` accepts. Only
+/// the memory that is touched is used.
 const STACK: usize = 256 << 20;
 
 /// The vocabulary as a trie of bytes, from which constraints are made.
@@ -44,44 +45,45 @@ impl Grammars {
         n * 352
     }
 
-    /// Indexes the vocabulary: 2 s and 90 MB for 256,000 pieces. `stop_ids` are what the model
-    /// ends its answers with.
+    /// Indexes the vocabulary, which takes 2 s and 90 MB for 256,000 pieces. `stop_ids` are the
+    /// tokens with which the model ends its answers.
     ///
     /// # Errors
-    /// If there are no stop ids, or one is outside the vocabulary.
+    /// If there are no stop ids, or one of them is outside the vocabulary.
     pub fn new(tokenizer: &Tokenizer, stop_ids: &[u32]) -> Result<Self, ConstraintError> {
         let n_vocab = tokenizer.vocab().pieces.len() as u32;
         let Some(first) = stop_ids.first() else {
-            return Err(ConstraintError("no token ends an answer".into()));
+            return Err(ConstraintError("the model has no token that ends an answer".into()));
         };
         if let Some(id) = stop_ids.iter().find(|id| **id >= n_vocab) {
-            let message = format!("stop id {id} is outside the vocabulary of {n_vocab}");
+            let message = format!("stop id {id} is outside the vocabulary of {n_vocab} pieces");
             return Err(ConstraintError(message));
         }
-        let words: Vec<_> = (0..n_vocab).map(|id| word(tokenizer, id, stop_ids)).collect();
+        let words: Vec<_> = (0..n_vocab).map(|id| token_bytes(tokenizer, id, stop_ids)).collect();
         let trie = TokTrie::from(&TokRxInfo::new(n_vocab, *first), &words);
         let tokens: TokEnv = Arc::new(ApproximateTokEnv::new(trie.with_eos_tokens(stop_ids)));
         let slices = SlicedBiasComputer::json_slices();
         let mut factory = ParserFactory::new(&tokens, InferenceCapabilities::default(), &slices)
-            .map_err(|error| plainly(&error))?;
+            .map_err(|error| constraint_error(&error))?;
         factory.quiet();
         *factory.limits_mut() = limits();
         Ok(Self { factory })
     }
 
-    /// Any JSON object.
+    /// A constraint to any JSON object.
     ///
     /// # Errors
-    /// None that is known of.
+    /// None is known.
     pub fn json_object(&self) -> Result<Box<dyn Constraint>, ConstraintError> {
         self.json_schema(&json!({ "type": "object" }))
     }
 
-    /// JSON that fits a schema of draft 2020-12 or one before. Objects have their properties in the
-    /// schema's order, and numbers are within ±(2⁵³ − 1), in which all readers of JSON agree (RFC 7493).
+    /// A constraint to JSON that fits a schema of draft 2020-12 or an earlier one. Objects have their
+    /// properties in the schema's order. Numbers are within ±(2⁵³ − 1), the range in which all JSON
+    /// readers agree (RFC 7493).
     ///
     /// # Errors
-    /// If the schema is malformed, uses what is not supported, is too large or cannot be fitted.
+    /// If the schema is malformed, uses unsupported keywords, is too large or cannot be satisfied.
     pub fn json_schema(&self, schema: &Value) -> Result<Box<dyn Constraint>, ConstraintError> {
         let mut schema = schema::prepare(schema)?;
         let options = JsonCompileOptions {
@@ -94,24 +96,24 @@ impl Grammars {
             let compile = || self.factory.create_parser(TopLevelGrammar::from_json_schema(schema));
             let thread = thread::Builder::new().name("schema".into()).stack_size(STACK);
             let compiling = thread.spawn_scoped(scope, compile).map_err(|error| {
-                ConstraintError(format!("no thread to compile the schema: {error}"))
+                ConstraintError(format!("cannot start a thread to compile the schema: {error}"))
             })?;
             let compiled = compiling.join();
             let compiled = compiled.map_err(|_| ConstraintError("the schema failed".into()))?;
-            compiled.map_err(|error| plainly(&error))
+            compiled.map_err(|error| constraint_error(&error))
         })?;
-        let mut following = Following::new(Matcher::new(Ok(parser)))?;
-        // A schema that only an endless value fits is found out by this.
-        following.mask(&mut [])?;
-        Ok(Box::new(following))
+        let mut constraint = GrammarConstraint::new(Matcher::new(Ok(parser)))?;
+        // This finds schemas that only an infinite value would fit.
+        constraint.mask(&mut [])?;
+        Ok(Box::new(constraint))
     }
 }
 
-/// The text of a token as the trie is to have it: nothing for what is never a part of JSON. No UTF-8 has
-/// the byte 0xFF, with which the trie marks tokens that have a meaning.
-fn word(tokenizer: &Tokenizer, id: u32, stop_ids: &[u32]) -> Vec<u8> {
+/// The bytes of a token for the trie; none for tokens that are never part of JSON. The trie marks
+/// special tokens with the byte 0xFF, which does not occur in UTF-8.
+fn token_bytes(tokenizer: &Tokenizer, id: u32, stop_ids: &[u32]) -> Vec<u8> {
     let pieces = &tokenizer.vocab().pieces;
-    // There may be more ids than pieces.
+    // There may be more ids than pieces (embedding rows without a piece).
     let known = pieces.get(id).is_some_and(|piece| piece.kind != PieceKind::Unknown);
     let bytes = tokenizer.piece_bytes(id, ControlPieces::Omit);
     if !known || stop_ids.contains(&id) || bytes.first() == Some(&TokTrie::SPECIAL_TOKEN_MARKER) {
@@ -120,8 +122,8 @@ fn word(tokenizer: &Tokenizer, id: u32, stop_ids: &[u32]) -> Vec<u8> {
     bytes
 }
 
-/// What a constraint may take: some 50 ms to be made and 15 ms for a token, each at worst, and some
-/// 50 MB while it lives.
+/// Limits of a constraint: at worst some 50 ms to compile it and 15 ms per token, and some 50 MB while
+/// it exists.
 fn limits() -> ParserLimits {
     ParserLimits {
         max_items_in_row: 2000,
@@ -135,21 +137,21 @@ fn limits() -> ParserLimits {
     }
 }
 
-/// What went wrong, in one line and without the crate's own words for it.
-fn plainly(error: &anyhow::Error) -> ConstraintError {
-    const MOST: usize = 200;
+/// The crate's error in one line, without its internal terms.
+fn constraint_error(error: &anyhow::Error) -> ConstraintError {
+    const MAX_CHARS: usize = 200;
     let text = error.to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.starts_with('<'));
     let first = lines.next().unwrap_or_default();
     ConstraintError(match first {
-        "NoExtensionBias" => "nothing that may come next leads to an end".into(),
+        "NoExtensionBias" => "no continuation leads to a complete answer".into(),
         "regex parse error:" => format!("regex parse {}", lines.next_back().unwrap_or_default()),
         _ if first.starts_with("oneOf constraints are not supported") => {
-            "`oneOf` is supported only where types, texts or required constants tell its schemas \
-             apart; `anyOf` is"
+            "`oneOf` is supported only if the types, strings or required constants of its schemas \
+             exclude each other; `anyOf` is supported"
                 .into()
         }
         _ if first.starts_with("panic:") => "the grammar failed".into(),
-        _ => first.chars().take(MOST).collect(),
+        _ => first.chars().take(MAX_CHARS).collect(),
     })
 }

@@ -1,7 +1,7 @@
-//! A stranger's JSON schema, checked and written anew: what is supported, in a form in which every
-//! schema is either one of `$ref`, `anyOf`, `oneOf`, `enum` and `const` alone or a list of types with
-//! the keywords of these. So the grammar that comes of it is no larger than the schema, whereas schemas
-//! that are laid over each other may multiply.
+//! Checks an untrusted JSON schema and rewrites it. In the result every schema is either a single
+//! `$ref`, `anyOf`, `oneOf`, `enum` or `const`, or a list of types with the keywords of these types.
+//! A grammar made from that is no larger than the schema. Schemas that are combined with each other
+//! (for example `anyOf` beside `properties`) could multiply its size.
 
 mod keywords;
 mod types;
@@ -13,29 +13,30 @@ use serde_json::{json, Map, Value};
 use crate::sampling::ConstraintError;
 use types::Types;
 
-/// Schemas, names and values that a schema may consist of.
-const MAX_PARTS: usize = 10_000;
-/// Bytes of its names and texts.
+/// Largest number of schemas, names and values in a schema.
+const MAX_NODES: usize = 10_000;
+/// Largest total length of its names and strings, in bytes.
 const MAX_TEXT: usize = 256 << 10;
-/// How deep it may be nested, references not counted.
+/// Deepest nesting, without following references.
 const MAX_DEPTH: usize = 64;
-/// Regular expressions, formats included: each may take milliseconds.
+/// Most regular expressions, including formats: each may take milliseconds.
 const MAX_PATTERNS: usize = 100;
-/// Schemas of a `oneOf`, each of which is compared with each.
+/// Most schemas in a `oneOf`: each is compared with all others.
 const MAX_ONE_OF: usize = 100;
-/// Properties of an object: where all may be left out, each is a way to go on.
+/// Most properties of an object: if all are optional, each of them may come next.
 const MAX_PROPERTIES: usize = 400;
-/// Those of an object that has a least or a largest number of them: it is written out for each.
+/// Most properties of an object with `minProperties` or `maxProperties`: the grammar has a copy for
+/// each possible count.
 const MAX_COUNTED_PROPERTIES: usize = 40;
 
-/// The largest integer that all readers of JSON have exactly (RFC 7493, 2.2).
+/// Largest integer that all JSON readers represent exactly (RFC 7493, 2.2).
 const MAX_NUMBER: f64 = 9_007_199_254_740_991.0;
 
-/// Keywords that say it all: beside them there is at most `type`.
-const WHOLE: [&str; 6] = ["$ref", "allOf", "anyOf", "oneOf", "enum", "const"];
+/// Keywords that are supported only alone or with `type`.
+const STANDALONE: [&str; 6] = ["$ref", "allOf", "anyOf", "oneOf", "enum", "const"];
 
-/// The others that are understood.
-const PLAIN: [&str; 21] = [
+/// Keywords that may be combined with each other.
+const COMBINABLE: [&str; 21] = [
     "type",
     "items",
     "prefixItems",
@@ -59,7 +60,7 @@ const PLAIN: [&str; 21] = [
     "multipleOf",
 ];
 
-/// Those that say what fits and are not understood. Any that no draft has says nothing.
+/// Keywords that restrict values and are not supported. Keywords of no draft are ignored.
 const UNSUPPORTED: [&str; 18] = [
     "not",
     "if",
@@ -81,30 +82,30 @@ const UNSUPPORTED: [&str; 18] = [
     "extends",
 ];
 
-/// Writes a schema anew, with what it refers to below `$defs`.
+/// Rewrites a schema. The schemas that it refers to are put below `$defs`.
 pub(super) fn prepare(root: &Value) -> Result<Value, ConstraintError> {
     let empty = Map::new();
-    let mut writer = Writer {
+    let mut rewriter = Rewriter {
         root,
         empty: &empty,
         names: BTreeMap::new(),
         pending: VecDeque::new(),
         path: vec!["#".into()],
-        parts: 0,
+        nodes: 0,
         text: 0,
         patterns: 0,
     };
-    let schema = writer.schema(root, Types::ALL)?;
+    let schema = rewriter.schema(root, Types::ALL)?;
     let mut definitions = Map::new();
-    while let Some(Definition { name, target, types }) = writer.pending.pop_front() {
-        let written = match target {
-            None => writer.plain(&empty, types)?,
+    while let Some(Definition { name, target, types }) = rewriter.pending.pop_front() {
+        let rewritten = match target {
+            None => rewriter.combinable(&empty, types)?,
             Some((reference, schema)) => {
-                writer.path = vec![reference.into()];
-                writer.schema(schema, types)?
+                rewriter.path = vec![reference.into()];
+                rewriter.schema(schema, types)?
             }
         };
-        definitions.insert(name, written);
+        definitions.insert(name, rewritten);
     }
     match schema {
         Value::Object(mut map) => {
@@ -115,40 +116,41 @@ pub(super) fn prepare(root: &Value) -> Result<Value, ConstraintError> {
     }
 }
 
-struct Writer<'s> {
+struct Rewriter<'s> {
     root: &'s Value,
-    /// The schema that says nothing.
+    /// The schema without keywords.
     empty: &'s Map<String, Value>,
-    /// The definitions' names by what they stand for: a reference, or any value, of some types.
+    /// Names of the definitions. The key is a reference, or `None` for any value, and the allowed
+    /// types.
     names: BTreeMap<(Option<&'s str>, Types), String>,
-    /// Those that are still to be written.
+    /// Definitions that are still to be written.
     pending: VecDeque<Definition<'s>>,
-    /// Where it is, for messages.
+    /// Path of the current schema, for messages.
     path: Vec<String>,
-    parts: usize,
+    nodes: usize,
     text: usize,
     patterns: usize,
 }
 
-/// A schema that is written once, and referred to.
+/// A schema that is written once and referred to by name.
 struct Definition<'s> {
     name: String,
-    /// A reference, and what it refers to; without one it is any value.
+    /// A reference and the schema that it refers to; `None` for any value.
     target: Option<(&'s str, &'s Value)>,
     types: Types,
 }
 
-type Written = Result<Value, ConstraintError>;
+type Rewritten = Result<Value, ConstraintError>;
 
-impl<'s> Writer<'s> {
-    /// What fits `schema` and is of one of `types`.
-    fn schema(&mut self, schema: &'s Value, types: Types) -> Written {
+impl<'s> Rewriter<'s> {
+    /// Rewrites `schema` so that it allows only values of `types`.
+    fn schema(&mut self, schema: &'s Value, types: Types) -> Rewritten {
         self.count(0)?;
         let map = match schema {
             Value::Bool(false) => return Ok(json!(false)),
             Value::Bool(true) => return Ok(self.definition(None, types)),
             Value::Object(map) => map,
-            _ => return Err(self.error("a schema is an object, true or false")),
+            _ => return Err(self.error("a schema must be an object, true or false")),
         };
         if let Some(keyword) = UNSUPPORTED.iter().find(|keyword| map.contains_key(**keyword)) {
             return Err(self.error(&format!("`{keyword}` is not supported")));
@@ -158,45 +160,46 @@ impl<'s> Writer<'s> {
             None => Types::ALL,
         };
         let types = types & own;
-        let Some(whole) = WHOLE.iter().find(|keyword| map.contains_key(**keyword)) else {
-            return match PLAIN.iter().any(|keyword| map.contains_key(*keyword)) {
-                true => self.plain(map, types),
+        let Some(standalone) = STANDALONE.iter().find(|keyword| map.contains_key(**keyword)) else {
+            return match COMBINABLE.iter().any(|keyword| map.contains_key(*keyword)) {
+                true => self.combinable(map, types),
                 false => Ok(self.definition(None, types)),
             };
         };
-        let says = |keyword: &&&str| **keyword != "type" && **keyword != *whole;
-        let mut others = WHOLE.iter().chain(&PLAIN).filter(says);
+        let is_other = |keyword: &&&str| **keyword != "type" && **keyword != *standalone;
+        let mut others = STANDALONE.iter().chain(&COMBINABLE).filter(is_other);
         if let Some(other) = others.find(|keyword| map.contains_key(**keyword)) {
-            return Err(self.error(&format!("`{whole}` beside `{other}` is not supported")));
+            return Err(self.error(&format!("`{standalone}` beside `{other}` is not supported")));
         }
-        let value = &map[*whole];
-        self.within(whole, |writer| match *whole {
-            "$ref" => writer.reference(value, types),
+        let value = &map[*standalone];
+        self.descend(standalone, |rewriter| match *standalone {
+            "$ref" => rewriter.reference(value, types),
             "allOf" => match value.as_array().map(Vec::as_slice) {
-                Some([only]) => writer.schema(only, types),
-                _ => Err(writer.error("only one schema is supported here")),
+                Some([only]) => rewriter.schema(only, types),
+                _ => Err(rewriter.error("only one schema is supported here")),
             },
-            "enum" => writer.values(writer.array(value)?, types),
-            "const" => writer.values(std::slice::from_ref(value), types),
-            _ => writer.choice(whole, value, types),
+            "enum" => rewriter.values(rewriter.array(value)?, types),
+            "const" => rewriter.values(std::slice::from_ref(value), types),
+            _ => rewriter.choice(standalone, value, types),
         })
     }
 
-    /// `anyOf`, `oneOf`.
-    fn choice(&mut self, keyword: &str, value: &'s Value, types: Types) -> Written {
+    /// Rewrites `anyOf` and `oneOf`.
+    fn choice(&mut self, keyword: &str, value: &'s Value, types: Types) -> Rewritten {
         let options = self.array(value)?;
         if keyword == "oneOf" && options.len() > MAX_ONE_OF {
             return Err(self.error(&format!("more than {MAX_ONE_OF} schemas")));
         }
-        let mut written = Vec::new();
+        let mut rewritten = Vec::new();
         for (i, option) in options.iter().enumerate() {
-            written.push(self.within(&i.to_string(), |writer| writer.schema(option, types))?);
+            let option = self.descend(&i.to_string(), |rewriter| rewriter.schema(option, types))?;
+            rewritten.push(option);
         }
-        Ok(json!({ keyword: written }))
+        Ok(json!({ keyword: rewritten }))
     }
 
-    /// Those of `values` that are of one of `types`.
-    fn values(&mut self, values: &'s [Value], types: Types) -> Written {
+    /// An `enum` of those `values` that have one of `types`.
+    fn values(&mut self, values: &'s [Value], types: Types) -> Rewritten {
         for value in values {
             self.value(value)?;
         }
@@ -207,25 +210,25 @@ impl<'s> Writer<'s> {
         }
     }
 
-    /// Checks a value that an answer may have to repeat.
+    /// Checks a value that may have to be part of the answer.
     fn value(&mut self, value: &'s Value) -> Result<(), ConstraintError> {
         self.count(value.as_str().map_or(0, str::len))?;
         match value {
             Value::Number(number) => {
                 let exact = number.as_f64().is_some_and(|x| x.abs() <= MAX_NUMBER);
                 if !exact {
-                    return Err(self.error(&format!("{number} is beyond ±(2^53 - 1)")));
+                    return Err(self.error(&format!("{number} is outside ±(2^53 - 1)")));
                 }
             }
             Value::Array(values) => {
                 for (i, value) in values.iter().enumerate() {
-                    self.within(&i.to_string(), |writer| writer.value(value))?;
+                    self.descend(&i.to_string(), |rewriter| rewriter.value(value))?;
                 }
             }
             Value::Object(map) => {
                 for (name, value) in map {
                     self.count(name.len())?;
-                    self.within(name, |writer| writer.value(value))?;
+                    self.descend(name, |rewriter| rewriter.value(value))?;
                 }
             }
             Value::Null | Value::Bool(_) | Value::String(_) => {}
@@ -233,10 +236,10 @@ impl<'s> Writer<'s> {
         Ok(())
     }
 
-    /// A reference within the schema.
-    fn reference(&mut self, value: &'s Value, types: Types) -> Written {
+    /// Rewrites a reference within the schema.
+    fn reference(&mut self, value: &'s Value, types: Types) -> Rewritten {
         let Some(reference) = value.as_str() else {
-            return Err(self.error("a text is needed"));
+            return Err(self.error("a string is needed"));
         };
         self.count(reference.len())?;
         let pointer = match reference.strip_prefix('#') {
@@ -249,7 +252,7 @@ impl<'s> Writer<'s> {
         }
     }
 
-    /// A reference to what `target` will be written as.
+    /// A reference to the definition of `target`, which is written later if it is new.
     fn definition(&mut self, target: Option<(&'s str, &'s Value)>, types: Types) -> Value {
         let next = format!("d{}", self.names.len());
         let key = (target.map(|(reference, _)| reference), types);
@@ -260,35 +263,36 @@ impl<'s> Writer<'s> {
         json!({ "$ref": format!("#/$defs/{name}") })
     }
 
-    /// Types and their keywords.
-    fn plain(&mut self, map: &'s Map<String, Value>, types: Types) -> Written {
+    /// Rewrites a schema of types and their keywords.
+    fn combinable(&mut self, map: &'s Map<String, Value>, types: Types) -> Rewritten {
         if types.is_empty() {
             return Ok(json!(false));
         }
-        let mut written = Map::new();
-        written.insert("type".into(), types.names());
+        let mut rewritten = Map::new();
+        rewritten.insert("type".into(), types.names());
         if types.intersects(Types::NUMBER) {
-            self.number(map, &mut written)?;
+            self.number(map, &mut rewritten)?;
         }
         if types.intersects(Types::STRING) {
-            self.string(map, &mut written)?;
+            self.string(map, &mut rewritten)?;
         }
         if types.intersects(Types::ARRAY) {
-            self.items(map, &mut written)?;
+            self.items(map, &mut rewritten)?;
         }
         if types.intersects(Types::OBJECT) {
-            self.object(map, &mut written)?;
+            self.object(map, &mut rewritten)?;
         }
-        Ok(written.into())
+        Ok(rewritten.into())
     }
-    /// Does `work` one step further down.
-    fn within<T>(
+
+    /// Does `work` with `step` appended to the path.
+    fn descend<T>(
         &mut self,
         step: &str,
         work: impl FnOnce(&mut Self) -> Result<T, ConstraintError>,
     ) -> Result<T, ConstraintError> {
         if self.path.len() > MAX_DEPTH {
-            return Err(self.error(&format!("nested deeper than {MAX_DEPTH}")));
+            return Err(self.error(&format!("nested deeper than {MAX_DEPTH} levels")));
         }
         self.path.push(shortened(step));
         let result = work(self);
@@ -296,12 +300,15 @@ impl<'s> Writer<'s> {
         result
     }
 
-    /// Counts a part of the schema with so many bytes of text.
+    /// Counts a schema, name or value that has `text` bytes of text.
     fn count(&mut self, text: usize) -> Result<(), ConstraintError> {
-        self.parts += 1;
+        self.nodes += 1;
         self.text += text;
-        if self.parts > MAX_PARTS || self.text > MAX_TEXT {
-            let message = format!("the schema has more than {MAX_PARTS} parts or {MAX_TEXT} bytes");
+        if self.nodes > MAX_NODES || self.text > MAX_TEXT {
+            let message = format!(
+                "the schema has more than {MAX_NODES} schemas, names and values, or more than \
+                 {MAX_TEXT} bytes of text"
+            );
             return Err(ConstraintError(message));
         }
         Ok(())
@@ -311,7 +318,7 @@ impl<'s> Writer<'s> {
         value.as_array().map(Vec::as_slice).ok_or_else(|| self.error("an array is needed"))
     }
 
-    /// What is wrong, and where.
+    /// An error message with the path of the current schema.
     fn error(&self, message: &str) -> ConstraintError {
         const SHOWN: usize = 8;
         let (hidden, shown) = match self.path.len() {
@@ -322,11 +329,11 @@ impl<'s> Writer<'s> {
     }
 }
 
-/// A stranger's text, short enough for a message.
+/// Untrusted text, truncated for a message.
 fn shortened(text: &str) -> String {
-    const MOST: usize = 40;
-    match text.chars().count() > MOST {
-        true => text.chars().take(MOST).chain(['…']).collect(),
+    const MAX_CHARS: usize = 40;
+    match text.chars().count() > MAX_CHARS {
+        true => text.chars().take(MAX_CHARS).chain(['…']).collect(),
         false => text.to_owned(),
     }
 }

@@ -1,42 +1,42 @@
-//! How far a model's predictions are from those of another: the cut from its original.
+//! Measures how far a quantized model's predictions are from those of its original.
 //!
-//! Both models read the same chunks at the same time, so that only the logits of a few positions
-//! are ever held.
+//! Both models evaluate the same chunks at the same time, so that the logits of only a few positions
+//! are in memory.
 
 use std::time::Instant;
 
 use lapidary_formats::vocab::Vocab;
 use thiserror::Error;
 
+use super::chunks::ChunkEvaluator;
 use super::statistics::{quantile, Estimate, Mean};
-use super::walk::Walk;
 use super::{Options, PerplexityError};
 use crate::kernels::{argmax, kl_divergence, log_sum_exp, Isa};
 use crate::model::Model;
 
-/// How a cut model compares with its reference, final or on the way.
+/// How a quantized model compares with its reference; final, or after some of the chunks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Divergence {
-    /// Perplexity of the cut model, the same as [`measure`](super::measure) finds.
+    /// Perplexity of the quantized model, as [`measure`](super::measure) gives it.
     pub cut: Estimate,
     /// Perplexity of the reference.
     pub reference: Estimate,
-    /// The first over the second. Its error comes from the differences of the two models at each
-    /// token: most of the scatter is the text's, and both share it.
+    /// `cut` divided by `reference`. Its standard error comes from the differences between the two
+    /// models at each token, because most of the variance is the text's and common to both.
     pub ratio: Estimate,
-    /// Of the reference's predictions from the cut's.
+    /// Divergence of the quantized model's predictions from the reference's.
     pub kl: KlDivergence,
-    /// Share of positions at which the reference's likeliest token is the cut's too.
+    /// Share of the positions at which both models have the same likeliest token.
     pub same_top: Estimate,
-    /// What the cut added to the probability of the right token, on average; from -1 to 1.
+    /// Mean change of the probability of the right token by quantization, from -1 to 1.
     pub probability_change: Estimate,
-    /// The root of the mean square of that change.
+    /// Root mean square of that change.
     pub probability_change_rms: f64,
-    /// Tokens that were scored.
+    /// Number of tokens that were scored.
     pub tokens: usize,
-    /// Chunks that were evaluated.
+    /// Number of chunks that were evaluated.
     pub chunks: usize,
-    /// Wall time, of both models together.
+    /// Wall time for both models together.
     pub seconds: f64,
 }
 
@@ -45,42 +45,42 @@ pub struct Divergence {
 pub struct KlDivergence {
     /// The mean.
     pub mean: Estimate,
-    /// Half of the positions are below.
+    /// The median position's divergence.
     pub median: f64,
-    /// 99 % of the positions are below.
+    /// 99 % of the positions are below this.
     pub percentile_99: f64,
-    /// Of the worst position.
+    /// The worst position's divergence.
     pub maximum: f64,
 }
 
-/// Two models that do not predict the same pieces.
+/// The two models do not have the same vocabulary.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum VocabularyMismatch {
-    /// One has more pieces.
-    #[error("the vocabularies differ: {cut} pieces, and {reference} in the reference")]
+    /// They have different numbers of pieces.
+    #[error("the vocabularies differ: the model has {cut} pieces, the reference has {reference}")]
     Size {
-        /// Pieces of the cut model.
+        /// Pieces of the quantized model.
         cut: usize,
         /// Pieces of the reference.
         reference: usize,
     },
-    /// One id stands for two texts.
-    #[error("the vocabularies differ: piece {id} is {cut:?}, and {reference:?} in the reference")]
+    /// An id has different texts.
+    #[error("the vocabularies differ: piece {id} is {cut:?} in the model, but {reference:?} in the reference")]
     Piece {
         /// The first id that differs.
         id: usize,
-        /// Its text in the cut model.
+        /// Its text in the quantized model.
         cut: String,
         /// Its text in the reference.
         reference: String,
     },
 }
 
-/// Makes sure that every token id stands for the same text in both models. [`compare`] sees no
-/// texts and checks the sizes alone, so that this is for whoever opens two files.
+/// Checks that every token id has the same text in both models. [`compare`] has no texts and checks
+/// only the sizes, so whoever opens the two files should call this.
 pub fn check_vocabularies(cut: &Vocab, reference: &Vocab) -> Result<(), VocabularyMismatch> {
     check_sizes(cut.pieces.len(), reference.pieces.len())?;
-    // Some files spell spaces plainly.
+    // Some files have plain spaces instead of `▁`.
     let spelling = |c| if c == ' ' { '\u{2581}' } else { c };
     let pairs = cut.pieces.iter().zip(reference.pieces.iter());
     for (id, (cut, reference)) in pairs.enumerate() {
@@ -100,13 +100,13 @@ fn check_sizes(cut: usize, reference: usize) -> Result<(), VocabularyMismatch> {
     Ok(())
 }
 
-/// Measures how far `cut` is from `reference` on `tokens`, the whole text with BOS in front.
-/// `progress` is called after each chunk with the figures so far and the number of chunks there
-/// will be; it returns whether to go on.
+/// Measures how far `cut`, a quantized model, is from `reference` on `tokens`, the whole text with
+/// BOS first. Calls `progress` after each chunk with the results so far and the total number of
+/// chunks; it returns whether to continue.
 ///
 /// # Errors
-/// Those of [`measure`](super::measure), and if the models have not the same number of pieces;
-/// [`check_vocabularies`] looks at the pieces themselves.
+/// Those of [`measure`](super::measure), and if the models do not have the same number of pieces.
+/// [`check_vocabularies`] compares the pieces themselves.
 pub fn compare(
     cut: &Model<'_>,
     reference: &Model<'_>,
@@ -117,11 +117,14 @@ pub fn compare(
     let (cpu, n_vocab) = (cut.cpu(), cut.config().n_vocab);
     check_sizes(n_vocab, reference.config().n_vocab)?;
     let start = Instant::now();
-    let mut walk =
-        Walk::new([(cut, options.kv), (reference, options.reference_kv)], tokens, options)?;
+    let mut chunks = ChunkEvaluator::new(
+        [(cut, options.kv), (reference, options.reference_kv)],
+        tokens,
+        options,
+    )?;
     let mut sums = Sums::default();
     loop {
-        let more = walk.chunk(|[cut, reference], next| {
+        let more = chunks.evaluate_next(|[cut, reference], next| {
             let mut block = vec![Position::default(); next.len()];
             let logits = cut.chunks_exact(n_vocab).zip(reference.chunks_exact(n_vocab));
             cpu.for_each(block.iter_mut().zip(logits).zip(next), |((position, x), token)| {
@@ -129,19 +132,19 @@ pub fn compare(
             });
             block.iter().for_each(|position| sums.add(position));
         })?;
-        let result = sums.result(walk.done, start);
-        if !progress(&result, walk.chunks) || !more {
+        let result = sums.result(chunks.done, start);
+        if !progress(&result, chunks.count) || !more {
             return Ok(result);
         }
     }
 }
 
-/// What two models make of one position.
+/// The scores of two models at one position.
 #[derive(Clone, Copy, Debug, Default)]
 struct Position {
-    /// Negative log likelihood of the right token, by the cut model.
+    /// Negative log likelihood of the right token in the quantized model.
     cut: f64,
-    /// The same by the reference.
+    /// The same in the reference.
     reference: f64,
     /// The divergence.
     kl: f64,
@@ -150,7 +153,7 @@ struct Position {
 }
 
 impl Position {
-    /// Of logits of the cut model and of the reference.
+    /// Computes the scores from the logits of the quantized model and of the reference.
     fn new(isa: Isa, (cut, reference): (&[f32], &[f32]), token: u32) -> Self {
         let (log_sum_cut, log_sum_reference) = (log_sum_exp(isa, cut), log_sum_exp(isa, reference));
         let likelihood = |logits: &[f32]| f64::from(logits[token as usize]);
@@ -168,7 +171,7 @@ impl Position {
 struct Sums {
     cut: Mean,
     reference: Mean,
-    /// Of the negative log likelihoods.
+    /// Differences of the negative log likelihoods.
     difference: Mean,
     kl: Mean,
     same_top: Mean,

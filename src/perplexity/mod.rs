@@ -1,55 +1,55 @@
-//! Perplexity of a text, by llama.cpp's protocol, so that figures can be compared, and how far a
-//! cut model is from its original on that text.
+//! Perplexity of a text, computed as llama.cpp does, so that results can be compared; and how far a
+//! quantized model is from its original on that text.
 //!
-//! The text is cut into disjoint chunks of `n_ctx` tokens, the first token of each replaced by
-//! BOS; the second half of each chunk is scored, so that every score has at least `n_ctx / 2`
-//! tokens before it.
+//! The text is split into disjoint chunks of `n_ctx` tokens, and the first token of each chunk is
+//! replaced by BOS. The second half of each chunk is scored, so that every score has at least
+//! `n_ctx / 2` tokens before it.
 //!
 //! - [`measure`]: perplexity of one model.
-//! - [`compare`]: two models side by side, the divergence of their predictions.
+//! - [`compare`]: KL divergence of one model's predictions from another's.
 
+mod chunks;
 mod divergence;
 mod statistics;
-mod walk;
 
 use std::time::Instant;
 
 use thiserror::Error;
 
+pub(crate) use chunks::chunk;
 pub use divergence::{check_vocabularies, compare, Divergence, KlDivergence, VocabularyMismatch};
 pub use statistics::Estimate;
-pub(crate) use walk::chunk;
 
 use crate::kernels::{log_sum_exp, Isa, KvType};
 use crate::model::{Model, ModelError};
+use chunks::ChunkEvaluator;
 use statistics::Mean;
-use walk::Walk;
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Tokens per chunk, at least 4.
     pub n_ctx: usize,
-    /// The first so many chunks; all that the text has if `None`.
+    /// How many chunks to evaluate, from the first; all if `None`.
     pub chunks: Option<usize>,
-    /// What the cache holds.
+    /// Type of the KV cache.
     pub kv: KvType,
-    /// What the original's cache holds, where there is one.
+    /// Type of the reference's KV cache, if there is a reference.
     pub reference_kv: KvType,
-    /// Put in place of the first token of each chunk, if the model wants it.
+    /// Replaces the first token of each chunk, if the model needs it.
     pub bos: Option<u32>,
 }
 
-/// A result, final or on the way.
+/// A result; final, or after some of the chunks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Perplexity {
     /// exp of the mean negative log likelihood.
     pub perplexity: f64,
-    /// Of `perplexity`, from the scatter of the scored tokens.
+    /// Standard error of `perplexity`, from the variance of the tokens' scores.
     pub standard_error: f64,
-    /// Tokens that were scored.
+    /// Number of tokens that were scored.
     pub tokens: usize,
-    /// Chunks that were evaluated.
+    /// Number of chunks that were evaluated.
     pub chunks: usize,
     /// Wall time.
     pub seconds: f64,
@@ -59,17 +59,17 @@ pub struct Perplexity {
 #[derive(Debug, Error)]
 pub enum PerplexityError {
     /// The text does not fill a chunk.
-    #[error("the text has {tokens} tokens, one chunk needs {n_ctx}")]
+    #[error("the text has {tokens} tokens, but one chunk needs {n_ctx}")]
     TextTooShort {
         /// Tokens of the text.
         tokens: usize,
         /// Tokens of a chunk.
         n_ctx: usize,
     },
-    /// Chunks so short that their second half scores nothing, or none of them.
-    #[error("a context of {0} tokens is too short to score anything, it takes at least 4")]
+    /// The chunks are so short that no token would be scored.
+    #[error("a context of {0} tokens is too short to score anything; at least 4 are needed")]
     ContextTooShort(usize),
-    /// The two models do not predict the same pieces.
+    /// The two models do not have the same vocabulary.
     #[error(transparent)]
     Vocabulary(#[from] VocabularyMismatch),
     /// The evaluation failed.
@@ -77,9 +77,9 @@ pub enum PerplexityError {
     Model(#[from] ModelError),
 }
 
-/// Measures `model` on `tokens`, the whole text with BOS in front. `progress` is called after each
-/// chunk with the estimate so far and the number of chunks there will be; it returns whether to
-/// go on.
+/// Measures the perplexity of `model` on `tokens`, the whole text with BOS first. Calls `progress`
+/// after each chunk with the result so far and the total number of chunks; it returns whether to
+/// continue.
 pub fn measure(
     model: &Model<'_>,
     tokens: &[u32],
@@ -88,10 +88,10 @@ pub fn measure(
 ) -> Result<Perplexity, PerplexityError> {
     let (cpu, n_vocab) = (model.cpu(), model.config().n_vocab);
     let start = Instant::now();
-    let mut walk = Walk::new([(model, options.kv)], tokens, options)?;
+    let mut chunks = ChunkEvaluator::new([(model, options.kv)], tokens, options)?;
     let mut scores = Mean::default();
     loop {
-        let more = walk.chunk(|[logits], next| {
+        let more = chunks.evaluate_next(|[logits], next| {
             let mut block = vec![0.0; next.len()];
             let rows = block.iter_mut().zip(logits.chunks_exact(n_vocab)).zip(next);
             cpu.for_each(rows, |((score, logits), token)| {
@@ -101,8 +101,9 @@ pub fn measure(
         })?;
         let Estimate { value: perplexity, standard_error } = scores.exp();
         let (tokens, seconds) = (scores.n(), start.elapsed().as_secs_f64());
-        let result = Perplexity { perplexity, standard_error, tokens, chunks: walk.done, seconds };
-        if !progress(&result, walk.chunks) || !more {
+        let result =
+            Perplexity { perplexity, standard_error, tokens, chunks: chunks.done, seconds };
+        if !progress(&result, chunks.count) || !more {
             return Ok(result);
         }
     }

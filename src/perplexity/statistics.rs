@@ -1,15 +1,15 @@
-//! Means with their errors, and quantiles.
+//! Means with their standard errors, and quantiles.
 
-/// A mean, or what was computed from one, and how sure it is.
+/// A mean, or a value computed from one, with its standard error.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     /// The estimate.
     pub value: f64,
-    /// Its standard error, from the scatter of what was averaged.
+    /// Its standard error, from the variance of the values that were averaged.
     pub standard_error: f64,
 }
 
-/// The running mean of values that come one by one.
+/// The running mean of values that are added one by one.
 #[derive(Debug, Default)]
 pub(super) struct Mean {
     n: usize,
@@ -24,7 +24,7 @@ impl Mean {
         self.sum_of_squares += value * value;
     }
 
-    /// How many values there were.
+    /// How many values were added.
     pub fn n(&self) -> usize {
         self.n
     }
@@ -37,24 +37,24 @@ impl Mean {
         Estimate { value: mean, standard_error: (variance / (n - 1.0)).sqrt() }
     }
 
-    /// exp of the mean; the error is carried through.
+    /// exp of the mean; the standard error is propagated.
     pub fn exp(&self) -> Estimate {
         let Estimate { value, standard_error } = self.estimate();
         let value = value.exp();
         Estimate { value, standard_error: value * standard_error }
     }
 
-    /// The root of the mean square.
+    /// Root mean square of the values.
     pub fn root_mean_square(&self) -> f64 {
         (self.sum_of_squares / self.n as f64).sqrt()
     }
 }
 
-/// The value below which `share` (0 to 1) of `values` lie; between two of them it is taken in
-/// proportion. Changes their order.
+/// The value below which `share` (0 to 1) of `values` lie, interpolated linearly between two of them.
+/// Changes their order.
 ///
 /// # Panics
-/// If there are none.
+/// If there are no values.
 pub(super) fn quantile(values: &mut [f64], share: f64) -> f64 {
     let at = share * (values.len() - 1) as f64;
     let (_, low, above) = values.select_nth_unstable_by(at as usize, f64::total_cmp);
@@ -83,7 +83,7 @@ mod tests {
     fn mean_and_error_of_known_numbers() {
         let mut mean = Mean::default();
         [1.0, 2.0, 3.0, 6.0].into_iter().for_each(|x| mean.add(x));
-        // Squared deviations 4, 1, 0, 9: a variance of 14 / 3, and of the mean 14 / 12.
+        // The squared deviations are 4, 1, 0, 9: variance 14 / 3, and variance of the mean 14 / 12.
         let error = (14.0f64 / 12.0).sqrt();
         let Estimate { value, standard_error } = mean.estimate();
         assert_eq!(value, 3.0);

@@ -1,8 +1,8 @@
-//! The tokens that may be picked, cut down by top-k, top-p and min-p.
+//! The tokens that may be picked, filtered by top-k, top-p and min-p.
 
 use std::cmp::Ordering;
 
-/// How many candidates top-p sorts at first; mostly enough, and doubled until it is.
+/// How many candidates top-p sorts at first. It is usually enough; if not, it is doubled.
 const FIRST_SORTED: usize = 128;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,19 +12,19 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// The likeliest first; of equals, the lowest id. No two compare equal, so that which ones
-    /// are kept, and in which order, does not depend on how a sort treats equals.
+    /// The likeliest comes first; among equals, the one with the lowest id. No two compare equal, so
+    /// the candidates that are kept, and their order, do not depend on how a sort treats equals.
     fn by_rank(&self, other: &Self) -> Ordering {
         other.logit.total_cmp(&self.logit).then(self.id.cmp(&other.id))
     }
 }
 
-/// The tokens that may still be chosen, never none. All logits are finite.
+/// The tokens that may still be picked; never empty. All logits are finite.
 pub(super) struct Candidates(Vec<Candidate>);
 
 impl Candidates {
-    /// All but the impossible ones, `f32::MIN`, which the highest temperatures would make possible; or
-    /// all, if there are no others.
+    /// All tokens except the impossible ones (`f32::MIN`), which the highest temperatures would make
+    /// possible. If all are impossible, all are kept.
     pub(super) fn new(logits: &[f32]) -> Self {
         let all = (0..).zip(logits).map(|(id, logit)| Candidate { id, logit: *logit });
         let possible: Vec<_> = all.clone().filter(|c| c.logit > f32::MIN).collect();
@@ -39,7 +39,7 @@ impl Candidates {
         }
     }
 
-    /// Keeps the likeliest, as few as have probabilities that add up to `p`; 1 keeps all.
+    /// Keeps the likeliest, as few as reach a total probability of `p`; 1 keeps all.
     pub(super) fn top_p(&mut self, p: f32) {
         if p >= 1.0 {
             return;
@@ -59,20 +59,20 @@ impl Candidates {
                 return self.0.truncate(last + 1);
             }
             if sorted == self.0.len() {
-                // Rounding alone kept the sum below the target.
+                // The sum of all is below the target only because of rounding.
                 return;
             }
             sorted = (sorted * 2).min(self.0.len());
         }
     }
 
-    /// Keeps those at least `p` times as likely as the likeliest.
+    /// Keeps those that are at least `p` times as likely as the likeliest.
     pub(super) fn min_p(&mut self, p: f32) {
         let max = self.max();
         self.0.retain(|c| (c.logit - max).exp() >= p);
     }
 
-    /// The candidate at `unit`, from 0 to below 1, along the sum of all probabilities.
+    /// Picks the candidate at `unit`, from 0 to below 1, of the cumulative probability.
     pub(super) fn draw(&self, temperature: f32, unit: f64) -> u32 {
         let max = self.max();
         let weight = |c: &Candidate| (f64::from(c.logit - max) / f64::from(temperature)).exp();
@@ -83,11 +83,11 @@ impl Candidates {
                 return candidate.id;
             }
         }
-        // Rounding may leave a trace after the last; the likeliest is then as good as any.
+        // Rounding may leave a little after the last candidate; any choice is as good as another.
         self.best().id
     }
 
-    /// Puts the `n` likeliest in front, in order, without sorting the others.
+    /// Puts the `n` likeliest first, in order, without sorting the others.
     fn sort_first(&mut self, n: usize) {
         if n < self.0.len() {
             self.0.select_nth_unstable_by(n, Candidate::by_rank);
@@ -113,7 +113,7 @@ mod tests {
         candidates.0.iter().map(|c| c.id).collect()
     }
 
-    /// Logits of these probabilities.
+    /// Candidates with these probabilities.
     fn of(probabilities: &[f32]) -> Candidates {
         Candidates::new(&probabilities.iter().map(|p| p.ln()).collect::<Vec<_>>())
     }
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn top_p_goes_past_what_it_sorts_first() {
+    fn top_p_sorts_more_candidates_if_the_first_are_not_enough() {
         let mut candidates = of(&vec![1e-3; 1000]);
         candidates.top_p(0.5005);
         assert_eq!(ids(&candidates), (0..501).collect::<Vec<_>>());
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn draw_walks_along_the_probabilities() {
+    fn draw_follows_the_cumulative_probability() {
         let candidates = of(&[0.25, 0.125, 0.625]);
         for (unit, id) in [(0.0, 0), (0.24, 0), (0.26, 1), (0.37, 1), (0.38, 2), (0.999_999, 2)] {
             assert_eq!(candidates.draw(1.0, unit), id, "at {unit}");

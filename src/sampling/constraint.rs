@@ -1,36 +1,36 @@
-//! What an answer has to be like, whatever the model would say.
+//! Constraints on what an answer may contain.
 
 use std::fmt::Debug;
 
-/// A constraint that cannot be kept: no token may come next, or it took too much work to find out.
+/// A constraint cannot be kept: no token is allowed next, or finding out took too much work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConstraintError(pub String);
 
-/// The texts that an answer may be, token by token.
+/// Restricts which tokens may come next in an answer.
 pub trait Constraint: Debug + Send {
-    /// Makes the logits of tokens that may not come next `-inf`: the model's own end stays only where
-    /// the answer may end.
+    /// Sets the logits of tokens that are not allowed next to `-inf`. The model's stop tokens are
+    /// allowed only where the answer may end.
     ///
     /// # Errors
-    /// If none may come next.
+    /// If no token is allowed.
     fn mask(&mut self, logits: &mut [f32]) -> Result<(), ConstraintError>;
 
-    /// Goes on with what was picked.
+    /// Advances past the token that was picked.
     ///
     /// # Errors
-    /// If it may not come here.
+    /// If the token is not allowed here.
     fn accept(&mut self, id: u32) -> Result<(), ConstraintError>;
 
-    /// Whether the answer is whole, and nothing may follow.
+    /// Whether the answer is complete and nothing may follow.
     fn is_complete(&self) -> bool;
 
-    /// The same, for another answer that stands where this one does.
-    fn another(&self) -> Box<dyn Constraint>;
+    /// A copy in the same state, for another answer that continues from here.
+    fn boxed_clone(&self) -> Box<dyn Constraint>;
 }
 
 impl Clone for Box<dyn Constraint> {
     fn clone(&self) -> Self {
-        self.another()
+        self.boxed_clone()
     }
 }

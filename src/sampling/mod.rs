@@ -1,4 +1,4 @@
-//! Choosing the next token from logits.
+//! Picks the next token from logits.
 //!
 //! The chain, its order and its defaults are llama.cpp's
 //! (<https://github.com/ggml-org/llama.cpp/tree/master/tools/main#sampling-parameters>):
@@ -19,26 +19,26 @@ use rng::SplitMix64;
 /// How tokens are chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerConfig {
-    /// Divides the logits; 0 always takes the likeliest token.
+    /// The logits are divided by it; 0 always picks the likeliest token.
     pub temperature: f32,
-    /// Keeps so many of the likeliest tokens; 0 keeps all.
+    /// Keeps this many of the likeliest tokens; 0 keeps all.
     pub top_k: usize,
     /// Keeps the likeliest tokens whose probabilities reach this sum; 1 keeps all.
     pub top_p: f32,
-    /// Keeps tokens at least this many times as likely as the likeliest; 0 keeps all.
+    /// Keeps tokens that are at least this many times as likely as the likeliest; 0 keeps all.
     pub min_p: f32,
-    /// Makes recent tokens less likely: positive logits are divided by it, others multiplied;
+    /// Makes recent tokens less likely: positive logits are divided by it, negative ones multiplied;
     /// 1 does nothing.
     pub repeat_penalty: f32,
     /// How many of the last tokens count as recent.
     pub repeat_last_n: usize,
-    /// Taken off the logits of tokens that were picked before, once; 0 does nothing.
+    /// Subtracted once from the logits of tokens that were picked before; 0 does nothing.
     pub presence_penalty: f32,
-    /// Taken off the logits of tokens for each time that they were picked before; 0 does nothing.
+    /// Subtracted from the logit of a token for each time it was picked before; 0 does nothing.
     pub frequency_penalty: f32,
-    /// Added to the logits of these ids, each given once, before all else.
+    /// Added to the logits of these ids before everything else. Each id is given once.
     pub logit_bias: Vec<(u32, f32)>,
-    /// Of the random numbers; `None` takes one that nobody can foresee.
+    /// Seed of the random numbers; `None` uses a random one.
     pub seed: Option<u64>,
 }
 
@@ -59,25 +59,25 @@ impl Default for SamplerConfig {
     }
 }
 
-/// A setting out of its range.
+/// A setting is out of range.
 #[derive(Debug, PartialEq, thiserror::Error)]
-#[error("{name} is {value}, but has to be {range}")]
+#[error("{name} is {value}, but must be {range}")]
 pub struct SamplerError {
     /// The field of [`SamplerConfig`].
     pub name: &'static str,
-    /// What it is set to.
+    /// Its value.
     pub value: f32,
-    /// What it may be.
+    /// The allowed values.
     pub range: &'static str,
 }
 
-/// Chooses tokens, one after another, with its own stream of random numbers.
+/// Picks tokens, one after another, with its own stream of random numbers.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     config: SamplerConfig,
     seed: u64,
     rng: SplitMix64,
-    /// How often each token was picked, where a penalty asks for it.
+    /// How often each token was picked; counted only if a penalty needs it.
     picked: BTreeMap<u32, u32>,
 }
 
@@ -91,7 +91,7 @@ impl Sampler {
     /// A sampler at the start of its stream.
     ///
     /// # Errors
-    /// If a setting is out of its range or not a number.
+    /// If a setting is out of range or NaN.
     pub fn new(config: SamplerConfig) -> Result<Self, SamplerError> {
         let SamplerConfig { temperature, top_p, min_p, repeat_penalty, .. } = config;
         let (presence, frequency) = (config.presence_penalty, config.frequency_penalty);
@@ -118,19 +118,19 @@ impl Sampler {
             let (name, range) = ("logit_bias", "a number");
             return Err(SamplerError { name, value: *bias, range });
         }
-        let seed = config.seed.unwrap_or_else(rng::unforeseen_seed);
+        let seed = config.seed.unwrap_or_else(rng::random_seed);
         Ok(Self { config, seed, rng: SplitMix64::new(seed), picked: BTreeMap::new() })
     }
 
-    /// The seed of the stream, to have the same choices again.
+    /// The seed of the stream. With it the same choices can be repeated.
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// The id of the next token, given the logits of all ids and the tokens so far.
+    /// Picks the next token, given the logits of all ids and the tokens so far.
     ///
-    /// The logits are changed where a bias or a penalty applies. Those that are not numbers count as
-    /// impossible, and infinite ones as the largest finite of their sign.
+    /// Changes the logits where a bias or a penalty applies. NaN counts as impossible, and infinite
+    /// logits as the largest finite ones of their sign.
     ///
     /// # Panics
     /// If there are no logits.
@@ -145,7 +145,7 @@ impl Sampler {
         penalize(logits, recent, self.config.repeat_penalty);
         let (presence, frequency) = (self.config.presence_penalty, self.config.frequency_penalty);
         for (id, count) in &self.picked {
-            // Only ids with a logit were picked.
+            // In bounds: only ids with a logit have been picked.
             logits[*id as usize] -= presence + *count as f32 * frequency;
         }
         for logit in logits.iter_mut() {
@@ -158,7 +158,7 @@ impl Sampler {
         id
     }
 
-    /// Of finite logits.
+    /// Picks from finite logits.
     fn pick(&mut self, logits: &[f32]) -> u32 {
         if self.config.temperature == 0.0 {
             return argmax(logits);
@@ -171,7 +171,8 @@ impl Sampler {
     }
 }
 
-/// Each distinct token once, however often it was said (<https://arxiv.org/abs/1909.05858>, 4.1).
+/// Penalizes each distinct token once, however often it occurs (<https://arxiv.org/abs/1909.05858>,
+/// 4.1).
 fn penalize(logits: &mut [f32], recent: &[u32], penalty: f32) {
     if penalty == 1.0 {
         return;
@@ -186,7 +187,7 @@ fn penalize(logits: &mut [f32], recent: &[u32], penalty: f32) {
     }
 }
 
-/// The id of the largest logit; of equals, the lowest.
+/// The id of the largest logit; among equals, the lowest id.
 fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (id, logit) in logits.iter().enumerate() {

@@ -3,8 +3,8 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014;
-/// reference: <https://prng.di.unimi.it/splitmix64.c>). One number a token is all that sampling
-/// takes; a stream that no library's update can change is worth more here than a longer period.
+/// reference: <https://prng.di.unimi.it/splitmix64.c>). Sampling needs one number per token. A stream
+/// that no library update can change matters more here than a longer period.
 #[derive(Clone, Debug)]
 pub(super) struct SplitMix64(u64);
 
@@ -21,15 +21,16 @@ impl SplitMix64 {
         z ^ (z >> 31)
     }
 
-    /// Uniform in [0, 1), with all the 53 bits that an f64 has room for.
+    /// Uniform in [0, 1), with all the 53 bits that fit in an f64.
     pub(super) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
-/// A seed from the operating system, by way of the keys that std hashes with. It has 53 bits, for
-/// readers of JSON whose numbers are all doubles: a rounded seed would not repeat the run.
-pub(super) fn unforeseen_seed() -> u64 {
+/// A seed from the operating system, through the keys that std uses for hashing. It has 53 bits,
+/// because some JSON readers store all numbers as doubles, and a rounded seed would not repeat the
+/// run.
+pub(super) fn random_seed() -> u64 {
     RandomState::new().build_hasher().finish() >> 11
 }
 
@@ -60,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn unforeseen_seeds_differ() {
-        assert_ne!(unforeseen_seed(), unforeseen_seed());
+    fn random_seeds_differ() {
+        assert_ne!(random_seed(), random_seed());
     }
 }

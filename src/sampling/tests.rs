@@ -1,4 +1,4 @@
-//! Sampling's own tests: cut-offs, penalties, distributions, seeds.
+//! Tests of sampling: filters, penalties, distributions, seeds.
 
 use super::*;
 
@@ -6,8 +6,8 @@ fn sampler(config: SamplerConfig) -> Sampler {
     Sampler::new(config).unwrap()
 }
 
-/// Draws from the whole distribution.
-fn whole(temperature: f32, seed: u64) -> SamplerConfig {
+/// Samples from the whole distribution.
+fn unfiltered(temperature: f32, seed: u64) -> SamplerConfig {
     let seed = Some(seed);
     SamplerConfig { temperature, top_k: 0, top_p: 1.0, min_p: 0.0, seed, ..Default::default() }
 }
@@ -24,14 +24,14 @@ fn zero_temperature_takes_the_lowest_id_of_the_likeliest() {
     assert_eq!(sampler.sample(&mut [f32::MIN, f32::MIN], &[]), 0);
 }
 
-/// Pearson's test over seven degrees of freedom: a sampler without fault exceeds 24.3 once in a
-/// thousand seeds, and these three are fixed.
+/// Pearson's test with seven degrees of freedom. A correct sampler exceeds 24.3 with one seed in a
+/// thousand, and these three seeds are fixed.
 #[test]
 fn draws_follow_the_softmax() {
     let logits = [2.0f32, -1.0, 0.5, 0.0, 1.5, -0.3, 1.0, -2.0];
     let draws = 100_000;
     for (seed, temperature) in [(1, 1.0f32), (2, 0.7), (3, 1.6)] {
-        let mut sampler = sampler(whole(temperature, seed));
+        let mut sampler = sampler(unfiltered(temperature, seed));
         let mut counts = [0u32; 8];
         for _ in 0..draws {
             counts[sampler.sample(&mut logits.clone(), &[]) as usize] += 1;
@@ -46,18 +46,18 @@ fn draws_follow_the_softmax() {
 }
 
 #[test]
-fn cutoffs_bound_what_is_drawn() {
+fn filters_limit_what_is_drawn() {
     let logits = [0.25f32, 0.1, 0.5, 0.15].map(f32::ln);
-    let whole = whole(1.0, 7);
+    let all = unfiltered(1.0, 7);
     for (config, kept) in [
-        (SamplerConfig { top_k: 2, ..whole.clone() }, vec![0, 2]),
-        (SamplerConfig { top_p: 0.76, ..whole.clone() }, vec![0, 2, 3]),
-        (SamplerConfig { min_p: 0.4, ..whole.clone() }, vec![0, 2]),
+        (SamplerConfig { top_k: 2, ..all.clone() }, vec![0, 2]),
+        (SamplerConfig { top_p: 0.76, ..all.clone() }, vec![0, 2, 3]),
+        (SamplerConfig { min_p: 0.4, ..all.clone() }, vec![0, 2]),
         // After top-k two tokens share all the probability, and one has two thirds of it.
-        (SamplerConfig { top_k: 2, top_p: 0.6, ..whole.clone() }, vec![2]),
-        // The cutoffs come before the temperature.
-        (SamplerConfig { top_p: 0.76, temperature: 100.0, ..whole.clone() }, vec![0, 2, 3]),
-        (whole, vec![0, 1, 2, 3]),
+        (SamplerConfig { top_k: 2, top_p: 0.6, ..all.clone() }, vec![2]),
+        // The filters come before the temperature.
+        (SamplerConfig { top_p: 0.76, temperature: 100.0, ..all.clone() }, vec![0, 2, 3]),
+        (all, vec![0, 1, 2, 3]),
     ] {
         let mut sampler = sampler(config.clone());
         let mut drawn: Vec<u32> =
@@ -72,7 +72,7 @@ fn cutoffs_bound_what_is_drawn() {
 fn penalty_makes_recent_tokens_less_likely() {
     let config = SamplerConfig { repeat_penalty: 2.0, repeat_last_n: 3, ..greedy() };
     let mut logits = [4.0, 3.0, -1.0, 0.0];
-    // Token 1 is too long ago, token 0 counts once, and an id without a logit not at all.
+    // Token 1 is too long ago, token 0 counts once, and an id without a logit is ignored.
     assert_eq!(sampler(config.clone()).sample(&mut logits, &[1, 0, 2, 0]), 1);
     assert_eq!(logits, [2.0, 3.0, -2.0, 0.0]);
     let mut logits = [4.0, 3.0, -1.0, 0.0];
@@ -95,14 +95,15 @@ fn same_seed_same_tokens() {
     let (ids, seed) = run(Some(42));
     assert_eq!((ids.clone(), seed), run(Some(42)));
     assert_ne!(ids, run(Some(43)).0);
-    let (unforeseen, seed) = run(None);
-    assert_eq!(unforeseen, run(Some(seed)).0);
+    let (random, seed) = run(None);
+    assert_eq!(random, run(Some(seed)).0);
 }
 
 #[test]
-fn bad_logits_do_not_break_it() {
+fn bad_logits_are_tolerated() {
     let (nan, inf) = (f32::NAN, f32::INFINITY);
-    for config in [greedy(), whole(0.8, 5), SamplerConfig { seed: Some(5), ..Default::default() }] {
+    let seeded = SamplerConfig { seed: Some(5), ..Default::default() };
+    for config in [greedy(), unfiltered(0.8, 5), seeded] {
         let mut sampler = sampler(SamplerConfig { repeat_penalty: 3.0, ..config });
         assert_eq!(sampler.sample(&mut [nan, 1.0, nan, -inf], &[1]), 1);
         assert_eq!(sampler.sample(&mut [3.0, inf, f32::MAX, -inf], &[1, 2, 3]), 1);
@@ -113,8 +114,8 @@ fn bad_logits_do_not_break_it() {
 }
 
 #[test]
-fn what_is_impossible_stays_so_at_any_temperature() {
-    let mut sampler = sampler(whole(f32::MAX, 1));
+fn impossible_tokens_stay_impossible_at_any_temperature() {
+    let mut sampler = sampler(unfiltered(f32::MAX, 1));
     let mut logits = [f32::NEG_INFINITY, 1.0, f32::NAN, -1.0, f32::NEG_INFINITY];
     for _ in 0..100 {
         assert!([1, 3].contains(&sampler.sample(&mut logits, &[])));
@@ -123,7 +124,7 @@ fn what_is_impossible_stays_so_at_any_temperature() {
 
 #[test]
 fn tiny_temperatures_are_nearly_greedy() {
-    let mut sampler = sampler(whole(f32::MIN_POSITIVE, 1));
+    let mut sampler = sampler(unfiltered(f32::MIN_POSITIVE, 1));
     assert_eq!(sampler.sample(&mut [1.0, 1.1, 1.05], &[]), 1);
 }
 
@@ -145,12 +146,12 @@ fn settings_out_of_range_are_refused() {
         assert_eq!(Sampler::new(config).unwrap_err().name, name);
     }
     let error = Sampler::new(SamplerConfig { top_p: 0.0, ..default() }).unwrap_err();
-    assert_eq!(error.to_string(), "top_p is 0, but has to be above 0 and at most 1");
+    assert_eq!(error.to_string(), "top_p is 0, but must be above 0 and at most 1");
 }
 
 #[test]
-fn presence_and_frequency_count_what_was_picked() {
-    // The likelier falls to 1.5, 1, 0.5 and 0, the other to 0.5 and 0; of equals the first is picked.
+fn presence_and_frequency_count_picked_tokens() {
+    // Token 0 falls to 1.5, 1, 0.5 and 0, token 1 to 0.5 and 0. Among equals the first is picked.
     let config = SamplerConfig { presence_penalty: 1.0, frequency_penalty: 0.5, ..greedy() };
     let mut both = sampler(config.clone());
     let picked: Vec<u32> = (0..6).map(|_| both.sample(&mut [3.0, 2.0, 0.1], &[])).collect();
@@ -158,7 +159,7 @@ fn presence_and_frequency_count_what_was_picked() {
     let mut logits = [3.0, 2.0, 0.1];
     both.sample(&mut logits, &[]);
     assert_eq!(logits, [3.0 - 1.0 - 2.0, 2.0 - 1.0 - 1.0, 0.1]);
-    // What stands in the text before the answer does not count.
+    // Tokens of the text before the answer do not count.
     assert_eq!(sampler(config).sample(&mut [3.0, 2.0], &[0, 0, 0]), 0);
 }
 
@@ -178,35 +179,35 @@ fn presence_counts_once_and_frequency_each_time() {
 }
 
 #[test]
-fn bias_comes_before_all_else() {
+fn bias_is_added_before_everything_else() {
     let config = SamplerConfig { logit_bias: vec![(2, 5.0), (0, -3.0), (9, 100.0)], ..greedy() };
     let mut logits = [1.0, 0.5, 0.0];
-    // An id without a logit is of no account.
+    // An id without a logit is ignored.
     assert_eq!(sampler(config.clone()).sample(&mut logits, &[]), 2);
     assert_eq!(logits, [-2.0, 0.5, 5.0]);
     let penalty = SamplerConfig { repeat_penalty: 2.0, ..config.clone() };
     let mut logits = [1.0, 0.5, 0.0];
     sampler(penalty).sample(&mut logits, &[0, 2]);
     assert_eq!(logits, [-4.0, 0.5, 2.5]);
-    let cut = SamplerConfig { temperature: 1.0, top_k: 1, ..config };
-    assert_eq!(sampler(cut).sample(&mut [1.0, 0.5, 0.0], &[]), 2);
+    let top_1 = SamplerConfig { temperature: 1.0, top_k: 1, ..config };
+    assert_eq!(sampler(top_1).sample(&mut [1.0, 0.5, 0.0], &[]), 2);
 }
 
 #[test]
 fn infinite_biases_force_and_forbid() {
     let inf = f32::INFINITY;
-    let bias = |logit_bias| SamplerConfig { logit_bias, ..whole(1.0, 3) };
+    let bias = |logit_bias| SamplerConfig { logit_bias, ..unfiltered(1.0, 3) };
     let mut forbids = sampler(bias(vec![(0, -inf)]));
     assert!((0..1000).all(|_| forbids.sample(&mut [9.0, 0.0, 0.0], &[]) != 0));
     let mut forces = sampler(bias(vec![(2, inf)]));
     assert!((0..1000).all(|_| forces.sample(&mut [9.0, 0.0, 0.0], &[]) == 2));
-    // What a constraint has ruled out stays so.
+    // A token that a constraint has ruled out stays impossible.
     let mut masked = sampler(bias(vec![(0, inf), (1, 100.0)]));
     assert!((0..1000).all(|_| masked.sample(&mut [-inf, -inf, 0.0], &[]) == 2));
 }
 
 #[test]
-fn penalties_and_biases_that_are_no_numbers_are_refused() {
+fn penalties_and_biases_that_are_not_numbers_are_refused() {
     let (nan, inf) = (f32::NAN, f32::INFINITY);
     let default = SamplerConfig::default;
     for (config, name) in [

@@ -1,23 +1,23 @@
-//! From token ids to text, whole or as it comes.
+//! Turns token ids into text, all at once or as they arrive.
 
 use lapidary_formats::vocab::PieceKind;
 
 use super::{parse_byte, Tokenizer, SPACE};
 
-/// What SentencePiece writes for the unknown piece.
+/// The text that SentencePiece gives for the unknown piece.
 const UNKNOWN: &str = " \u{2047} ";
 
 /// What decoding does with CONTROL pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlPieces {
-    /// They leave no text.
+    /// They give no text.
     Omit,
-    /// They are spelt out.
+    /// Their spelling is shown.
     Show,
 }
 
 impl Tokenizer {
-    /// The bytes that ids stand for. An id past the vocabulary decodes like the unknown piece.
+    /// The bytes of `ids`. An id outside the vocabulary is decoded like the unknown piece.
     pub fn decode_bytes(&self, ids: &[u32], control: ControlPieces) -> Vec<u8> {
         let mut bytes = Vec::new();
         for id in ids {
@@ -29,17 +29,17 @@ impl Tokenizer {
         bytes
     }
 
-    /// The text that ids stand for; what is not UTF-8 becomes U+FFFD.
+    /// The text of `ids`. Bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32], control: ControlPieces) -> String {
         String::from_utf8_lossy(&self.decode_bytes(ids, control)).into_owned()
     }
 
-    /// A decoder of ids that arrive one at a time.
+    /// A decoder for ids that arrive one at a time.
     pub fn stream(&self, control: ControlPieces) -> Decoder<'_> {
         Decoder { tokenizer: self, control, pending: Vec::new() }
     }
 
-    /// The bytes that one id stands for within a text, a space that it begins with included.
+    /// The bytes of one id within a text, including a leading space.
     pub fn piece_bytes(&self, id: u32, control: ControlPieces) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.decode_onto(id, control, &mut bytes);
@@ -64,20 +64,20 @@ impl Tokenizer {
 
 /// Decodes ids one at a time into whole characters.
 ///
-/// The texts of all the pushes and of [`finish`](Self::finish), joined, are what
-/// [`Tokenizer::decode`] makes of all the ids, except that the space prefix of vocabularies that
-/// have one stays: a stream continues a text.
+/// The texts of all calls to [`push`](Self::push) and of [`finish`](Self::finish) together are what
+/// [`Tokenizer::decode`] gives for all the ids, except that a space prefix is kept if the vocabulary
+/// has one: a stream continues a text.
 #[derive(Clone, Debug)]
 pub struct Decoder<'a> {
     tokenizer: &'a Tokenizer,
     control: ControlPieces,
-    /// The first bytes of a character, at most three.
+    /// The first bytes of an incomplete character, at most three.
     pending: Vec<u8>,
 }
 
 impl Decoder<'_> {
-    /// The text that `id` completes: empty while a character waits for its last bytes. Bytes
-    /// that no more bytes can make UTF-8 become U+FFFD.
+    /// The text that `id` completes; empty while a character is incomplete. Bytes that cannot become
+    /// UTF-8 any more are replaced by U+FFFD.
     pub fn push(&mut self, id: u32) -> String {
         self.tokenizer.decode_onto(id, self.control, &mut self.pending);
         let complete = self.pending.len() - unfinished(&self.pending);
@@ -86,12 +86,12 @@ impl Decoder<'_> {
         text
     }
 
-    /// Whether a character waits for its last bytes.
+    /// Whether a character is incomplete.
     pub fn is_within_a_character(&self) -> bool {
         !self.pending.is_empty()
     }
 
-    /// What is left at the end: U+FFFD if a character is incomplete, otherwise nothing.
+    /// The text of the remaining bytes: U+FFFD if a character is incomplete, otherwise nothing.
     pub fn finish(&mut self) -> String {
         let rest = String::from_utf8_lossy(&self.pending).into_owned();
         self.pending.clear();
@@ -99,7 +99,7 @@ impl Decoder<'_> {
     }
 }
 
-/// The length in bytes of the character that `bytes` end in the middle of.
+/// The number of bytes at the end of `bytes` that begin an incomplete character.
 fn unfinished(bytes: &[u8]) -> usize {
     let tail = bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
     match std::str::from_utf8(tail) {

@@ -1,20 +1,20 @@
-//! From text to token ids.
+//! Turns text into token ids.
 
 use lapidary_formats::vocab::PieceKind;
 
 use super::merge::Merger;
 use super::{Tokenizer, TokenizerError, SPACE};
 
-/// Whether the spelling of a CONTROL piece in a text means that piece.
+/// Whether the spelling of a CONTROL piece in a text becomes that piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Special {
-    /// It is ordinary text: for whatever users wrote.
+    /// No, it is ordinary text: for everything that users write.
     Plain,
-    /// It is the piece: for the text of chat templates.
+    /// Yes: for the text of chat templates.
     Trusted,
 }
 
-/// The segments of a text as one string, spaces as `▁`.
+/// The segments of a text as one string, with spaces written as `▁`.
 struct Normalized {
     text: String,
     /// Where each segment ends in `text`, in bytes.
@@ -47,10 +47,10 @@ impl Tokenizer {
         self.encode_segments([(text, special)])
     }
 
-    /// The ids of the segments' texts joined together, without BOS.
+    /// The ids of the segments' joined text, without BOS.
     ///
-    /// Pieces form across the seams, as if the text were one; only a CONTROL piece has to lie
-    /// within one trusted segment.
+    /// Pieces may cross the borders of segments, as if the text were one string. Only a CONTROL piece
+    /// must lie within one trusted segment.
     pub fn encode_segments<'t>(
         &self,
         segments: impl IntoIterator<Item = (&'t str, Special)>,
@@ -60,8 +60,8 @@ impl Tokenizer {
         ids
     }
 
-    /// Appends the ids of segments that follow other text, whose ids are in `ids`: pieces do not
-    /// form across that seam, and there is no space prefix.
+    /// Appends the ids of segments that follow the text of `ids`. Pieces do not cross that border,
+    /// and no space prefix is added.
     pub fn continue_segments<'t>(
         &self,
         segments: impl IntoIterator<Item = (&'t str, Special)>,
@@ -70,7 +70,7 @@ impl Tokenizer {
         self.encode_onto(segments, false, ids);
     }
 
-    /// The ids of a text, beginning with BOS where the vocabulary wants one ([`prepend_bos`]).
+    /// The ids of a text, with BOS first if the vocabulary asks for it ([`prepend_bos`]).
     ///
     /// [`prepend_bos`]: Self::prepend_bos
     pub fn encode_with_bos(&self, text: &str, special: Special) -> Vec<u32> {
@@ -79,8 +79,8 @@ impl Tokenizer {
         ids
     }
 
-    /// Puts BOS first if the vocabulary wants one and it is not already there, as it is when a
-    /// chat template wrote it (<https://github.com/ggml-org/llama.cpp/pull/7332>).
+    /// Puts BOS first if the vocabulary asks for it and it is not there yet; a chat template may have
+    /// written it (<https://github.com/ggml-org/llama.cpp/pull/7332>).
     pub fn prepend_bos(&self, ids: &mut Vec<u32>) {
         if let Some(bos) = self.vocab.bos.filter(|_| self.vocab.add_bos) {
             if ids.first() != Some(&bos) {
@@ -89,15 +89,15 @@ impl Tokenizer {
         }
     }
 
-    /// The ids of bytes that need not be UTF-8, without BOS. What is not UTF-8 becomes byte
-    /// pieces, where SentencePiece would write U+FFFD, so that decoding gives the same bytes.
+    /// The ids of bytes that need not be UTF-8, without BOS. Invalid bytes become byte pieces, so
+    /// that decoding gives the same bytes; SentencePiece would encode U+FFFD instead.
     ///
     /// # Errors
-    /// If the vocabulary lacks the piece of such a byte.
+    /// If the vocabulary has no piece for such a byte.
     pub fn encode_bytes(&self, bytes: &[u8], special: Special) -> Result<Vec<u32>, TokenizerError> {
         let mut ids = Vec::new();
         let mut space_prefix = self.vocab.add_space_prefix;
-        // No piece holds half a character, so none could cross from one chunk into the next.
+        // No piece contains an incomplete character, so none can cross from one chunk to the next.
         for chunk in bytes.utf8_chunks() {
             self.encode_onto([(chunk.valid(), special)], space_prefix, &mut ids);
             space_prefix = false;
@@ -117,11 +117,11 @@ impl Tokenizer {
     ) {
         let Normalized { text, ends } = Normalized::new(segments, space_prefix);
         let mut merger = Merger::new(self);
-        // Where the text starts that is not merged yet, and its last character.
+        // Where the text begins that has not been merged yet, and the last character read.
         let (mut start, mut last) = (0, None);
         let mut at = 0;
         for (end, special) in ends {
-            // The last match of a segment may reach into the next.
+            // The last match of a segment may reach into the next one.
             while at < end {
                 let found = self.matcher.longest(&text.as_bytes()[at..], |id, len| {
                     self.kind(id) != PieceKind::Control
@@ -143,13 +143,14 @@ impl Tokenizer {
         merger.merge(&text[start..], ids);
     }
 
-    /// Whether some piece may hold the two characters side by side. Where none does, no merge can
-    /// cross, and merging the parts by themselves keeps the heap small: mostly it is words.
+    /// Whether some piece may contain the two characters side by side. If none does, no merge can
+    /// cross, and the text is split there. That keeps the heap small: most of these parts are words.
     fn joins(&self, left: Option<char>, right: Option<char>) -> bool {
         left.zip(right).is_some_and(|pair| self.neighbours.may_contain(pair))
     }
 
-    /// Writes text that no piece spells: in bytes, or else as the unknown piece, one for each run.
+    /// Appends the ids of text that is not a piece: byte pieces if there are any, otherwise one
+    /// unknown piece per run.
     pub(super) fn spell(&self, text: &str, ids: &mut Vec<u32>) {
         let start = ids.len();
         for byte in text.bytes() {
@@ -157,7 +158,7 @@ impl Tokenizer {
                 (Some(id), _) => ids.push(id),
                 (None, unk) => {
                     ids.truncate(start);
-                    // `new` made sure that what lacks a byte has an unknown piece.
+                    // `new` has checked that a vocabulary without all bytes has an unknown piece.
                     ids.extend(unk.filter(|unk| ids.last() != Some(unk)));
                     return;
                 }

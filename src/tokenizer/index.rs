@@ -1,4 +1,4 @@
-//! The ids of pieces by their spelling.
+//! Finds the ids of pieces by their text.
 
 use std::hash::BuildHasher;
 
@@ -7,7 +7,7 @@ use lapidary_formats::vocab::Pieces;
 
 use super::spelling;
 
-/// A hash table of ids alone: the spellings stay with the pieces, which every question passes.
+/// A hash table that holds only ids. The texts stay with the pieces, which every call passes.
 #[derive(Debug)]
 pub(super) struct Index {
     ids: HashTable<u32>,
@@ -15,13 +15,13 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// An empty one with room for `n` ids.
+    /// An empty index with room for `n` ids.
     pub(super) fn new(n: usize) -> Self {
         Self { ids: HashTable::with_capacity(n), hasher: DefaultHashBuilder::default() }
     }
 
-    /// Adds the id of the piece that is spelt `text`, unless a piece is there that is spelt so,
-    /// whose id it returns.
+    /// Adds the id of the piece whose text is `text`. If there is such a piece already, returns its
+    /// id and adds nothing.
     pub(super) fn insert(&mut self, pieces: &Pieces, text: &str, id: u32) -> Option<u32> {
         let first = self.get(pieces, text);
         if first.is_none() {
@@ -32,23 +32,23 @@ impl Index {
         first
     }
 
-    /// The id of the piece that is spelt `text`, spaces as `▁`.
+    /// The id of the piece whose text is `text`, with spaces as `▁`.
     pub(super) fn get(&self, pieces: &Pieces, text: &str) -> Option<u32> {
-        let spelt = |id: &u32| {
+        let matches = |id: &u32| {
             let found = pieces.text_bytes(*id);
             found == text.as_bytes()
                 || (found.contains(&b' ') && spelling(pieces.text(*id)) == text)
         };
-        self.ids.find(self.hasher.hash_one(text), spelt).copied()
+        self.ids.find(self.hasher.hash_one(text), matches).copied()
     }
 
-    /// Bytes of memory that it takes.
+    /// Bytes of heap memory in use.
     pub(super) fn heap_bytes(&self) -> usize {
         self.ids.allocation_size()
     }
 
-    /// What [`heap_bytes`](Self::heap_bytes) is with room for `n` ids: at most seven eighths of
-    /// the slots are taken, each an id and a byte of its hash.
+    /// What [`heap_bytes`](Self::heap_bytes) will be with room for `n` ids. At most seven eighths of
+    /// the table are in use; each entry takes an id and a byte of its hash.
     pub(super) fn predicted_heap_bytes(n: usize) -> usize {
         (n * 8).div_ceil(7).next_power_of_two() * (size_of::<u32>() + 1)
     }

@@ -1,27 +1,27 @@
-//! The pieces that are found in raw text before any merging.
+//! Finds the pieces that are matched in raw text before merging.
 
 use super::TokenizerError;
 
-/// Most nodes: 84 MB. Gemma 2 takes a thousand, Gemma 3 with its 6,000 unused pieces some ten thousand.
+/// Most nodes, 84 MB. Gemma 2 needs a thousand, Gemma 3 with its 6,000 unused pieces some ten thousand.
 const MAX_NODES: usize = 1 << 22;
 
 /// A byte trie of pieces.
 #[derive(Debug)]
 pub(super) struct Matcher {
-    /// The root is the first.
+    /// The root comes first.
     nodes: Vec<Node>,
 }
 
 #[derive(Debug, Default)]
 struct Node {
-    /// What leads here from the parent.
+    /// The byte that leads here from the parent.
     byte: u8,
     /// The piece that ends here.
     id: Option<u32>,
-    /// Index of the child that came last; 0, which is nobody's child, for none.
+    /// Index of the child that was added last; 0, the root, if there is none.
     child: u32,
-    /// Index of the child that the parent had before. Few enough that a walk is the fastest
-    /// search.
+    /// Index of the parent's child that was added before this one. There are so few children that
+    /// walking the list is the fastest search.
     sibling: u32,
 }
 
@@ -32,13 +32,13 @@ impl Default for Matcher {
 }
 
 impl Matcher {
-    /// Memory for Gemma 2's pieces, in bytes: runs of spaces and newlines, tags, turn markers.
+    /// Heap memory for Gemma 2's pieces, in bytes: runs of spaces and newlines, tags, turn markers.
     pub(super) const GEMMA2_HEAP_BYTES: usize = 1024 * size_of::<Node>();
 
-    /// Adds a piece; `text` is not empty.
+    /// Adds a piece. `text` must not be empty.
     ///
     /// # Errors
-    /// If there is no room for it.
+    /// If there would be more than [`MAX_NODES`] nodes.
     pub(super) fn insert(&mut self, text: &str, id: u32) -> Result<(), TokenizerError> {
         if self.nodes.len() + text.len() > MAX_NODES {
             return Err(TokenizerError::TooManyMatched);
@@ -59,7 +59,7 @@ impl Matcher {
         Ok(())
     }
 
-    /// The longest piece at the start of `text` that `accept` takes, and its length in bytes.
+    /// The longest piece at the start of `text` that `accept` allows, and its length in bytes.
     pub(super) fn longest(
         &self,
         text: &[u8],
@@ -85,7 +85,7 @@ impl Matcher {
         (child != 0).then_some(child)
     }
 
-    /// Bytes of memory that it takes.
+    /// Bytes of heap memory in use.
     pub(super) fn heap_bytes(&self) -> usize {
         self.nodes.capacity() * size_of::<Node>()
     }

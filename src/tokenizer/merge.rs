@@ -1,8 +1,8 @@
 //! Byte-pair merging by score.
 //!
-//! The algorithm of SentencePiece's `bpe::Model`
+//! This is the algorithm of SentencePiece's `bpe::Model`
 //! (<https://github.com/google/sentencepiece/blob/master/src/bpe_model.cc>): symbols in a doubly
-//! linked list, candidate pairs in a heap, O(n log n) for n characters.
+//! linked list and candidate pairs in a heap, O(n log n) for n characters.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
@@ -11,30 +11,30 @@ use lapidary_formats::vocab::PieceKind;
 
 use super::Tokenizer;
 
-/// Before the first symbol, and after the last.
+/// In `prev` of the first symbol and `next` of the last one.
 const NONE: usize = usize::MAX;
 
-/// A stretch of text that is, or may become, one piece.
+/// A range of the text that is a piece or may become one.
 struct Symbol {
     /// Where it starts in the text, in bytes.
     start: usize,
-    /// In bytes; 0 once it is merged into its left neighbour.
+    /// Its length in bytes; 0 once it has been merged into its left neighbour.
     len: usize,
     prev: usize,
     next: usize,
 }
 
-/// Two neighbours that together spell a piece.
+/// Two neighbours that together are a piece.
 struct Pair {
     score: f32,
     left: usize,
     right: usize,
-    /// Of both in bytes, to notice that one of them has been merged since.
+    /// The length of both in bytes; it shows whether one of them has been merged since.
     len: usize,
 }
 
 impl Ord for Pair {
-    /// The greatest is merged first: the highest score, of equals the leftmost.
+    /// The greatest pair is merged first: the one with the highest score, then the leftmost.
     fn cmp(&self, other: &Self) -> Ordering {
         self.score.total_cmp(&other.score).then_with(|| other.left.cmp(&self.left))
     }
@@ -54,12 +54,12 @@ impl PartialEq for Pair {
 
 impl Eq for Pair {}
 
-/// Merges one text after another, in the same buffers.
+/// Merges one text after another, reusing its buffers.
 pub(super) struct Merger<'a> {
     tokenizer: &'a Tokenizer,
     symbols: Vec<Symbol>,
     agenda: BinaryHeap<Pair>,
-    /// For each UNUSED piece seen, the length in bytes of the left part it was made of.
+    /// For each UNUSED piece seen, the length in bytes of the left symbol that it was merged from.
     unused: HashMap<u32, usize>,
 }
 
@@ -68,7 +68,7 @@ impl<'a> Merger<'a> {
         Self { tokenizer, symbols: Vec::new(), agenda: BinaryHeap::new(), unused: HashMap::new() }
     }
 
-    /// Merges until no pair of neighbours spells a piece, and appends the ids to `ids`.
+    /// Merges until no pair of neighbours is a piece, then appends the ids to `ids`.
     pub(super) fn merge(&mut self, text: &str, ids: &mut Vec<u32>) {
         self.symbols.clear();
         for (index, (start, char)) in text.char_indices().enumerate() {
@@ -89,7 +89,7 @@ impl<'a> Merger<'a> {
         }
     }
 
-    /// Puts two neighbours on the agenda if they spell a piece.
+    /// Adds two neighbours to the agenda if they are a piece.
     fn consider(&mut self, text: &str, left: usize, right: usize) {
         if left == NONE || right == NONE {
             return;
@@ -106,7 +106,7 @@ impl<'a> Merger<'a> {
 
     fn apply(&mut self, text: &str, pair: &Pair) {
         let (left, right) = (&self.symbols[pair.left], &self.symbols[pair.right]);
-        // Symbols only grow or vanish, so an unchanged sum means two unchanged neighbours.
+        // Symbols only grow or vanish, so if the sum is unchanged, both symbols are.
         if left.len == 0 || right.len == 0 || left.len + right.len != pair.len {
             return;
         }
@@ -121,8 +121,8 @@ impl<'a> Merger<'a> {
         self.consider(text, pair.left, next);
     }
 
-    /// Appends the id of a merged symbol. The merges of an UNUSED piece are undone until no such
-    /// piece is left.
+    /// Appends the ids of a merged symbol. UNUSED pieces are split again, into the symbols that they
+    /// were merged from, until none is left.
     fn emit(&self, text: &str, ids: &mut Vec<u32>) {
         match self.tokenizer.merged(text) {
             None => self.tokenizer.spell(text, ids),

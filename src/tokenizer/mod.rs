@@ -1,14 +1,14 @@
 //! SentencePiece BPE with scores: text to token ids and back.
 //!
-//! Text becomes symbols, one for each character, after spaces are written as `▁` (U+2581).
-//! USER_DEFINED pieces, and CONTROL pieces where the text is [`Special::Trusted`], are found first,
-//! the longest at each place, and merge no further (`matcher.rs`). Of the rest, the adjacent pair
-//! that forms the piece of the highest score is merged until no pair forms a piece (`merge.rs`).
-//! What is left without a piece is spelt in bytes.
+//! Text becomes symbols, one per character, after spaces have been replaced by `▁` (U+2581).
+//! USER_DEFINED pieces, and CONTROL pieces where the text is [`Special::Trusted`], are matched first.
+//! The longest match at each position wins, and it is not merged further (`matcher.rs`). In the rest,
+//! the adjacent pair that forms the piece with the highest score is merged, until no pair forms a
+//! piece (`merge.rs`). Text that is still not a piece is spelled in bytes.
 //!
-//! The ids are those of SentencePiece (<https://github.com/google/sentencepiece>) on the same
-//! vocabulary. For every text `decode(encode(text)) == text`, except that a literal `▁` comes
-//! back as a space, which is SentencePiece's rule as well.
+//! The ids are those of SentencePiece (<https://github.com/google/sentencepiece>) with the same
+//! vocabulary. For every text `decode(encode(text)) == text`, except that a literal `▁` becomes a
+//! space. SentencePiece does the same.
 
 mod decode;
 mod encode;
@@ -39,27 +39,27 @@ const SPACE: &str = "\u{2581}";
 #[derive(Debug)]
 pub struct Tokenizer {
     vocab: Vocab,
-    /// The ids by spelling.
+    /// The ids by text.
     index: Index,
-    /// Characters that stand side by side in a piece that merging may form.
+    /// Pairs of characters that are adjacent in pieces that merging may form.
     neighbours: Neighbours,
-    /// The pieces that are found in text before merging (USER_DEFINED, CONTROL).
+    /// The pieces that are matched in text before merging (USER_DEFINED, CONTROL).
     matcher: Matcher,
-    /// The id of each byte's piece.
+    /// For each byte, the id of its piece.
     bytes: [Option<u32>; 256],
 }
 
 impl Tokenizer {
     /// Indexes a vocabulary.
     ///
-    /// Pieces spelt with plain spaces, as some GGUF files have them, count as spelt with `▁`.
-    /// Pieces without text, which some files use as padding, are never produced.
+    /// A piece with plain spaces, as in some GGUF files, is treated as if it had `▁`. Pieces without
+    /// text, which some files use as padding, are never produced.
     ///
     /// # Errors
-    /// If some text could not be encoded (neither an unknown piece nor a piece for every byte),
-    /// there are far more pieces to be found before merging than Gemma has,
-    /// two pieces have one spelling, a byte piece is not `<0xNN>`, a score is not a number, or
-    /// one of the vocabulary's special ids has no piece.
+    /// If some text could not be encoded (there is neither an unknown piece nor a piece for every
+    /// byte), if far more pieces are to be matched before merging than Gemma has, if two pieces have
+    /// the same text, if a byte piece is not called `<0xNN>`, if a score is NaN, or if one of the
+    /// vocabulary's special ids is outside of it.
     pub fn new(vocab: Vocab) -> Result<Self, TokenizerError> {
         check_special_ids(&vocab)?;
         let mut index = Index::new(vocab.pieces.len());
@@ -102,8 +102,7 @@ impl Tokenizer {
         &self.vocab
     }
 
-    /// Bytes of memory that the tables take: the pieces, where they are in the heap, and the
-    /// indexes over them.
+    /// Bytes of heap memory that the pieces and the indexes over them take.
     pub fn heap_bytes(&self) -> usize {
         self.vocab.pieces.heap_bytes()
             + self.index.heap_bytes()
@@ -112,8 +111,8 @@ impl Tokenizer {
     }
 
     /// What [`heap_bytes`](Self::heap_bytes) will be for a GGUF file's `n` pieces, before there is
-    /// a tokenizer: for each piece [`Pieces::HEAP_BYTES`] and its places in two hash tables, whose
-    /// sizes are powers of two; and the few hundred that Gemma 2 has to be found before merging.
+    /// a tokenizer: for each piece [`Pieces::HEAP_BYTES`] and its entries in two hash tables, whose
+    /// sizes are powers of two; and the few hundred pieces that Gemma 2 matches before merging.
     pub fn predicted_heap_bytes(n: usize) -> usize {
         n * Pieces::HEAP_BYTES
             + Index::predicted_heap_bytes(n)
@@ -121,7 +120,7 @@ impl Tokenizer {
             + Matcher::GEMMA2_HEAP_BYTES
     }
 
-    /// The piece that symbols merge to, if there is one. CONTROL pieces never come of merging.
+    /// The piece that symbols merge to, if there is one. Merging never gives CONTROL pieces.
     fn merged(&self, text: &str) -> Option<u32> {
         let id = self.index.get(&self.vocab.pieces, text)?;
         matches!(self.kind(id), PieceKind::Normal | PieceKind::Unused).then_some(id)
@@ -132,7 +131,7 @@ impl Tokenizer {
     }
 }
 
-/// How a piece is spelt in normalized text.
+/// The text of a piece in normalized form, with spaces as `▁`.
 fn spelling(text: &str) -> Cow<'_, str> {
     match text.contains(' ') {
         true => text.replace(' ', SPACE).into(),
@@ -157,10 +156,10 @@ fn check_special_ids(vocab: &Vocab) -> Result<(), TokenizerError> {
     Ok(())
 }
 
-/// The byte of a piece spelt `<0xNN>`.
+/// The byte of a piece called `<0xNN>`.
 fn parse_byte(text: &str) -> Option<u8> {
     let hex = text.strip_prefix("<0x")?.strip_suffix('>')?;
-    // from_str_radix alone would take "+F".
+    // `from_str_radix` alone would accept "+F".
     let two_digits = hex.len() == 2 && hex.bytes().all(|b| b.is_ascii_hexdigit());
     two_digits.then(|| u8::from_str_radix(hex, 16).ok())?
 }

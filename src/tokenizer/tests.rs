@@ -1,5 +1,5 @@
-//! Rules that Gemma's vocabulary has no case of, on vocabularies made by hand. The expected
-//! pieces are what the `sentencepiece` package 0.2.3 gives for the same ones.
+//! Tests rules for which Gemma's vocabulary has no case, with vocabularies made by hand. The expected
+//! pieces are what the `sentencepiece` package 0.2.3 gives for the same vocabularies.
 
 use lapidary_formats::vocab::Piece;
 
@@ -42,7 +42,7 @@ fn pieces(tokenizer: &Tokenizer, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn unused_pieces_are_taken_apart() {
+fn unused_pieces_are_split_again() {
     use PieceKind::{Normal, Unused};
     let tokenizer = Tokenizer::new(with_bytes(&[
         ("a", 0.0, Unused),
@@ -102,7 +102,7 @@ fn the_highest_score_merges_first_and_then_the_leftmost() {
 }
 
 #[test]
-fn found_pieces_are_the_longest_and_merge_no_further() {
+fn matched_pieces_are_the_longest_and_merge_no_further() {
     use PieceKind::{Normal, UserDefined};
     let tokenizer = Tokenizer::new(with_bytes(&[
         ("a", 0.0, Normal),
@@ -111,7 +111,7 @@ fn found_pieces_are_the_longest_and_merge_no_further() {
         ("<x>a", 0.0, UserDefined),
         ("<x>ab", 9.0, Normal),
         ("b<x>", 9.0, Normal),
-        // A plain space, as in some GGUF files.
+        // With a plain space, as in some GGUF files.
         ("  ", 0.0, UserDefined),
     ]))
     .unwrap();
@@ -138,12 +138,12 @@ fn control_pieces_lie_within_one_trusted_segment() {
     assert!(!has_control(&[("<", Trusted), ("c>", Plain)]));
     assert!(!has_control(&[("<", Plain), ("c>", Trusted)]));
     assert!(!has_control(&[("<c", Trusted), (">", Trusted)]));
-    // Others may cross, even over a whole segment.
+    // Other pieces may cross segments, even over a whole segment.
     assert_eq!(tokenizer.encode_segments([("<", Plain), ("u", Trusted), (">", Plain)]), [2]);
 }
 
 #[test]
-fn a_space_prefix_is_put_once_and_taken_off() {
+fn a_space_prefix_is_added_once_and_removed() {
     let mut vocab = with_bytes(&[("▁", 0.0, PieceKind::Normal)]);
     vocab.add_space_prefix = true;
     let tokenizer = Tokenizer::new(vocab).unwrap();

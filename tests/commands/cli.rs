@@ -205,7 +205,7 @@ fn a_text_shorter_than_a_chunk() {
     let text = prompt_file(&dir, b"In the beginning God created the heaven and the earth.");
     let model = tiny();
     let args = ["perplexity".as_ref(), model.as_os_str(), "-f".as_ref(), text.as_os_str()];
-    fails(lapidary(args), &text, "tokens, one chunk needs 512");
+    fails(lapidary(args), &text, "tokens, but one chunk needs 512");
 }
 
 #[test]

@@ -209,8 +209,9 @@ fn damaged_files_are_refused() {
         std::fs::write(&cache.path, bytes).unwrap();
         cache.refused(&tiny(), &args)
     };
-    assert_eq!(refused(b""), "is not a saved session");
-    assert_eq!(refused(b"GGUF\x03\0\0\0 and more than twenty bytes"), "is not a saved session");
+    for bytes in [&b""[..], b"GGUF\x03\0\0\0 and more than twenty bytes"] {
+        assert_eq!(refused(bytes), "is not a saved session; name another file");
+    }
     let cut = refused(&whole[..whole.len() - 1]);
     assert!(cut.starts_with("is damaged: it has"), "{cut}");
     let changed = |at: usize| {
@@ -219,10 +220,15 @@ fn damaged_files_are_refused() {
         refused(&bytes)
     };
     let version = changed(8);
-    assert_eq!(version, "is a session of version 0, this program knows version 1");
-    assert_eq!(changed(30), "is damaged: the checksum of its header does not agree");
+    let expected =
+        "is a session of version 0, but this program reads version 1; delete it to start over";
+    assert_eq!(version, expected);
+    let damaged = |part| {
+        format!("is damaged: the checksum of its {part} does not match; delete it to start over")
+    };
+    assert_eq!(changed(30), damaged("header"));
     for at in [whole.len() / 2, whole.len() - 9, whole.len() - 1] {
-        assert_eq!(changed(at), "is damaged: the checksum of its rows does not agree");
+        assert_eq!(changed(at), damaged("rows"));
     }
     std::fs::write(&cache.path, &whole).unwrap();
     assert_eq!(cache.run(&args)["prompt_evaluated"], 1);

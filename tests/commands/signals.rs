@@ -54,7 +54,7 @@ fn a_file_that_is_cut_short_is_named() {
     let (output, stderr) = ended(child);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     let line = stderr.lines().last().unwrap();
-    let expected = format!("lapidary: {}: it was cut short by another program", path.display());
+    let expected = format!("lapidary: {}: another program truncated it", path.display());
     assert!(line.starts_with(&expected), "{stderr}");
 }
 

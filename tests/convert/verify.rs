@@ -156,7 +156,7 @@ fn files_of_other_programs_pass_with_a_note() {
     let output = command(&plain, &[]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("checksums are not there"), "{text}");
+    assert!(text.contains("checksums are missing"), "{text}");
     assert!(text.contains("nothing is wrong"), "{text}");
 }
 
@@ -260,7 +260,7 @@ fn for_programs() {
 fn what_cannot_be_read_is_refused() {
     let (_dir, out) = converted(Recipe::Q4_K_M);
     let bytes = fs::read(&out).unwrap();
-    for (len, cause) in [(bytes.len() - 32, "truncated"), (20_000, "wants"), (0, "wants")] {
+    for (len, cause) in [(bytes.len() - 32, "truncated"), (20_000, "needs"), (0, "needs")] {
         fs::write(&out, &bytes[..len]).unwrap();
         let output = command(&out, &[]);
         let stderr = String::from_utf8(output.stderr).unwrap();

@@ -133,8 +133,8 @@ fn more_pieces_to_find_than_any_model_has() {
     let vocab = lapidary_formats::vocab::Vocab { pieces, ..small::vocab() };
     let error = Tokenizer::new(vocab).unwrap_err().to_string();
     let expected =
-        "the pieces that are found before merging, control pieces and user-defined ones, are \
-                    too many or too long";
+        "the pieces that are matched before merging (control and user-defined ones) are too \
+                    many or too long";
     assert_eq!(error, expected);
 }
 

@@ -195,7 +195,7 @@ fn templates_that_write_without_end_are_stopped() {
 fn templates_that_are_too_long_are_refused() {
     let source = " ".repeat((1 << 20) + 1);
     let message = ChatTemplate::new(Some(&source), "<bos>", "<eos>").unwrap_err().to_string();
-    assert_eq!(message, "the chat template has 1048577 bytes, at most 1048576 are taken");
+    assert_eq!(message, "the chat template has 1048577 bytes, but at most 1048576 are allowed");
 }
 
 #[test]

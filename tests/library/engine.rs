@@ -305,7 +305,7 @@ impl Constraint for Only {
         self.left == 0
     }
 
-    fn another(&self) -> Box<dyn Constraint> {
+    fn boxed_clone(&self) -> Box<dyn Constraint> {
         Box::new(Self { ..*self })
     }
 }

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# aarch64_sysroot.sh DIR: makes DIR/sysroot, with which this machine's rustc compiles for 64-bit
-# Arm: give it `--sysroot DIR/sysroot` and the target aarch64-unknown-linux-gnu.
+# aarch64_sysroot.sh DIR: makes DIR/sysroot, with which this machine's rustc can compile for 64-bit
+# Arm: pass it `--sysroot DIR/sysroot` and the target aarch64-unknown-linux-gnu.
 #
-# All that rustc lacks for that target is the standard library. It is built from its sources, which
-# Debian has as a package, if Debian has those of exactly this rustc. Needs Debian and its package
-# gcc-aarch64-linux-gnu; takes one or two minutes, and no time if DIR was made by the same rustc.
+# The only thing that rustc lacks for that target is the standard library. It is built from source,
+# which Debian has as a package, if Debian has the source of exactly this rustc. Needs Debian and its package
+# gcc-aarch64-linux-gnu; takes one or two minutes, or no time if DIR was made by the same rustc.
 set -euo pipefail
 target=aarch64-unknown-linux-gnu
 rustc=$(rustc -vV)
@@ -17,14 +17,14 @@ fail() {
 
 mkdir -p "${1:?which folder?}"
 dir=$(cd "$1" && pwd)
-# A compiler reads no library but its own.
+# A compiler can use only a library of its own version.
 if [ "$(cat "$dir/rustc" 2>/dev/null)" = "$rustc" ]; then
   exit 0
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# The mirror that this machine has its packages from, as far as it has read lists of them.
+# The mirror that this machine's packages come from, according to its package lists.
 mirror() {
   apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | sort -u | sed -n 1p
 }
@@ -35,20 +35,20 @@ if [ -z "$mirror" ]; then
 fi
 [ -n "$mirror" ] || fail "apt knows no mirror of Debian to get rust-src $version from"
 
-# Suites that are newer than the machine's are asked in folders of our own: its lists, and so what
-# it would install, stay as they are.
+# Newer suites than the machine's are fetched into separate folders, so that the machine's own package
+# lists, and thus what it would install, do not change.
 apt=(
   -o "Dir::Etc::sourcelist=$work/sources.list"
   -o Dir::Etc::sourceparts=/dev/null
   -o "Dir::State::lists=$work/lists"
   -o "Dir::Cache=$work/cache"
-  # apt's own user may not enter them.
+  # apt's own user may not be allowed to enter them.
   -o APT::Sandbox::User=root
   -o Acquire::Languages=none
 )
 mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
 package=
-# The backports keep a few versions beside the newest; the other two have only that.
+# Backports keep some older versions; the other two suites have only the newest.
 for suite in stable-backports testing unstable; do
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$work/sources.list"
   apt-get "${apt[@]}" -qq update || continue
@@ -62,8 +62,8 @@ done
 dpkg-deb --fsys-tarfile "$work"/rust-src_*.deb |
   tar -x -C "$work" --strip-components=4 --wildcards --no-wildcards-match-slash './usr/src/rustc-*/library'
 
-# The library is written in Rust that is not stable. The flag marks the crates that it depends on,
-# so that a program which depends on the same ones does not get them from here.
+# The library uses unstable Rust. The flag marks the crates that it depends on, so that a program which
+# depends on the same crates does not get them from here.
 env -u CARGO_ENCODED_RUSTFLAGS \
   RUSTC_BOOTSTRAP=1 \
   RUSTFLAGS=-Zforce-unstable-if-unmarked \

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Asks a server everything that OpenAI's own Python client can, and ends at the first surprise.
+"""Calls everything that OpenAI's Python client supports on a server, and stops at the first unexpected result.
 
     openai_client.py LAPIDARY MODEL
 
-starts `LAPIDARY serve MODEL` by itself. Needs the package `openai`.
+It starts `LAPIDARY serve MODEL` itself. Needs the package `openai`.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ PROMPT = "And it came to pass, when David was come to"
 
 @contextlib.contextmanager
 def server(binary, model, *options):
-    """A server that runs while it is needed, and a client of it that does not try again."""
+    """Runs a server while the context is open; yields a client that does not retry."""
     command = [binary, "serve", model, "--port", "0", *options]
     environment = {**os.environ, "LAPIDARY_API_KEY": KEY}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
@@ -41,7 +41,7 @@ def server(binary, model, *options):
 
 
 def raises(kind, code, ask):
-    """What is asked has to fail in one way."""
+    """Asserts that a call fails with this exception and code."""
     try:
         ask()
     except kind as error:
@@ -75,7 +75,7 @@ def chat(client):
     assert chunks[-2].choices[0].finish_reason == "length", chunks[-2]
     assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == 8, chunks[-1]
 
-    # The helper that puts a stream together again, which takes whole answers only.
+    # The client's helper that assembles a stream; it accepts complete answers only.
     ended = {**ask, "max_completion_tokens": 200}
     with client.chat.completions.stream(**ended) as stream:
         for _ in stream:
@@ -160,7 +160,7 @@ def errors(client):
 
 
 def crowd(client):
-    """With one answer at a time, and one that waits."""
+    """With one slot and a queue of one."""
     endless = dict(model="any", prompt=PROMPT, max_tokens=-1, stream=True, extra_body={"ignore_eos": True})
     short = lambda: client.completions.create(model="any", prompt=PROMPT, max_tokens=1)
     running = client.completions.create(**endless)
@@ -168,7 +168,7 @@ def crowd(client):
     waiting = client.completions.create(**endless)
     error = raises(openai.RateLimitError, "queue_full", short)
     assert float(error.response.headers["retry-after"]) > 0, error.response.headers
-    # Those that are let go make room.
+    # Closing the streams frees their places.
     waiting.close()
     running.close()
     start = time.monotonic()
@@ -177,7 +177,7 @@ def crowd(client):
             short()
             break
         except openai.RateLimitError:
-            assert time.monotonic() - start < 30, "they are not let go"
+            assert time.monotonic() - start < 30, "their places are not freed"
             time.sleep(0.05)
 
 

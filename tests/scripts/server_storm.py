@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Treats a server as the worst clients do, and looks whether it is as it was before.
+"""Sends a server requests of badly behaved clients, and checks that it is afterwards as it was before.
 
     server_storm.py [--requests 500] [--rounds 1] [--seed 1] LAPIDARY MODEL
 
-starts `LAPIDARY serve MODEL` by itself (Linux). In each round so many requests come from 16 clients at a
-time, drawn by the seed: answers that are waited for, whole and streamed; clients that go away before,
-within and after the body and within the answer; slow readers; bodies that are too long, not JSON, not
-UTF-8, nested without end or of another type; heads without end; prompts that are too long; no HTTP at all.
-Each has to be answered as it should, or the connection closed where that is the answer. After a round
-nothing may run or wait, and a prompt gets the answer that it got at first. Of 40 rounds or more the memory in
-the second half has to stay within 2 %: it takes ten thousand requests until an allocator has what it keeps.
-Caches, which are taken as they fill, are filled before.
+It starts `LAPIDARY serve MODEL` itself (Linux only). Each round sends this many requests, 16 at a time,
+chosen at random by the seed: complete and streamed answers; clients that disconnect before, during and after
+the body and during the answer; slow readers; bodies that are too long, not JSON, not UTF-8, nested without end
+or of another type; headers without end; prompts that are too long; and data that is not HTTP. Each must get the
+right answer, or have its connection closed where that is right. After a round nothing may be running or waiting,
+and a prompt must get the same answer as at first. With 40 rounds or more, the memory in the second half must stay
+within 2 %: an allocator takes ten thousand requests to reach its final size. The KV caches, whose memory is
+allocated as they fill, are filled before the first round.
 """
 import argparse
 import collections
@@ -29,7 +29,7 @@ PARALLEL, CONTEXT = 4, 512
 
 
 class Server:
-    """A server that runs until it is left."""
+    """A server that runs while the context is open."""
 
     def __init__(self, lapidary: str, model: str):
         command = [lapidary, "serve", model, "--port", "0", "--parallel", str(PARALLEL), "--queue", "8",
@@ -40,7 +40,7 @@ class Server:
                 self.port = int(found[1])
                 break
         else:
-            raise SystemExit("the server does not begin")
+            raise SystemExit("the server did not start")
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
 
     def __enter__(self):
@@ -54,7 +54,7 @@ class Server:
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def resident(self) -> int:
-        """Bytes of memory."""
+        """Resident memory in bytes."""
         with open(f"/proc/{self.process.pid}/status") as status:
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS:"))
 
@@ -74,23 +74,23 @@ def ask(body: dict) -> bytes:
 
 
 def talk(server: Server, data: bytes) -> bytes:
-    """Sends it all and reads it all; what was read before a reset."""
+    """Sends everything and reads everything; if the connection is reset, returns what was read before."""
     reply = b""
     with server.connect() as connection:
         try:
             connection.sendall(data)
         except OSError:
-            pass  # The server need not hear a body out that is too long.
+            pass  # The server need not read a body that is too long.
         try:
-            while part := connection.recv(1 << 16):
-                reply += part
+            while data := connection.recv(1 << 16):
+                reply += data
         except OSError:
             pass
     return reply
 
 
 def status(reply: bytes) -> int:
-    """Of a reply, 0 if there is none."""
+    """The status code of a reply, 0 if there is none."""
     return int(reply.split(None, 2)[1]) if reply.startswith(b"HTTP/1.1 ") else 0
 
 
@@ -112,14 +112,14 @@ def slow_reader(server, chance):
     with server.connect() as connection:
         connection.sendall(ask(answer(chance, stream=True, logprobs=5)))
         reply = b""
-        while part := connection.recv(256):
-            reply += part
+        while data := connection.recv(256):
+            reply += data
             time.sleep(0.002)
     return status(reply) == 429 or b"data: [DONE]" in reply
 
 
 def goes_away(server, chance):
-    """Anywhere: within the request, right after it, or within the answer."""
+    """Disconnects during the request, right after it, or during the answer."""
     data = ask({**answer(chance, stream=chance.random() < 0.7), "max_tokens": 400})
     with server.connect() as connection:
         connection.sendall(data[:chance.choice([0, 10, len(data) - 5, len(data), len(data)])])
@@ -137,7 +137,7 @@ def refused(expected: set[int], make):
 
 
 BAD_JSON = [b"", b"{", b'{"prompt": "a"', b'{"prompt": "a",}', b"[1, 2", b'{"prompt": NaN}', b"null", b'"text"', b"\xef\xbb\xbf{}"]
-# How often each is drawn.
+# How often each kind is chosen, and what does it.
 KINDS = {
     "whole": (12, whole),
     "streamed": (12, streamed),
@@ -156,7 +156,7 @@ KINDS = {
 
 
 def round_(server: Server, requests: int, seed: int) -> collections.Counter:
-    """One round; how many of each kind were answered as they should be."""
+    """Runs one round; returns how many requests of each kind were handled correctly."""
     chance = random.Random(seed)
     jobs: queue.SimpleQueue = queue.SimpleQueue()
     for _ in range(requests):
@@ -184,16 +184,16 @@ def round_(server: Server, requests: int, seed: int) -> collections.Counter:
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     if failed:
-        raise SystemExit(f"not as it should be: {failed}")
+        raise SystemExit(f"handled wrongly: {failed}")
     return counts
 
 
 def fill(server: Server) -> None:
-    """Fills all caches."""
+    """Fills all KV caches."""
     def one(word: str) -> None:
         data = ask({"prompt": word, "max_tokens": CONTEXT - 16, "ignore_eos": True})
         if status(talk(server, data)) != 200:
-            raise SystemExit("a whole context is not answered")
+            raise SystemExit("a request for a whole context failed")
 
     threads = [threading.Thread(target=one, args=(f"{n} times",)) for n in range(PARALLEL)]
     [thread.start() for thread in threads]
@@ -224,17 +224,17 @@ def main() -> int:
                     break
                 time.sleep(0.1)
             else:
-                raise SystemExit(f"the queue does not drain: {health}")
+                raise SystemExit(f"the queue does not become empty: {health}")
             if said() != first:
-                raise SystemExit("a prompt has another answer than at first")
+                raise SystemExit("a prompt gets another answer than at first")
             resident.append(server.resident())
             shown = ", ".join(f"{n} {name}" for name, n in sorted(counts.items(), key=lambda item: -item[1]))
-            print(f"round {number + 1}: {sum(counts.values())} as they should be ({shown}); {resident[-1] / 1e6:.1f} MB")
+            print(f"round {number + 1}: {sum(counts.values())} handled correctly ({shown}); {resident[-1] / 1e6:.1f} MB")
         later = resident[len(resident) // 2:]
         if args.rounds >= 40 and max(later) > 1.02 * min(later):
-            raise SystemExit(f"memory grows: {later}")
+            raise SystemExit(f"the memory grows: {later}")
         if server.process.poll() is not None:
-            raise SystemExit("the server has ended")
+            raise SystemExit("the server has exited")
     return 0
 
 

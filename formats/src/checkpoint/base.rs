@@ -1,17 +1,17 @@
-//! What `tokenizer.model` and `tokenizer.json` both give, before the lists of added tokens are laid
-//! over it.
+//! What both `tokenizer.model` and `tokenizer.json` provide, before the lists of added tokens are
+//! applied.
 
 use serde::Deserialize;
 
 use crate::vocab::{Piece, PieceKind};
 
-/// What a tokenizer's own file says.
+/// The contents of a tokenizer's own file.
 pub(super) struct Base {
     pub pieces: Vec<Piece<'static>>,
     pub special: SpecialIds,
 }
 
-/// Ids that a tokenizer's own file names.
+/// Special ids that a tokenizer's own file gives.
 #[derive(Default)]
 pub(super) struct SpecialIds {
     pub unk: Option<u32>,
@@ -23,7 +23,7 @@ pub(super) struct SpecialIds {
 /// A token that was added to a trained tokenizer, or whose handling was changed.
 #[derive(Deserialize)]
 pub(super) struct AddedToken {
-    /// Present in `tokenizer.json`; the key of the map in `tokenizer_config.json`.
+    /// Present in `tokenizer.json`; in `tokenizer_config.json` it is the key of the map instead.
     #[serde(default)]
     pub id: u32,
     pub content: String,
@@ -31,7 +31,7 @@ pub(super) struct AddedToken {
     pub special: bool,
 }
 
-/// The unused piece for an embedding row that no token has, as llama.cpp's converter writes it.
+/// The unused piece for an embedding row without a token, as llama.cpp's converter writes it.
 pub(super) fn filler(id: usize) -> Piece<'static> {
     Piece { text: format!("[PAD{id}]").into(), score: -10_000.0, kind: PieceKind::Unused }
 }

@@ -19,7 +19,7 @@ pub enum CheckpointError {
         /// What the system said.
         error: io::Error,
     },
-    /// Something that downloads leave in the place of a file.
+    /// What a failed download leaves in the place of the file.
     #[error("{}: not the file that was asked for but {what}", path.display())]
     StandIn {
         /// The file.
@@ -27,8 +27,8 @@ pub enum CheckpointError {
         /// What it is.
         what: &'static str,
     },
-    /// A file that is far larger than its like ever is.
-    #[error("{}: has {len} bytes, at most {max} are read of such a file", path.display())]
+    /// A file is far larger than files of its kind ever are.
+    #[error("{}: has {len} bytes, but at most {max} are allowed for this file", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -37,7 +37,7 @@ pub enum CheckpointError {
         /// The most that is allowed, in bytes.
         max: usize,
     },
-    /// A file is not JSON, or not of the expected form.
+    /// A file is not valid JSON or does not have the expected fields.
     #[error("{}: {}", path.display(), Printable::new(&error.to_string()))]
     Json {
         /// The file.
@@ -57,25 +57,25 @@ pub enum CheckpointError {
         /// The directory.
         dir: PathBuf,
     },
-    /// The directory has no weights that can be read.
+    /// The directory has no weights in a supported format.
     #[error("{}: there is neither model.safetensors nor model.safetensors.index.json{hint}", dir.display())]
     NoWeights {
         /// The directory.
         dir: PathBuf,
-        /// What there is instead, if it is known.
+        /// What the directory has instead, if that is known.
         hint: &'static str,
     },
-    /// The index names a shard that is not a file of the directory.
+    /// The index gives a shard name that is not the name of a file in the directory.
     #[error("{}: shard name \"{}\" of tensor \"{}\" is not a plain file name", path.display(), Printable::new(shard), Printable::new(tensor))]
     ShardName {
         /// The index.
         path: PathBuf,
-        /// The shard as named.
+        /// The shard's name in the index.
         shard: String,
-        /// A tensor said to be in it.
+        /// A tensor that the index puts in it.
         tensor: String,
     },
-    /// A shard that the index names is not there.
+    /// A shard that the index names does not exist.
     #[error("{}: shard \"{}\" is missing", path.display(), Printable::new(shard))]
     MissingShard {
         /// The index.
@@ -83,7 +83,7 @@ pub enum CheckpointError {
         /// The shard.
         shard: String,
     },
-    /// A tensor is not in the shard that the index puts it in.
+    /// A tensor is not in the shard where the index puts it.
     #[error("{}: tensor \"{}\" is missing, although the index puts it here", path.display(), Printable::new(tensor))]
     NotInShard {
         /// The shard.
@@ -99,7 +99,7 @@ pub enum CheckpointError {
         /// The tensor.
         tensor: String,
     },
-    /// The header of a safetensors file is not one.
+    /// A safetensors file has an invalid header.
     #[error("{}: not a safetensors file: {}", path.display(), Printable::new(cause))]
     Header {
         /// The file.
@@ -108,7 +108,7 @@ pub enum CheckpointError {
         cause: String,
     },
     /// A file is shorter or longer than its header says.
-    #[error("{}: has {found} bytes, its header asks for {expected}: the download is incomplete", path.display())]
+    #[error("{}: has {found} bytes, but its header asks for {expected}: the download is incomplete", path.display())]
     Length {
         /// The file.
         path: PathBuf,
@@ -117,7 +117,7 @@ pub enum CheckpointError {
         /// The length in bytes that it should have.
         expected: u64,
     },
-    /// A tensor's description contradicts itself or the file.
+    /// A tensor's description is inconsistent in itself or with the file.
     #[error("{}: tensor \"{}\": {}", path.display(), Printable::new(tensor), Printable::new(cause))]
     Tensor {
         /// The file.
@@ -127,13 +127,13 @@ pub enum CheckpointError {
         /// What is wrong.
         cause: String,
     },
-    /// Neither `tokenizer.model` nor `tokenizer.json` is there.
+    /// Neither `tokenizer.model` nor `tokenizer.json` exists.
     #[error("{}: there is neither tokenizer.model nor tokenizer.json", dir.display())]
     NoTokenizer {
         /// The directory.
         dir: PathBuf,
     },
-    /// `tokenizer.model` is no SentencePiece model.
+    /// `tokenizer.model` is not a SentencePiece model.
     #[error("{}: not a SentencePiece model: {error}", path.display())]
     SentencePiece {
         /// The file.
@@ -141,7 +141,7 @@ pub enum CheckpointError {
         /// What is wrong.
         error: prost::DecodeError,
     },
-    /// The vocabulary makes no sense.
+    /// The vocabulary is invalid.
     #[error("{}: {cause}", path.display())]
     Vocab {
         /// The file.

@@ -4,11 +4,11 @@ use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
 
-/// What each merge makes, in order.
+/// The piece that each merge produces, in order.
 #[derive(Default)]
 pub(super) struct Merges {
     texts: String,
-    /// Where each one ends in `texts`.
+    /// Where each piece ends in `texts`, in bytes.
     ends: Vec<usize>,
 }
 
@@ -18,7 +18,7 @@ impl Merges {
         self.ends.len()
     }
 
-    /// The pieces that they make.
+    /// The pieces that they produce.
     pub fn pieces(&self) -> impl Iterator<Item = &str> {
         let starts = [0].into_iter().chain(self.ends.iter().copied());
         starts.zip(&self.ends).map(|(start, end)| &self.texts[start..*end])
@@ -68,17 +68,17 @@ impl<'de> Visitor<'de> for Merge<'_> {
     }
 
     fn visit_str<E: Error>(self, pair: &str) -> Result<(), E> {
-        // Spaces are `▁` in pieces, so that the only one is the separator.
+        // Pieces spell spaces as `▁`, so the only space is the separator.
         self.0.extend(pair.split(' '));
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<(), A::Error> {
         for i in 0..2 {
-            let half = pair.next_element_seed(Half(self.0))?;
-            half.ok_or_else(|| A::Error::invalid_length(i, &"two pieces"))?;
+            let piece = pair.next_element_seed(HalfOfMerge(self.0))?;
+            piece.ok_or_else(|| A::Error::invalid_length(i, &"two pieces"))?;
         }
-        match pair.next_element_seed(Half(self.0))? {
+        match pair.next_element_seed(HalfOfMerge(self.0))? {
             None => Ok(()),
             Some(()) => Err(A::Error::invalid_length(3, &"two pieces")),
         }
@@ -86,9 +86,9 @@ impl<'de> Visitor<'de> for Merge<'_> {
 }
 
 /// One of the two pieces of a merge.
-struct Half<'t>(&'t mut String);
+struct HalfOfMerge<'t>(&'t mut String);
 
-impl<'de> DeserializeSeed<'de> for Half<'_> {
+impl<'de> DeserializeSeed<'de> for HalfOfMerge<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -96,7 +96,7 @@ impl<'de> DeserializeSeed<'de> for Half<'_> {
     }
 }
 
-impl Visitor<'_> for Half<'_> {
+impl Visitor<'_> for HalfOfMerge<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,5 @@
-//! `tokenizer.model`: SentencePiece's protobuf
-//! ([sentencepiece_model.proto](https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto)),
-//! the fields that are needed.
+//! `tokenizer.model`: the fields that are needed of SentencePiece's protobuf
+//! ([sentencepiece_model.proto](https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto)).
 
 use std::path::Path;
 
@@ -10,15 +9,16 @@ use super::base::{Base, SpecialIds};
 use super::{read, CheckpointError};
 use crate::vocab::{Piece, PieceKind, VocabError};
 
-/// The same without what is in the pieces: lists of it take no memory, however long they are.
+/// [`ModelProto`] without the pieces' contents. Counting pieces with it takes no memory for them,
+/// however many a file declares.
 #[derive(Message)]
 struct Count {
     #[prost(message, repeated, tag = "1")]
-    pieces: Vec<Nothing>,
+    pieces: Vec<Empty>,
 }
 
 #[derive(Message)]
-struct Nothing {}
+struct Empty {}
 
 #[derive(Message)]
 struct ModelProto {
@@ -44,7 +44,7 @@ struct TrainerSpec {
     /// 1 unigram, 2 BPE, 3 word, 4 character; absent means unigram.
     #[prost(int32, optional, tag = "3")]
     model_type: Option<i32>,
-    /// The proto's defaults are 0, 1, 2 and -1; -1 stands for none.
+    /// The proto's defaults are 0, 1, 2 and -1; -1 means that there is no such piece.
     #[prost(int32, optional, tag = "40")]
     unk_id: Option<i32>,
     #[prost(int32, optional, tag = "41")]
@@ -55,7 +55,7 @@ struct TrainerSpec {
     pad_id: Option<i32>,
 }
 
-/// Reads `tokenizer.model`, which may have `vocab_size` pieces at most.
+/// Reads `tokenizer.model`, which may have at most `vocab_size` pieces.
 pub(super) fn read_model(path: &Path, vocab_size: usize) -> Result<Base, CheckpointError> {
     let file = read(path)?;
     let proto_error = |error| CheckpointError::SentencePiece { path: path.to_owned(), error };

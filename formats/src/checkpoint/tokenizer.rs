@@ -1,7 +1,7 @@
-//! The vocabulary of a checkpoint, from whichever files it has, and its chat template.
+//! The vocabulary of a checkpoint, from whichever tokenizer files it has, and its chat template.
 //!
-//! `tokenizer.model` and `tokenizer.json` both give a [`Base`]; the lists of added tokens beside
-//! them are then laid over it by one set of rules, so that pieces have the same kinds whichever
+//! `tokenizer.model` and `tokenizer.json` both give a [`Base`]. The lists of added tokens beside
+//! them are then applied to it by one set of rules, so that pieces have the same kinds whichever
 //! file they came from.
 
 use std::collections::BTreeMap;
@@ -70,7 +70,7 @@ pub(super) fn chat_template(dir: &Path) -> Result<Option<String>, CheckpointErro
     })
 }
 
-/// The vocabulary of the checkpoint `dir`, of exactly `vocab_size` pieces.
+/// Reads the vocabulary of the checkpoint `dir`. It has exactly `vocab_size` pieces.
 pub(super) fn vocab(dir: &Path, vocab_size: usize) -> Result<Vocab, CheckpointError> {
     let config = TokenizerConfig::read(dir)?;
     let (path, base, mut added) = base(dir, vocab_size)?;
@@ -85,7 +85,7 @@ pub(super) fn vocab(dir: &Path, vocab_size: usize) -> Result<Vocab, CheckpointEr
     assemble(base, &added, &config, vocab_size).map_err(error)
 }
 
-/// The tokenizer's own file, read; and the added tokens in it.
+/// Reads the tokenizer's own file. Also returns its path and the added tokens in it.
 fn base(
     dir: &Path,
     vocab_size: usize,
@@ -102,7 +102,8 @@ fn base(
     }
 }
 
-/// `added_tokens.json`, which slow tokenizers wrote before `added_tokens_decoder` came: text to id.
+/// `added_tokens.json`, which slow tokenizers wrote before there was `added_tokens_decoder`: a map
+/// from text to id.
 fn added_tokens_json(dir: &Path) -> Result<Vec<AddedToken>, CheckpointError> {
     let Some(file) = read_if_there(&dir.join("added_tokens.json"))? else {
         return Ok(Vec::new());
@@ -112,7 +113,7 @@ fn added_tokens_json(dir: &Path) -> Result<Vec<AddedToken>, CheckpointError> {
     Ok(tokens.into_iter().map(token).collect())
 }
 
-/// The vocabulary from a tokenizer's own file and the tokens added to it.
+/// Makes the vocabulary from a tokenizer's own file and the tokens added to it.
 fn assemble(
     base: Base,
     added: &[AddedToken],
@@ -132,7 +133,7 @@ fn assemble(
         })?;
         apply(piece, token);
     }
-    pieces.iter_mut().for_each(settle);
+    pieces.iter_mut().for_each(normalize);
     let mut vocab = Vocab {
         pieces: pieces.into_iter().collect(),
         bos: None,
@@ -141,7 +142,7 @@ fn assemble(
         unk: None,
         pad: None,
         add_bos: config.add_bos_token.unwrap_or(true),
-        // Never for Gemma, and transformers does not ask tokenizer.model.
+        // Gemma never has it, and transformers ignores this setting of tokenizer.model.
         add_space_prefix: false,
     };
     vocab.bos = special_id(&vocab, "bos_token", &config.bos_token, special.bos, "<bos>")?;
@@ -152,23 +153,23 @@ fn assemble(
     vocab.checked()
 }
 
-/// Lays an added token over the piece with its id.
+/// Replaces the piece with the added token's id by the added token.
 fn apply(piece: &mut Piece, token: &AddedToken) {
     use PieceKind::*;
     let fixed = matches!(piece.kind, Unknown | Control | Byte);
     if fixed && piece.text == token.content {
         return;
     }
-    // Some files flag all added tokens as special, runs of newlines and spaces with them; as
-    // control pieces those could not be matched in text, nor printed.
+    // Some files mark all added tokens as special, including runs of newlines and spaces. As
+    // control pieces those could be neither matched in text nor printed.
     let blank = token.content.chars().all(|c| c.is_whitespace() || c == '▁');
     let control = is_control_text(&token.content) || (token.special && !blank);
     piece.text = token.content.clone().into();
     piece.kind = if control { Control } else { UserDefined };
 }
 
-/// The rules that hold wherever a piece came from.
-fn settle(piece: &mut Piece) {
+/// Applies the rules for kinds and scores that hold whichever file a piece came from.
+fn normalize(piece: &mut Piece) {
     use PieceKind::*;
     if piece.kind == UserDefined {
         match is_control_text(&piece.text) {
@@ -176,8 +177,8 @@ fn settle(piece: &mut Piece) {
             false => piece.text = piece.text.replace(' ', "▁").into(),
         }
     }
-    // Scores order merges, which make normal pieces only. Files disagree on the rest; the values
-    // are those of llama.cpp's converter.
+    // Scores order the merges, which produce only normal pieces. Files disagree on the other scores;
+    // these are the values of llama.cpp's converter.
     match piece.kind {
         Control | UserDefined | Unknown => piece.score = -1000.0,
         Byte => piece.score = 0.0,
@@ -185,8 +186,8 @@ fn settle(piece: &mut Piece) {
     }
 }
 
-/// A special token's id: the piece that `tokenizer_config.json` names, else what the tokenizer's
-/// own file says, else the piece that Gemma calls so.
+/// The id of a special token: of the piece that `tokenizer_config.json` names; otherwise the id in
+/// the tokenizer's own file; otherwise of the piece with Gemma's name for it.
 fn special_id(
     vocab: &Vocab,
     what: &'static str,

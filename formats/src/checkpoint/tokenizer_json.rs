@@ -1,4 +1,4 @@
-//! `tokenizer.json`: the BPE model of the `tokenizers` library, turned into scored pieces.
+//! `tokenizer.json`: turns the BPE model of the `tokenizers` library into scored pieces.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -30,7 +30,7 @@ struct Model {
     merges: Merges,
 }
 
-/// Reads `tokenizer.json`; ids from `vocab_size` on are refused.
+/// Reads `tokenizer.json`. Refuses ids that are not below `vocab_size`.
 pub(super) fn read_json(
     path: &Path,
     vocab_size: usize,
@@ -56,13 +56,13 @@ fn convert(model: &Model, vocab_size: usize) -> Result<Base, VocabError> {
     for (text, id) in &model.vocab {
         let kind = match text.as_str() {
             text if Some(text) == model.unk_token.as_deref() => PieceKind::Unknown,
-            // Gemma's JSON spells this one byte as itself; SentencePiece's file does not.
+            // Gemma's JSON spells this one byte as itself; SentencePiece's file spells it `<0x09>`.
             "\t" if no_tab_byte => PieceKind::Byte,
             text if is_byte(text) => PieceKind::Byte,
             _ => PieceKind::Normal,
         };
         let text = if kind == PieceKind::Byte && text == "\t" { "<0x09>" } else { text };
-        // No merge makes the pieces without a score; they come after all that are made.
+        // Pieces that no merge produces have the lowest score.
         let score = scores.get(id).copied().unwrap_or(-(model.merges.len() as f32));
         let piece = Piece { text: text.to_owned().into(), score, kind };
         if pieces[*id as usize].replace(piece).is_some() {
@@ -75,8 +75,8 @@ fn convert(model: &Model, vocab_size: usize) -> Result<Base, VocabError> {
     Ok(Base { pieces, special: SpecialIds { unk, ..SpecialIds::default() } })
 }
 
-/// By id: minus the index of the first merge that makes the piece. Merges are listed in the order
-/// of SentencePiece's scores, of which only the order matters.
+/// The scores by id: minus the index of the first merge that produces the piece. Merges are listed
+/// in the order of SentencePiece's scores, and only that order matters.
 fn scores(model: &Model) -> HashMap<u32, f32> {
     let mut scores = HashMap::new();
     for (index, piece) in model.merges.pieces().enumerate() {

@@ -1,5 +1,5 @@
-//! JSON objects whose keys occur once. What serde makes of a key that occurs twice, the last value,
-//! is what only one of the programs that read a file may see.
+//! JSON objects whose keys must be unique. For a key that occurs twice serde takes the last value,
+//! but other programs that read the file may take the first.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Display};
@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
 use crate::printable::Printable;
 
-/// A map to be filled.
+/// A map that can be filled.
 pub(super) trait Map: Default {
     type Key: Display;
     type Value;
@@ -45,7 +45,7 @@ impl<K: Display + Eq + Hash, V> Map for HashMap<K, V> {
     }
 }
 
-/// Deserializes a map and refuses keys that occur twice; for `#[serde(deserialize_with)]`.
+/// Deserializes a map and refuses duplicate keys; for `#[serde(deserialize_with)]`.
 pub(super) fn unique<'de, D, M>(deserializer: D) -> Result<M, D::Error>
 where
     D: Deserializer<'de>,

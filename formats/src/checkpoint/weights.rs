@@ -1,8 +1,8 @@
 //! The tensors of a checkpoint: one safetensors file, or the shards that an index names.
 //!
 //! [The format](https://github.com/huggingface/safetensors#format): eight bytes with the length
-//! of a JSON header, the header, and the tensors' bytes without gaps. The header's types are the
-//! `safetensors` crate's; the checks are made here, so that every error names its tensor.
+//! of a JSON header, the header, and the tensors' bytes without gaps. The header's types are those
+//! of the `safetensors` crate. The checks are made here, so that every error names its tensor.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -20,10 +20,10 @@ use crate::tensor::TensorView;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// The most that the format allows a header, in bytes.
+/// Largest header that the format allows, in bytes.
 const MAX_HEADER: u64 = 100_000_000;
-/// Longest name of a tensor in bytes, and most dimensions. The format has no limits; Gemma's longest
-/// name has 56, and no model has a tensor of more than five dimensions.
+/// Longest name of a tensor in bytes, and largest number of dimensions. The format has no limits, but
+/// Gemma's longest name has 56 bytes, and no model has a tensor of more than five dimensions.
 const MAX_NAME: usize = 1024;
 const MAX_DIMS: usize = 8;
 
@@ -31,7 +31,7 @@ const MAX_DIMS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Weights {
     shards: Vec<Shard>,
-    /// By name: which shard, and which of its tensors.
+    /// By tensor name: the index of the shard, and the tensor's index in that shard.
     by_name: HashMap<String, (usize, usize)>,
 }
 
@@ -48,11 +48,11 @@ struct Tensor {
     ty: QuantType,
     /// Innermost dimension first.
     shape: Vec<usize>,
-    /// Its bytes in the file.
+    /// The range of its bytes in the file.
     range: Range<usize>,
 }
 
-/// The header of a safetensors file: descriptions by name, and texts under `__metadata__`.
+/// The header of a safetensors file: tensor descriptions by name, and strings under `__metadata__`.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Header<'a> {
@@ -67,7 +67,7 @@ struct Index {
 }
 
 impl Weights {
-    /// Maps the weights in `dir`. A single file goes before an index, as in transformers.
+    /// Maps the weights in `dir`. A single file is preferred to an index, as in transformers.
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
         if dir.join(SINGLE).exists() {
             return Self::new(vec![Shard::open(&dir.join(SINGLE))?]);
@@ -147,13 +147,13 @@ impl Shard {
             name: &tensor.name,
             ty: tensor.ty,
             shape: &tensor.shape,
-            // In range: checked when the file was opened, and a map keeps its length.
+            // In range: this was checked when the file was opened, and a map keeps its length.
             data: &self.map.bytes()[tensor.range.clone()],
         }
     }
 }
 
-/// The tensors that the header of a safetensors file describes, in the order of their bytes.
+/// The tensors described by the header of a safetensors file, in the order of their bytes.
 fn header(map: &MappedFile) -> Result<Vec<Tensor>, CheckpointError> {
     let bytes = map.bytes();
     let error = |cause: String| CheckpointError::Header { path: map.path().to_owned(), cause };
@@ -169,7 +169,7 @@ fn header(map: &MappedFile) -> Result<Vec<Tensor>, CheckpointError> {
     if len > MAX_HEADER {
         return Err(error(format!("its header of {len} bytes is over the limit of {MAX_HEADER}")));
     }
-    // Both fit: the limit is far below the smallest `usize` that a model could be mapped with.
+    // No overflow: the limit is far below the largest `usize` on any machine that can map a model.
     let start = 8 + len as usize;
     let json = rest.get(..len as usize).ok_or_else(|| length_error(map, start as u64))?;
     let Header { entries } = serde_json::from_slice(json).map_err(|e| error(e.to_string()))?;
@@ -207,8 +207,8 @@ fn length_error(map: &MappedFile, expected: u64) -> CheckpointError {
     CheckpointError::Length { path, found, expected }
 }
 
-/// Checks a tensor's description, whose bytes must begin at `start` of the data section. Returns
-/// its type and size in bytes.
+/// Checks a tensor's description. Its bytes must begin at `start` of the data section. Returns its
+/// type and size in bytes.
 fn check_info(info: &TensorInfo, start: usize) -> Result<(QuantType, usize), String> {
     let ty = match info.dtype {
         Dtype::F32 => QuantType::F32,
@@ -236,11 +236,11 @@ fn check_info(info: &TensorInfo, start: usize) -> Result<(QuantType, usize), Str
     Ok((ty, bytes))
 }
 
-/// A shard must be a file of the checkpoint's directory: an index must not reach anything else.
+/// Checks that a shard is a file in the checkpoint's directory, so that an index reaches no others.
 fn check_shard_name(path: &Path, tensor: &str, shard: &str) -> Result<(), CheckpointError> {
     let mut parts = Path::new(shard).components();
     let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
-    // Separators of every system, so that a checkpoint is refused on all of them alike.
+    // Checks the separators of every system, so that all systems refuse the same checkpoints.
     match plain && !shard.contains(['/', '\\', ':']) && !shard.contains(char::is_control) {
         true => Ok(()),
         false => Err(CheckpointError::ShardName {
@@ -251,7 +251,7 @@ fn check_shard_name(path: &Path, tensor: &str, shard: &str) -> Result<(), Checkp
     }
 }
 
-/// What a directory without safetensors weights holds instead.
+/// Names what a directory without safetensors weights has instead, and what to do about it.
 fn hint(dir: &Path) -> &'static str {
     if dir.join("adapter_config.json").exists() {
         ": this is an adapter; merge it into its base model first"

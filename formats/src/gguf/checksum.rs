@@ -8,18 +8,18 @@ use twox_hash::XxHash3_64;
 /// The metadata key of a file's checksums.
 pub const CHECKSUMS_KEY: &str = "lapidary.checksum.tensors";
 
-/// The checksum of bytes that come piece by piece: XXH3 of 64 bits, which finds accidents of every
-/// kind. It is no protection from someone who alters a file on purpose.
+/// A checksum that is computed while bytes arrive: 64-bit XXH3. It detects accidental damage of
+/// every kind, but does not protect against somebody who alters a file on purpose.
 #[derive(Clone)]
 pub struct Checksum(XxHash3_64);
 
 impl Checksum {
-    /// That of no bytes.
+    /// The checksum of no bytes.
     pub fn new() -> Self {
         Self(XxHash3_64::new())
     }
 
-    /// That of `bytes` alone.
+    /// The checksum of `bytes`.
     pub fn of(bytes: &[u8]) -> u64 {
         let mut checksum = Self::new();
         checksum.update(bytes);
@@ -31,7 +31,7 @@ impl Checksum {
         self.0.write(bytes);
     }
 
-    /// The checksum so far. It is never zero, which stands for none.
+    /// The checksum so far. It is never 0, because 0 marks a missing checksum.
     pub fn value(&self) -> u64 {
         self.0.finish().max(1)
     }

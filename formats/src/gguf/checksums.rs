@@ -1,12 +1,12 @@
-//! Checksums of tensors. They lie in the metadata of the files that are written here, so that a
-//! damaged copy is found, and so that a conversion that was cut short knows what it has finished.
+//! Checksums of tensors. Lapidary stores them in the metadata of the files that it writes, so that
+//! damaged copies are detected and `--resume` knows which tensors of a conversion are complete.
 //!
 //! - `lapidary.checksum.type`: the algorithm, `xxh3-64`.
 //! - `lapidary.checksum.layout`: a checksum of the tensors' names, types and shapes. Programs that
-//!   write a file anew with other tensors are wont to copy metadata that they do not know; then
-//!   the checksums are about another file, and this tells.
-//! - `lapidary.checksum.tensors`: one for each tensor, in the file's order; zero stands for a
-//!   tensor that is not finished.
+//!   rewrite a file with other tensors often copy metadata that they do not know. The checksums
+//!   then belong to another file, and this key shows it.
+//! - `lapidary.checksum.tensors`: one checksum per tensor, in the file's order; 0 for a tensor that
+//!   has not been completely written.
 
 use super::checksum::{Checksum, CHECKSUMS_KEY};
 use super::read::Gguf;
@@ -15,15 +15,15 @@ use crate::quant::QuantType;
 
 const TYPE_KEY: &str = "lapidary.checksum.type";
 const LAYOUT_KEY: &str = "lapidary.checksum.layout";
-/// The one algorithm so far.
+/// The only algorithm so far.
 const TYPE: &str = "xxh3-64";
 
-/// What a file says of its tensors' checksums.
+/// The tensor checksums that a file has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Checksums {
-    /// Nothing: another program wrote it, or an older version.
+    /// None: another program or an older version wrote the file.
     Absent,
-    /// Something that cannot be compared, and why, in words that follow "its checksums".
+    /// Checksums that cannot be compared. The text says why and follows the word "checksums".
     Useless(&'static str),
     /// One for each tensor, in the order of [`Gguf::tensors`].
     Stored(Vec<u64>),
@@ -39,9 +39,9 @@ impl Gguf {
         let tensors = self.tensors();
         let layout = layout(tensors.map(|t| (t.name, t.ty, t.shape)));
         if self.get(TYPE_KEY).and_then(|ty| ty.as_str()) != Some(TYPE) {
-            Checksums::Useless("are of a kind that is not known here")
+            Checksums::Useless("use an algorithm that this program does not know")
         } else if self.get(LAYOUT_KEY).and_then(|sum| sum.as_int()) != Some(layout) {
-            Checksums::Useless("are those of another file, whose metadata were copied")
+            Checksums::Useless("belong to another file, whose metadata was copied")
         } else {
             match list {
                 Some(list) if list.len() == self.tensors().count() => Checksums::Stored(list),
@@ -52,8 +52,8 @@ impl Gguf {
 }
 
 impl Header {
-    /// Makes room for the checksums of the tensors, all zero until
-    /// [`Writer::write_checksums`](super::Writer::write_checksums) puts them in. To be called when
+    /// Adds metadata keys for the tensors' checksums, all 0 until
+    /// [`Writer::write_checksums`](super::Writer::write_checksums) fills them in. Call this after
     /// all tensors have been added.
     pub fn reserve_checksums(&mut self) {
         let tensors = self.tensors();
@@ -64,8 +64,9 @@ impl Header {
         self.set(CHECKSUMS_KEY, zeros);
     }
 
-    /// The checksums in `file`, which begins with this header but for those: zeros perhaps among
-    /// them, and none at all if it ends amid the header. `None` if it begins otherwise.
+    /// The checksums in `file`, if it begins with this header apart from the checksums' values;
+    /// otherwise `None`. Incomplete tensors have 0. The list is empty if `file` ends within the
+    /// header.
     pub fn stored_checksums(&self, file: &[u8]) -> Option<Vec<u64>> {
         let header = self.encode();
         let end = self.checksum_slot()?.range().end;

@@ -1,10 +1,11 @@
-//! Reading a header's bytes front to back: every step checked, every error with its place.
+//! Reads a header's bytes from front to back. Every step is checked, and every error says where it
+//! happened.
 
 use byteorder::{ByteOrder, LE};
 
 use super::error::Malformed;
 
-/// A position in the bytes of a file, and what is being read there.
+/// A position in the bytes of a file, and a description of what is being read there.
 pub(super) struct Cursor<'a> {
     pub bytes: &'a [u8],
     pub at: usize,
@@ -16,7 +17,7 @@ impl<'a> Cursor<'a> {
         Self { bytes, at: 0, place: String::new() }
     }
 
-    /// Names what is read from here on, for errors.
+    /// Describes what is read from here on, for error messages.
     pub fn place(&mut self, place: String) {
         self.place = place;
     }
@@ -53,7 +54,7 @@ impl<'a> Cursor<'a> {
         self.take(8).map(LE::read_u64)
     }
 
-    /// A length of eight bytes and as many bytes of UTF-8.
+    /// A string: a length of eight bytes, then as many bytes of UTF-8.
     pub fn string(&mut self) -> Result<&'a str, Malformed> {
         let len = self.u64()?;
         let at = self.at;

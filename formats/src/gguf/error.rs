@@ -9,8 +9,8 @@ use crate::printable::Printable;
 use crate::quant::QuantType;
 use crate::vocab::VocabError;
 
-/// Why a GGUF file cannot be read or written. Errors of reading name the file; those of writing
-/// cannot, as a [`Writer`](super::Writer) knows no path.
+/// Why a GGUF file cannot be read or written. Read errors name the file. Write errors do not,
+/// because a [`Writer`](super::Writer) does not know the path.
 #[derive(Debug, Error)]
 pub enum GgufError {
     /// The file cannot be opened.
@@ -29,19 +29,19 @@ pub enum GgufError {
         /// What is wrong with it.
         cause: Malformed,
     },
-    /// A metadata value has another type than its key calls for, or does not fit it.
+    /// A metadata value has another type than its key requires, or is out of range.
     #[error("{}: metadata key \"{}\" holds {found}, expected {expected}", path.display(), Printable::new(key))]
     ValueType {
         /// The file.
         path: PathBuf,
         /// The key.
         key: String,
-        /// What is there, as printed for people.
+        /// The type and value in the file, as text.
         found: String,
         /// What should be there.
         expected: &'static str,
     },
-    /// A metadata key that is needed is not there.
+    /// A required metadata key is missing.
     #[error("{}: metadata key {key:?} is missing", path.display())]
     MissingKey {
         /// The file.
@@ -49,15 +49,15 @@ pub enum GgufError {
         /// The key.
         key: &'static str,
     },
-    /// The splits of a model do not belong together, or one is missing.
+    /// The split files of a model do not belong together, or one is missing.
     #[error("{}: {cause}", path.display())]
     Split {
-        /// The file that was opened, or the split at fault.
+        /// The file that was opened, or the split file at fault.
         path: PathBuf,
         /// What is wrong.
         cause: String,
     },
-    /// The vocabulary makes no sense.
+    /// The vocabulary is invalid.
     #[error("{}: {cause}", path.display())]
     Vocab {
         /// The file.
@@ -65,51 +65,51 @@ pub enum GgufError {
         /// What is wrong with it.
         cause: VocabError,
     },
-    /// A tensor that a GGUF file cannot hold was to be written.
-    #[error("cannot describe a tensor: {0}")]
+    /// A tensor to be written cannot be described in a GGUF file.
+    #[error("cannot write a tensor: {0}")]
     Describe(Malformed),
     /// More bytes were written than all tensors have.
-    #[error("{extra} bytes more than tensor {name:?} has were written")]
+    #[error("tensor {name:?}: {extra} bytes too many were written")]
     TensorOverflow {
         /// The tensor that was being written, or the last one.
         name: String,
-        /// Bytes too many.
+        /// How many bytes too many.
         extra: u64,
     },
-    /// The file was finished before all tensors had their bytes.
-    #[error("tensor {name:?} was given {written} of its {bytes} bytes")]
+    /// The file was finished before all tensors were complete.
+    #[error("tensor {name:?}: only {written} of {bytes} bytes were written")]
     TensorUnderflow {
-        /// The first tensor that lacks bytes.
+        /// The first incomplete tensor.
         name: String,
-        /// Bytes it was given.
+        /// Bytes that were written.
         written: u64,
-        /// Bytes it has.
+        /// Size of the tensor in bytes.
         bytes: u64,
     },
-    /// The output cannot be written (a full disk, for one).
+    /// The output cannot be written (for example because the disk is full).
     #[error("cannot write: {0}")]
     Write(#[from] io::Error),
 }
 
-/// What is wrong with the bytes of a GGUF file, or with a tensor that is to become part of one.
+/// What is wrong with the bytes of a GGUF file, or with a tensor that is to be written to one.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Malformed {
     /// The file begins with something else.
     #[error("not a GGUF file: it begins with \"{}\"", .0.escape_ascii())]
     Magic(Vec<u8>),
-    /// Something that downloads leave in the place of a file.
+    /// What a failed download leaves in the place of the file.
     #[error("not a GGUF file but {0}")]
     StandIn(&'static str),
-    /// Written on and for a big-endian machine.
+    /// Written in big-endian byte order.
     #[error("big-endian GGUF files are not supported")]
     BigEndian,
-    /// A version of the format that is not known here.
+    /// A version of the format that is not supported.
     #[error("GGUF version {0} is not supported, only 2 and 3")]
     Version(u32),
-    /// More tensors or metadata keys than the file has room for.
+    /// The header declares more tensors or metadata keys than the file has room for.
     #[error("the header declares {count} {what}, more than a file of {len} bytes can hold")]
     Count {
-        /// Tensors or metadata keys.
+        /// What is counted: tensors or metadata keys.
         what: &'static str,
         /// How many.
         count: u64,
@@ -117,7 +117,7 @@ pub enum Malformed {
         len: usize,
     },
     /// The file ends too early, or a length in it is too large.
-    #[error("{place} wants {wanted} bytes at byte {at}, but the file has {len}")]
+    #[error("{place} needs {wanted} bytes at byte {at}, but the file has {len}")]
     Truncated {
         /// What was being read.
         place: String,
@@ -136,7 +136,7 @@ pub enum Malformed {
         /// Where, in bytes from the beginning of the file.
         at: usize,
     },
-    /// A value type that is not known here.
+    /// An unknown value type.
     #[error("{place} has the unknown type {number}")]
     UnknownValueType {
         /// What was being read.
@@ -144,21 +144,21 @@ pub enum Malformed {
         /// The type's number.
         number: u32,
     },
-    /// An array of arrays.
+    /// An array of arrays, which is not supported.
     #[error("{place} is an array of arrays, which is not supported")]
     NestedArray {
         /// What was being read.
         place: String,
     },
-    /// A truth value that is neither 0 nor 1.
-    #[error("{place} has the truth value {found}, expected 0 or 1")]
+    /// A boolean that is neither 0 nor 1.
+    #[error("{place} has the boolean value {found}, expected 0 or 1")]
     Bool {
         /// What was being read.
         place: String,
         /// The byte.
         found: u8,
     },
-    /// A key of no bytes.
+    /// A key or tensor name is empty.
     #[error("{place} is empty")]
     Empty {
         /// What was being read.
@@ -174,16 +174,16 @@ pub enum Malformed {
         /// The most that is allowed, in bytes.
         max: usize,
     },
-    /// A key occurs twice.
+    /// A metadata key occurs twice.
     #[error("metadata key \"{}\" occurs twice", Printable::new(.0))]
     DuplicateKey(String),
-    /// `general.alignment` is of no use.
+    /// `general.alignment` is not usable.
     #[error("general.alignment is {0}, expected a u32 power of two from 8 to 65536")]
     Alignment(String),
-    /// Two tensors have one name.
+    /// Two tensors have the same name.
     #[error("tensor {0:?} occurs twice")]
     DuplicateTensor(String),
-    /// No dimensions, or more than four.
+    /// A tensor has no dimensions, or more than four.
     #[error("tensor {name:?} has {dims} dimensions, expected 1 to 4")]
     Dimensions {
         /// The tensor.
@@ -194,10 +194,10 @@ pub enum Malformed {
     /// A dimension is zero.
     #[error("tensor {0:?} has a dimension of zero")]
     ZeroDimension(String),
-    /// Its size in bytes does not fit a machine word.
+    /// A tensor's size in bytes does not fit in a `usize`.
     #[error("tensor {0:?} is too large for any machine")]
     TooLarge(String),
-    /// A tensor type that is not known, or known and not supported.
+    /// An unknown or unsupported tensor type.
     #[error("tensor {name:?} has the type {number} ({type_name}), which is not supported")]
     TensorType {
         /// The tensor.
@@ -207,8 +207,8 @@ pub enum Malformed {
         /// ggml's name of the type.
         type_name: &'static str,
     },
-    /// The row length is no multiple of the block length.
-    #[error("tensor {name:?} has rows of {cols} values, no multiple of {ty}'s block of {}", ty.block_len())]
+    /// The row length is not a multiple of the block length.
+    #[error("tensor {name:?} has rows of {cols} values, not a multiple of {ty}'s block length {}", ty.block_len())]
     RowLength {
         /// The tensor.
         name: String,
@@ -217,8 +217,10 @@ pub enum Malformed {
         /// Its type.
         ty: QuantType,
     },
-    /// A tensor's data does not begin where the alignment asks for.
-    #[error("tensor {name:?} begins at offset {offset}, no multiple of the alignment {alignment}")]
+    /// A tensor's offset is not a multiple of the alignment.
+    #[error(
+        "tensor {name:?} begins at offset {offset}, not a multiple of the alignment {alignment}"
+    )]
     Misaligned {
         /// The tensor.
         name: String,
@@ -242,9 +244,9 @@ pub enum Malformed {
     /// Two tensors share bytes.
     #[error("tensors {first:?} and {second:?} overlap")]
     Overlap {
-        /// The one that begins first.
+        /// The tensor that begins first.
         first: String,
-        /// The one that begins before the first ends.
+        /// The tensor that begins before the first one ends.
         second: String,
     },
 }

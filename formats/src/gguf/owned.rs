@@ -3,10 +3,10 @@
 use super::value::{Array, Value, ValueType};
 
 /// Defines [`OwnedValue`] from one table: variant, variant of arrays, Rust type. The order of the
-/// table is of no consequence; numbers in the file are [`ValueType`]'s.
+/// table does not matter; the numbers in the file are [`ValueType`]'s.
 macro_rules! owned_value {
     ($($one:ident $many:ident $type:ty,)*) => {
-        /// A metadata value to be written; whatever a file holds can be copied into one.
+        /// A metadata value to be written. Every value of a GGUF file can be copied into one.
         #[derive(Clone, Debug, PartialEq)]
         #[allow(missing_docs)]
         pub enum OwnedValue {
@@ -33,7 +33,7 @@ macro_rules! owned_value {
                 let values = array.values();
                 match array.element_type() {
                     ValueType::Bool => Self::Bools(values.filter_map(|v| v.as_bool()).collect()),
-                    // Arrays of arrays are refused when a file is opened.
+                    // Arrays of arrays are refused when a file is opened, so this is a string.
                     ValueType::Str | ValueType::Array => Self::Strings(
                         values.filter_map(|v| v.as_str()).map(str::to_owned).collect(),
                     ),
@@ -48,7 +48,7 @@ macro_rules! owned_value {
         }
 
         impl OwnedValue {
-            /// Appends type and value as they lie in a file.
+            /// Appends the type and the value, encoded as in a file.
             pub(super) fn encode(&self, out: &mut Vec<u8>) {
                 match self {
                     Self::Bool(b) => {

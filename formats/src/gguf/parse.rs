@@ -1,4 +1,4 @@
-//! The header of one GGUF file: from bytes to checked descriptions, in one pass.
+//! Parses the header of one GGUF file: from bytes to checked descriptions, in one pass.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use crate::map::stand_in;
 use crate::printable::Printable;
 use crate::quant::QuantType;
 
-/// What the header of a file says, all of it checked against the file's length.
+/// The contents of a file's header, all checked against the file's length.
 #[derive(Debug)]
 pub(super) struct Parsed {
     pub version: u32,
@@ -35,7 +35,7 @@ pub(super) struct Tensor {
     pub ty: QuantType,
     /// Innermost dimension first.
     pub shape: Vec<usize>,
-    /// Its bytes in the file.
+    /// The range of its bytes in the file.
     pub range: Range<usize>,
 }
 
@@ -45,26 +45,26 @@ const MIN_ENTRY: u64 = 8 + 1 + 4 + 1;
 /// one dimension, type, offset.
 const MIN_DESCRIPTION: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 
-/// Parses the header at the beginning of `bytes`, a whole file. Takes time linear in its length,
-/// and never more memory than a small multiple of it, whatever counts it declares.
+/// Parses the header at the beginning of `bytes`, a whole file. Takes time linear in the header's
+/// length and at most a small multiple of that in memory, whatever counts the header declares.
 pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, Malformed> {
     let mut cursor = Cursor::new(bytes);
-    let Start { version, n_tensors, entries: metadata } = parse_metadata(&mut cursor)?;
+    let Metadata { version, n_tensors, entries: metadata } = parse_metadata(&mut cursor)?;
     let alignment = alignment(bytes, &metadata)?;
     let descriptions = descriptions(&mut cursor, n_tensors)?;
-    let tensors = place_tensors(descriptions, cursor.at, bytes.len(), alignment)?;
+    let tensors = locate_tensors(descriptions, cursor.at, bytes.len(), alignment)?;
     Ok(Parsed { version, alignment, metadata, tensors })
 }
 
-/// What a header says before it describes tensors.
-pub(super) struct Start {
+/// Everything in a header before the tensor descriptions.
+pub(super) struct Metadata {
     version: u32,
     n_tensors: u64,
     pub entries: Vec<Entry>,
 }
 
-/// The part of [`parse`] that needs no tensors to be there.
-pub(super) fn parse_metadata(cursor: &mut Cursor) -> Result<Start, Malformed> {
+/// Parses everything before the tensor descriptions; the rest of the file may be missing.
+pub(super) fn parse_metadata(cursor: &mut Cursor) -> Result<Metadata, Malformed> {
     let version = version(cursor)?;
     cursor.place("the header".into());
     let n_tensors = cursor.u64()?;
@@ -78,10 +78,10 @@ pub(super) fn parse_metadata(cursor: &mut Cursor) -> Result<Start, Malformed> {
         }
     }
     let entries = metadata(cursor, n_entries)?;
-    Ok(Start { version, n_tensors, entries })
+    Ok(Metadata { version, n_tensors, entries })
 }
 
-/// Checks magic and version.
+/// Checks the magic and the version.
 fn version(cursor: &mut Cursor) -> Result<u32, Malformed> {
     cursor.place("the header".into());
     let head = cursor.bytes.get(..4).unwrap_or(cursor.bytes);
@@ -129,12 +129,12 @@ fn alignment(bytes: &[u8], metadata: &[Entry]) -> Result<usize, Malformed> {
     }
 }
 
-/// A tensor's description as the file has it.
+/// A tensor's description as the file states it.
 struct Description<'a> {
     name: &'a str,
     ty: QuantType,
     shape: Vec<usize>,
-    /// In the data section.
+    /// From the beginning of the data section, in bytes.
     offset: u64,
 }
 
@@ -165,9 +165,10 @@ fn descriptions<'a>(
     Ok(descriptions)
 }
 
-/// Finds every tensor's bytes: aligned, in the file, and nobody else's. The data section begins
-/// at the first aligned byte after the header, which ends at `header`.
-fn place_tensors(
+/// Finds every tensor's bytes and checks that they are aligned, lie in the file and do not overlap
+/// with another tensor's. The data section begins at the first aligned byte after the header, which
+/// ends at byte `header`.
+fn locate_tensors(
     descriptions: Vec<Description>,
     header: usize,
     len: usize,
@@ -198,7 +199,7 @@ fn place_tensors(
     }
 }
 
-/// The type with ggml's number `number`, if a file may hold it.
+/// The type with ggml's number `number`, if it is one that files may contain.
 fn tensor_type(name: &str, number: u32) -> Result<QuantType, Malformed> {
     let stored = QuantType::from_ggml(number).filter(|ty| ty.traits().stored);
     stored.ok_or_else(|| Malformed::TensorType {
@@ -208,7 +209,7 @@ fn tensor_type(name: &str, number: u32) -> Result<QuantType, Malformed> {
     })
 }
 
-/// Bytes of a tensor, after all that can be wrong with its shape; also for tensors to be written.
+/// Size of a tensor in bytes, after all checks of its shape. Also used for tensors to be written.
 pub(super) fn tensor_bytes(name: &str, ty: QuantType, shape: &[usize]) -> Result<usize, Malformed> {
     if !(1..=MAX_DIMS).contains(&shape.len()) {
         return Err(Malformed::Dimensions { name: name.to_owned(), dims: shape.len() });
@@ -221,13 +222,13 @@ pub(super) fn tensor_bytes(name: &str, ty: QuantType, shape: &[usize]) -> Result
     if cols % ty.block_len() != 0 {
         return Err(Malformed::RowLength { name: name.to_owned(), cols, ty });
     }
-    // The number of values as well, which a block of less than a byte per value leaves larger.
+    // The number of values has to fit as well: with less than a byte per value it is the larger one.
     shape.iter().try_fold(1, |n: usize, dim| n.checked_mul(*dim)).ok_or_else(too_large)?;
     let row = ty.row_bytes(cols).ok_or_else(too_large)?;
     rows.iter().try_fold(row, |n, dim| n.checked_mul(*dim)).ok_or_else(too_large)
 }
 
-/// ggml's names of the types that are not supported here, for the message that says so
+/// ggml's names of the types that are not supported, for the error message
 /// ([ggml.h](https://github.com/ggml-org/ggml/blob/master/include/ggml.h), `enum ggml_type`).
 fn unsupported_name(number: u32) -> &'static str {
     match number {

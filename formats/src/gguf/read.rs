@@ -12,18 +12,18 @@ use super::value::{Array, Value, ValueType};
 use crate::map::MappedFile;
 use crate::tensor::TensorView;
 
-/// A GGUF model: one file, or all the splits `NAME-00001-of-0000N.gguf` of one.
+/// A GGUF model: one file, or all of its split files `NAME-00001-of-0000N.gguf`.
 ///
 /// Opening maps the files and checks every count, length, offset, string and shape in their
-/// headers, so that what is handed out later needs no checks. Metadata and tensors are borrowed
-/// from the maps. Strings that are not UTF-8 are refused wherever they occur, in token lists too:
-/// SentencePiece spells bytes as `<0xNN>`, so that no Gemma file has any.
+/// headers, so that what is read later needs no checks. Metadata and tensors are borrowed from the
+/// maps. Strings that are not UTF-8 are refused everywhere, in token lists too: SentencePiece spells
+/// bytes as `<0xNN>`, so no Gemma file has any.
 #[derive(Debug)]
 pub struct Gguf {
     path: PathBuf,
-    /// One, or the splits in order.
+    /// One file, or the split files in order.
     files: Vec<File>,
-    /// By name: which file, and which of its tensors.
+    /// By tensor name: the index of the file, and the tensor's index in that file.
     by_name: HashMap<String, (usize, usize)>,
 }
 
@@ -34,12 +34,12 @@ struct File {
 }
 
 impl Gguf {
-    /// Opens `path`. If it is one split of a model, all the others are opened with it; they must
-    /// lie in the same directory.
+    /// Opens `path`. If it is a split file of a model, the other split files are opened too; they
+    /// must be in the same directory.
     ///
     /// # Errors
-    /// If a file cannot be mapped, is no GGUF file of version 2 or 3 in little-endian order, is
-    /// truncated or contradicts itself, or if splits are missing or do not belong together.
+    /// If a file cannot be mapped, is not a little-endian GGUF file of version 2 or 3, is truncated
+    /// or inconsistent, or if split files are missing or do not belong together.
     pub fn open(path: impl AsRef<Path>) -> Result<Gguf, GgufError> {
         let path = path.as_ref().to_owned();
         let first = File::open(path.clone())?;
@@ -60,7 +60,7 @@ impl Gguf {
         Ok(gguf)
     }
 
-    /// The path it was opened under.
+    /// The path that was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -70,29 +70,29 @@ impl Gguf {
         self.files[0].parsed.version
     }
 
-    /// What tensors' offsets are multiples of, in bytes.
+    /// The alignment of the tensors, in bytes.
     pub fn alignment(&self) -> usize {
         self.files[0].parsed.alignment
     }
 
-    /// Size of all splits together, in bytes.
+    /// Size of the file or of all split files together, in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.files.iter().map(|f| f.map.bytes().len() as u64).sum()
     }
 
-    /// The value of a metadata key; where there are splits, of the first.
+    /// The value of a metadata key, of the first file if the model is split.
     pub fn get(&self, key: &str) -> Option<Value<'_>> {
         self.files[0].get(key)
     }
 
-    /// All metadata, in the file's order; where there are splits, of the first.
+    /// All metadata in the file's order, of the first file if the model is split.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
         let file = &self.files[0];
         file.parsed.metadata.iter().filter_map(|e| Some((e.key.as_str(), file.value(e)?)))
     }
 
-    /// All metadata as [`metadata`](Self::metadata), but with the values' bytes as they lie in the
-    /// file, which depend on nothing else in it.
+    /// All metadata, as [`metadata`](Self::metadata) gives it, but with each value's bytes as they
+    /// are in the file. Those bytes depend on nothing else in the file.
     pub fn raw_metadata(&self) -> impl Iterator<Item = (&str, ValueType, &[u8])> {
         let file = &self.files[0];
         file.parsed
@@ -101,15 +101,15 @@ impl Gguf {
             .filter_map(|e| Some((e.key.as_str(), e.ty, file.map.bytes().get(e.range.clone())?)))
     }
 
-    /// The map that the metadata's values lie in, to be shared with what borrows from it for long.
+    /// The map that holds the metadata's values, to be shared with long-lived borrowers.
     pub(super) fn metadata_map(&self) -> &Arc<MappedFile> {
         &self.files[0].map
     }
 
-    /// The value of a key that holds an integer of any type that fits; `None` if it is absent.
+    /// The value of a key that holds an integer, of any type if it fits; `None` if it is absent.
     ///
     /// # Errors
-    /// If the key holds anything else.
+    /// If the value is anything else.
     pub fn u32(&self, key: &str) -> Result<Option<u32>, GgufError> {
         self.typed(key, "an unsigned 32-bit integer", |v| v.as_int())
     }
@@ -117,7 +117,7 @@ impl Gguf {
     /// As [`u32`](Self::u32), for 64 bits.
     ///
     /// # Errors
-    /// If the key holds anything else.
+    /// If the value is anything else.
     pub fn u64(&self, key: &str) -> Result<Option<u64>, GgufError> {
         self.typed(key, "an unsigned 64-bit integer", |v| v.as_int())
     }
@@ -125,23 +125,23 @@ impl Gguf {
     /// The value of a key that holds a floating-point number of either type; `None` if absent.
     ///
     /// # Errors
-    /// If the key holds anything else.
+    /// If the value is anything else.
     pub fn f32(&self, key: &str) -> Result<Option<f32>, GgufError> {
         self.typed(key, "a floating-point number", |v| v.as_f32())
     }
 
-    /// The value of a key that holds a truth value; `None` if absent.
+    /// The value of a key that holds a boolean; `None` if absent.
     ///
     /// # Errors
-    /// If the key holds anything else.
+    /// If the value is anything else.
     pub fn bool(&self, key: &str) -> Result<Option<bool>, GgufError> {
-        self.typed(key, "a truth value", |v| v.as_bool())
+        self.typed(key, "a boolean", |v| v.as_bool())
     }
 
     /// The value of a key that holds a string; `None` if absent.
     ///
     /// # Errors
-    /// If the key holds anything else.
+    /// If the value is anything else.
     pub fn str(&self, key: &str) -> Result<Option<&str>, GgufError> {
         self.typed(key, "a string", |v| v.as_str())
     }
@@ -149,7 +149,7 @@ impl Gguf {
     /// The value of a key that holds an array; `None` if absent.
     ///
     /// # Errors
-    /// If the key holds anything else.
+    /// If the value is anything else.
     pub fn array(&self, key: &str) -> Result<Option<Array<'_>>, GgufError> {
         self.typed(key, "an array", |v| v.as_array())
     }
@@ -166,12 +166,12 @@ impl Gguf {
         Some(file.view(&file.parsed.tensors[tensor]))
     }
 
-    /// The file that a part of a tensor lies in, and where.
+    /// The file that `part`, bytes of a tensor, lies in, and the byte range there.
     pub fn place(&self, part: &[u8]) -> Option<(&Path, Range<usize>)> {
         self.files.iter().find_map(|f| Some((f.map.path(), f.map.place(part)?)))
     }
 
-    /// Gives back the memory of a part of a tensor, until it is read again.
+    /// Releases the memory of `part`, bytes of a tensor, until it is read again.
     pub fn release(&self, part: &[u8]) {
         self.files.iter().for_each(|f| f.map.release(part));
     }
@@ -221,8 +221,8 @@ impl File {
         self.value(self.parsed.metadata.iter().find(|e| e.key == key)?)
     }
 
-    /// The value of an entry. It was checked when the file was opened; should somebody have
-    /// changed the file since, it may be gone.
+    /// The value of an entry. It was checked when the file was opened, but it is `None` if somebody
+    /// has changed the file since.
     fn value(&self, entry: &Entry) -> Option<Value<'_>> {
         Value::read(&mut Cursor::new(self.map.bytes().get(entry.range.clone())?), entry.ty).ok()
     }
@@ -232,22 +232,23 @@ impl File {
             name: &tensor.name,
             ty: tensor.ty,
             shape: &tensor.shape,
-            // In range: checked when the file was opened, and a map keeps its length.
+            // In range: this was checked when the file was opened, and a map keeps its length.
             data: &self.map.bytes()[tensor.range.clone()],
         }
     }
 
-    /// Number (from 0) and count of the splits it is one of, if it is one of several.
+    /// The number (from 0) of this split file and the number of split files; `None` if the model is
+    /// not split.
     fn split(&self) -> Result<Option<(u32, u32)>, GgufError> {
         let int = |key: &str| match self.get(key).map(|value| value.as_int()) {
-            Some(None) => Err(self.split_error(format!("{key} is no unsigned integer"))),
+            Some(None) => Err(self.split_error(format!("{key} is not an unsigned integer"))),
             Some(number) => Ok(number),
             None => Ok(None),
         };
         match (int("split.no")?, int("split.count")?) {
             (_, None | Some(0 | 1)) => Ok(None),
             (Some(number), Some(count)) if number < count => Ok(Some((number, count))),
-            _ => Err(self.split_error("split.no is missing or not below split.count".into())),
+            _ => Err(self.split_error("split.no is missing or not less than split.count".into())),
         }
     }
 
@@ -260,10 +261,10 @@ impl File {
     }
 }
 
-/// The metadata of a file that begins with `bytes`, its tensors or part of them perhaps missing.
+/// The metadata of a file that begins with `bytes`; its tensors may be missing.
 ///
 /// # Errors
-/// If that is no GGUF file, or ends amid the metadata.
+/// If it is not a GGUF file, or ends within the metadata.
 pub fn read_metadata(bytes: &[u8]) -> Result<Vec<(String, Value<'_>)>, Malformed> {
     let entries = parse_metadata(&mut Cursor::new(bytes))?.entries.into_iter();
     let value = |e: Entry| {
@@ -273,13 +274,13 @@ pub fn read_metadata(bytes: &[u8]) -> Result<Vec<(String, Value<'_>)>, Malformed
     entries.map(value).collect()
 }
 
-/// Opens the other splits of the model that `opened`, split `number` of `count`, belongs to.
+/// Opens the other split files of the model that `opened`, number `number` of `count`, belongs to.
 fn open_splits(opened: File, number: u32, count: u32) -> Result<Vec<File>, GgufError> {
     let name = opened.map.path().file_name().and_then(|n| n.to_str()).unwrap_or_default();
     let suffix = |i: u32| format!("-{:05}-of-{count:05}.gguf", i + 1);
     let Some(prefix) = name.strip_suffix(&suffix(number)).map(str::to_owned) else {
         let cause =
-            format!("split {} of {count} must be called NAME{}", number + 1, suffix(number));
+            format!("split file {} of {count} must be called NAME{}", number + 1, suffix(number));
         return Err(opened.split_error(cause));
     };
     let path = opened.map.path().to_owned();
@@ -292,13 +293,14 @@ fn open_splits(opened: File, number: u32, count: u32) -> Result<Vec<File>, GgufE
         }
         let sibling = path.with_file_name(format!("{prefix}{}", suffix(i)));
         if !sibling.exists() {
-            let cause = format!("split {} of {count} is missing: {}", i + 1, sibling.display());
+            let cause =
+                format!("split file {} of {count} is missing: {}", i + 1, sibling.display());
             return Err(GgufError::Split { path, cause });
         }
         let file = File::open(sibling)?;
         if file.split()? != Some((i, count)) {
-            return Err(file
-                .split_error(format!("its metadata does not call it split {} of {count}", i + 1)));
+            let cause = format!("its metadata does not say split {} of {count}", i + 1);
+            return Err(file.split_error(cause));
         }
         files.push(file);
     }

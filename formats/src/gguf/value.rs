@@ -36,7 +36,7 @@ impl ValueType {
         all.into_iter().find(|t| *t as u32 == n)
     }
 
-    /// Bytes of a value; `None` where that depends on the value.
+    /// Bytes of a value; `None` if that depends on the value.
     pub fn size(self) -> Option<usize> {
         use ValueType::*;
         match self {
@@ -48,7 +48,7 @@ impl ValueType {
         }
     }
 
-    /// The name that is printed: `u32`, `str`, `array`.
+    /// The printed name: `u32`, `str`, `array`.
     pub fn name(self) -> &'static str {
         use ValueType::*;
         match self {
@@ -114,7 +114,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The value, if it is an integer of any type that fits `T`.
+    /// The value, if it is an integer (of any type) that fits `T`.
     pub fn as_int<T: TryFrom<i128>>(&self) -> Option<T> {
         let n: i128 = match *self {
             Value::U8(n) => n.into(),
@@ -139,7 +139,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The value, if it is a truth value.
+    /// The value, if it is a boolean.
     pub fn as_bool(&self) -> Option<bool> {
         match *self {
             Value::Bool(b) => Some(b),
@@ -165,7 +165,7 @@ impl<'a> Value<'a> {
 }
 
 impl ValueType {
-    /// The type that a file names next.
+    /// Reads the number of a type.
     pub(super) fn read(cursor: &mut Cursor) -> Result<Self, Malformed> {
         let number = cursor.u32()?;
         Self::from_number(number)
@@ -174,7 +174,7 @@ impl ValueType {
 }
 
 impl<'a> Value<'a> {
-    /// A value of type `ty`, checked to its end.
+    /// Reads a value of type `ty` and checks it.
     pub(super) fn read(cursor: &mut Cursor<'a>, ty: ValueType) -> Result<Self, Malformed> {
         Ok(match ty {
             ValueType::U8 => Value::U8(cursor.byte()?),
@@ -206,7 +206,7 @@ fn read_bool(cursor: &mut Cursor) -> Result<bool, Malformed> {
 pub struct Array<'a> {
     ty: ValueType,
     len: usize,
-    /// The elements as they lie in the file, checked when it was opened.
+    /// The elements, encoded as in the file; checked when it was opened.
     bytes: &'a [u8],
 }
 
@@ -225,7 +225,7 @@ impl<'a> Array<'a> {
             }
             (_, None) => (0..len).try_for_each(|_| cursor.string().map(drop))?,
         }
-        // Every element took a byte at least, so that their number fits a `usize`.
+        // Every element took at least one byte, so the number of elements fits in a `usize`.
         Ok(Self { ty, len: len as usize, bytes: &cursor.bytes[start..cursor.at] })
     }
 
@@ -244,16 +244,16 @@ impl<'a> Array<'a> {
         self.len == 0
     }
 
-    /// The elements as they lie in the file.
+    /// The elements, encoded as in the file.
     pub(super) fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// The elements, whatever their type.
+    /// The elements, of any type.
     pub fn values(&self) -> impl Iterator<Item = Value<'a>> {
         let (mut cursor, ty) = (Cursor::new(self.bytes), self.ty);
-        // The bytes were checked when the file was opened; should somebody have changed it since,
-        // the elements end early.
+        // The bytes were checked when the file was opened. If somebody has changed the file since,
+        // the list ends early.
         (0..self.len).map_while(move |_| Value::read(&mut cursor, ty).ok())
     }
 
@@ -267,12 +267,12 @@ impl<'a> Array<'a> {
         self.collect(|v| v.as_f32())
     }
 
-    /// The elements, if they are integers of any type that all fit.
+    /// The elements, if they are integers (of any type) that all fit.
     pub fn i32s(&self) -> Option<Vec<i32>> {
         self.collect(|v| v.as_int())
     }
 
-    /// The elements, if they are integers of any type that all fit.
+    /// The elements, if they are integers (of any type) that all fit.
     pub fn u32s(&self) -> Option<Vec<u32>> {
         self.collect(|v| v.as_int())
     }
@@ -282,7 +282,7 @@ impl<'a> Array<'a> {
     }
 }
 
-/// How many characters of a string, and how many elements of an array, are printed.
+/// How many characters of a string are printed, and how many elements of an array.
 const SHOWN_CHARS: usize = 60;
 const SHOWN_ELEMENTS: usize = 4;
 

@@ -1,4 +1,4 @@
-//! The vocabulary in GGUF metadata, in both directions.
+//! Reads the vocabulary from GGUF metadata and writes it.
 
 use super::error::GgufError;
 use super::read::Gguf;
@@ -6,7 +6,7 @@ use super::value::{Array, ValueType};
 use super::write::Header;
 use crate::vocab::{is_control_text, Piece, PieceKind, Pieces, Vocab, VocabError};
 
-/// Bytes of the length before a string.
+/// Bytes of the length that precedes a string.
 const STRING_LEN: usize = size_of::<u64>();
 
 const MODEL: &str = "tokenizer.ggml.model";
@@ -24,16 +24,16 @@ const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
 const ADD_SPACE: &str = "tokenizer.ggml.add_space_prefix";
 
 impl Vocab {
-    /// The vocabulary that a GGUF file's metadata holds.
+    /// Reads the vocabulary from a GGUF file's metadata.
     ///
-    /// User-defined pieces come with `▁` whichever of space and `▁` the file has. What is absent
-    /// is taken as Gemma has it: `add_bos_token` true, `add_space_prefix` false (the first
+    /// User-defined pieces are returned with `▁`, whether the file has spaces or `▁`. Keys that
+    /// are absent get Gemma's values: `add_bos_token` true, `add_space_prefix` false (the first
     /// Gemma 2 files lacked it, [llama.cpp#8248](https://github.com/ggml-org/llama.cpp/pull/8248)),
-    /// the end of a turn called `<end_of_turn>`.
+    /// and `<end_of_turn>` as the end of a chat turn.
     ///
     /// # Errors
-    /// If a key is missing or of another type, the lists differ in length, a special id lies
-    /// outside the vocabulary, or the tokenizer is none of SentencePiece's BPE.
+    /// If a key is missing or has the wrong type, the lists differ in length, a special id is
+    /// outside the vocabulary, or the tokenizer is not SentencePiece BPE.
     pub fn from_gguf(gguf: &Gguf) -> Result<Vocab, GgufError> {
         let error = |cause| GgufError::Vocab { path: gguf.path().to_owned(), cause };
         match gguf.str(MODEL)?.ok_or_else(|| missing(gguf, MODEL))? {
@@ -54,7 +54,7 @@ impl Vocab {
         vocab.bos = vocab.bos.or_else(|| vocab.find("<bos>"));
         vocab.eos = vocab.eos.or_else(|| vocab.find("<eos>"));
         vocab.eot = vocab.eot.or_else(|| vocab.find("<end_of_turn>"));
-        // llama.cpp's converter calls it a control piece; kinds are to agree with a checkpoint's.
+        // llama.cpp's converter marks `<unk>` as a control piece; a checkpoint has it as unknown.
         let unk = vocab.unk.and_then(|id| Some((id, vocab.pieces.get(id)?.kind)));
         if let Some((id, PieceKind::Control)) = unk {
             vocab.pieces.set_kind(id, PieceKind::Unknown);
@@ -65,8 +65,8 @@ impl Vocab {
 
 impl Header {
     /// Sets the metadata keys of a vocabulary, `tokenizer.ggml.*`, as llama.cpp's converter does:
-    /// spaces in user-defined pieces are written as spaces, because llama.cpp matches those in raw
-    /// text.
+    /// user-defined pieces are written with spaces instead of `▁`, because llama.cpp matches them
+    /// in raw text.
     pub fn set_vocab(&mut self, vocab: &Vocab) {
         let pieces = &vocab.pieces;
         let text = |p: Piece| match p.kind {
@@ -96,7 +96,7 @@ impl Header {
     }
 }
 
-/// The pieces, their texts left in the map.
+/// The pieces; their texts stay in the map.
 fn pieces(gguf: &Gguf) -> Result<Pieces, GgufError> {
     let tokens = array(gguf, TOKENS, "an array of str", &[ValueType::Str])?;
     let scores = array(gguf, SCORES, "an array of f32", &[ValueType::F32])?;
@@ -109,13 +109,13 @@ fn pieces(gguf: &Gguf) -> Result<Pieces, GgufError> {
         }
     }
     let map = gguf.metadata_map();
-    // The elements lie one after the other, each behind its length.
+    // The strings lie one after the other, each preceded by its length.
     let start = map.place(tokens.bytes()).unwrap_or_default().start;
     let mut pieces = Pieces::in_map(map.clone(), start, STRING_LEN, tokens.len());
     let mut end = start;
     let texts = tokens.values().filter_map(|v| v.as_str());
     let scores = scores.values().filter_map(|v| v.as_f32());
-    // A negative number is no kind and becomes one that is none either.
+    // A negative number is not a kind, and neither is the number that replaces it.
     let kinds = kinds.values().map(|v| v.as_int().unwrap_or(u32::MAX));
     for (id, ((text, score), kind)) in texts.zip(scores).zip(kinds).enumerate() {
         let kind =

@@ -1,5 +1,5 @@
-//! A GGUF file, written front to back: the header first, then the tensors in its order. Values of
-//! the header that are known only later are put in their place then.
+//! Writes a GGUF file from front to back: first the header, then the tensors in the header's order.
+//! Header values that are known only later are filled in afterwards.
 
 use std::collections::HashMap;
 use std::io::{Seek, SeekFrom, Write};
@@ -27,13 +27,13 @@ pub struct TensorInfo {
     pub bytes: u64,
 }
 
-/// Metadata and tensor descriptions of a file to be written. Order is kept, and so the same calls
-/// give the same bytes.
+/// Metadata and tensor descriptions of a file to be written. They keep the order in which they were
+/// added, so the same calls give the same bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Header {
     metadata: Vec<(String, OwnedValue)>,
-    /// Where each key is in `metadata`: files that are copied may have a million of them.
-    places: HashMap<String, usize>,
+    /// The index of each key in `metadata`: a file that is copied may have a million keys.
+    index: HashMap<String, usize>,
     tensors: Vec<TensorInfo>,
 }
 
@@ -43,20 +43,20 @@ impl Header {
         Self::default()
     }
 
-    /// Sets a metadata key; a value that it had is replaced in its place.
+    /// Sets a metadata key. If the key exists already, its value is replaced and it keeps its
+    /// position.
     ///
-    /// `general.alignment` and the `split.*` keys say how a file is laid out, not what it holds:
-    /// what is written here is one file aligned to 32 bytes, so that they are left out when
-    /// another file's metadata is copied.
+    /// `general.alignment` and the `split.*` keys are ignored. They describe how a file is laid out,
+    /// and must not be copied from another file: this writes a single file aligned to 32 bytes.
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<OwnedValue>) {
         let (key, value) = (key.into(), value.into());
         if key == ALIGNMENT_KEY || key.starts_with("split.") {
             return;
         }
-        match self.places.get(&key) {
-            Some(place) => self.metadata[*place].1 = value,
+        match self.index.get(&key) {
+            Some(i) => self.metadata[*i].1 = value,
             None => {
-                self.places.insert(key.clone(), self.metadata.len());
+                self.index.insert(key.clone(), self.metadata.len());
                 self.metadata.push((key, value));
             }
         }
@@ -65,8 +65,9 @@ impl Header {
     /// Appends a tensor. `shape` has the innermost dimension first.
     ///
     /// # Errors
-    /// If the file could not be read again: name empty, over 63 bytes or taken, no dimension, more
-    /// than four or a zero one, rows that are no whole number of blocks, a size that overflows.
+    /// If the file could not be read again: the name is empty, longer than 63 bytes or already
+    /// used; there is no dimension, more than four, or one of zero; rows are not a whole number of
+    /// blocks; or a size overflows.
     pub fn add_tensor(
         &mut self,
         name: impl Into<String>,
@@ -89,7 +90,7 @@ impl Header {
         self.metadata.iter().map(|(key, value)| (key.as_str(), value))
     }
 
-    /// Where the value of `key` is going to lie; `None` if there is no such key.
+    /// Where the value of `key` will be in the file; `None` if there is no such key.
     pub fn slot(&self, key: &str) -> Option<Slot> {
         let mut out = self.encode_counts();
         for (k, value) in &self.metadata {
@@ -103,7 +104,8 @@ impl Header {
         None
     }
 
-    /// Where the checksums lie that [`reserve_checksums`](Self::reserve_checksums) made room for.
+    /// Where the checksums will be in the file, if [`reserve_checksums`](Self::reserve_checksums)
+    /// has added them.
     pub fn checksum_slot(&self) -> Option<Slot> {
         self.slot(CHECKSUMS_KEY)
     }
@@ -139,12 +141,12 @@ impl Header {
         Ok(TensorInfo { name, ty, shape: shape.to_vec(), offset, bytes })
     }
 
-    /// Bytes of the data section, the padding after the last tensor included.
+    /// Bytes of the data section, including the padding after the last tensor.
     fn data_bytes(&self) -> u64 {
         self.tensors.last().map_or(0, |t| (t.offset + t.bytes).next_multiple_of(ALIGNMENT as u64))
     }
 
-    /// The header's bytes, padded to where the data section begins.
+    /// The header's bytes, padded so that the data section follows.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = self.encode_counts();
         for (key, value) in &self.metadata {
@@ -162,7 +164,7 @@ impl Header {
         out
     }
 
-    /// What comes before the metadata.
+    /// Everything before the metadata.
     fn encode_counts(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.extend(MAGIC);
@@ -173,34 +175,35 @@ impl Header {
     }
 }
 
-/// Where a metadata value lies in a file, its type included. Values of the same length can take its
-/// place ([`Writer::replace`]).
+/// The bytes of a metadata value in a file, including its type. They can be overwritten with a value
+/// of the same length ([`Writer::replace`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot(Range<usize>);
 
 impl Slot {
-    /// The bytes of the file that it takes.
+    /// The byte range in the file.
     pub fn range(&self) -> Range<usize> {
         self.0.clone()
     }
 }
 
-/// Writes a file: the header on creation, then tensor after tensor, each padded with zeros.
+/// Writes a file: `new` writes the header, then each tensor follows, padded with zeros.
 #[derive(Debug)]
 pub struct Writer<W: Write> {
     out: W,
     header: Header,
-    /// Of the tensors that are complete; the next one is being written.
+    /// Checksums of the complete tensors; the tensor after them is being written.
     checksums: Vec<u64>,
-    /// How many of its bytes are, and their checksum.
+    /// Bytes of that tensor written so far.
     written: u64,
+    /// The checksum of those bytes.
     checksum: Checksum,
-    /// Where the checksums go, if the header has room for them.
+    /// Where the checksums go, if the header has them.
     slot: Option<Slot>,
 }
 
 impl<W: Write> Writer<W> {
-    /// Writes the header to `out`, which best is buffered.
+    /// Writes the header to `out`, which should be buffered.
     ///
     /// # Errors
     /// If `out` cannot be written.
@@ -209,17 +212,17 @@ impl<W: Write> Writer<W> {
         Ok(Self::after(Vec::new(), out, header))
     }
 
-    /// Before the tensor that follows those with `checksums`.
+    /// A writer whose next tensor is the one after those with `checksums`.
     fn after(checksums: Vec<u64>, out: W, header: Header) -> Self {
         let slot = header.checksum_slot();
         Self { out, header, checksums, written: 0, checksum: Checksum::new(), slot }
     }
 
-    /// Appends to the current tensor's bytes; when it has them all, the next becomes current. A
-    /// tensor may come in any number of pieces, but no piece may reach into the next tensor.
+    /// Appends to the current tensor's bytes. When the tensor is complete, the next becomes current.
+    /// A tensor may be written in any number of calls, but no call may go past its end.
     ///
     /// # Errors
-    /// If there are more bytes than the current tensor lacks, or `out` cannot be written.
+    /// If there are more bytes than the current tensor still needs, or `out` cannot be written.
     pub fn write(&mut self, data: &[u8]) -> Result<(), GgufError> {
         let room = self.current().map_or(0, |t| t.bytes) - self.written;
         let len = data.len() as u64;
@@ -240,15 +243,15 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// The checksums of the tensors that are complete.
+    /// The checksums of the complete tensors.
     pub fn checksums(&self) -> &[u64] {
         &self.checksums
     }
 
-    /// Ends the file: flushes and gives back what it was written to.
+    /// Flushes the file and returns `out`.
     ///
     /// # Errors
-    /// If a tensor lacks bytes, or `out` cannot be written.
+    /// If a tensor is incomplete, or `out` cannot be written.
     pub fn finish(mut self) -> Result<W, GgufError> {
         if let Some(tensor) = self.current() {
             return Err(GgufError::TensorUnderflow {
@@ -267,11 +270,11 @@ impl<W: Write> Writer<W> {
 }
 
 impl<W: Write + Seek> Writer<W> {
-    /// Goes on with a file in which `header` and the tensors with `checksums`, the first ones, are
+    /// Continues a file in which the header and the first tensors, those with `checksums`, are
     /// complete.
     ///
     /// # Errors
-    /// If `out` cannot be moved to where the next tensor begins.
+    /// If `out` cannot seek to where the next tensor begins.
     ///
     /// # Panics
     /// If there are more checksums than tensors.
@@ -279,20 +282,20 @@ impl<W: Write + Seek> Writer<W> {
         let data = match header.tensors.get(checksums.len()) {
             Some(next) => next.offset,
             None if header.tensors.len() == checksums.len() => header.data_bytes(),
-            None => panic!("more tensors are finished than there are"),
+            None => panic!("more checksums than tensors"),
         };
         out.seek(SeekFrom::Start(header.encode().len() as u64 + data))?;
         Ok(Self::after(checksums, out, header))
     }
 
-    /// Writes the checksums of the complete tensors into the header, zeros for the rest. Does
-    /// nothing if it has no room for them.
+    /// Writes the checksums of the complete tensors into the header, and 0 for the others. Does
+    /// nothing if the header has no checksums.
     ///
     /// # Errors
     /// If `out` cannot be written.
     ///
     /// # Panics
-    /// If tensors were added to the header after it made room.
+    /// If tensors were added to the header after [`Header::reserve_checksums`].
     pub fn write_checksums(&mut self) -> Result<(), GgufError> {
         let Some(slot) = self.slot.clone() else { return Ok(()) };
         let mut checksums = self.checksums.clone();
@@ -300,7 +303,7 @@ impl<W: Write + Seek> Writer<W> {
         self.replace(&slot, checksums)
     }
 
-    /// Writes `value` in the place of the one that the header has in `slot`.
+    /// Overwrites the header value at `slot` with `value`.
     ///
     /// # Errors
     /// If `out` cannot be written.

@@ -20,10 +20,10 @@ pub enum ImatrixError {
         /// What the system said.
         error: io::Error,
     },
-    /// It begins as a GGUF file does, and is none.
+    /// The file begins like a GGUF file but is not a valid one.
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    /// The file's contents are not those of an importance matrix.
+    /// The file does not contain an importance matrix.
     #[error("{}: {cause}", path.display())]
     Malformed {
         /// The file.
@@ -33,24 +33,24 @@ pub enum ImatrixError {
     },
 }
 
-/// What is wrong with the contents of a file that should hold an importance matrix.
+/// What is wrong with a file that should contain an importance matrix.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Malformed {
-    /// A GGUF file of something else.
+    /// A GGUF file that contains something else.
     #[error("holds a \"{}\" (general.type), not an importance matrix", Printable::new(.0))]
     Kind(String),
-    /// A GGUF file without entries.
+    /// A GGUF file without an importance matrix's tensors.
     #[error("holds no importance matrix: no tensor is called NAME.in_sum2")]
     NoEntries,
     /// Sums without counts, or counts without sums.
-    #[error("tensor {name:?} is there, but tensor {missing:?} is not")]
+    #[error("has tensor {name:?}, but no tensor {missing:?}")]
     Unpaired {
         /// The tensor.
         name: String,
-        /// The one that belongs to it.
+        /// The tensor that belongs to it.
         missing: String,
     },
-    /// Sums or counts that are no floats.
+    /// Sums or counts that are not f32.
     #[error("tensor {name:?} is {found}, expected F32")]
     Type {
         /// The tensor.
@@ -58,8 +58,8 @@ pub enum Malformed {
         /// Its type.
         found: QuantType,
     },
-    /// Sums that cannot be those of so many matrices.
-    #[error("tensor {name:?} has {sums} values, no multiple of its {counts} counts")]
+    /// The number of sums does not fit the number of matrices.
+    #[error("tensor {name:?} has {sums} values, not a multiple of its {counts} counts")]
     Counts {
         /// The tensor of the sums.
         name: String,
@@ -68,25 +68,25 @@ pub enum Malformed {
         /// Values of the counts' tensor: one for each matrix.
         counts: usize,
     },
-    /// Something that downloads leave in the place of a file.
+    /// What a failed download leaves in the place of the file.
     #[error("not an importance matrix but {0}")]
     StandIn(&'static str),
-    /// No entries, or more than the file has room for. As the older format has no magic, this is
-    /// what most other files are refused for.
+    /// No entries, or more than the file has room for. The older format has no magic, so this is the
+    /// error for most files of other kinds.
     #[error(
-        "not an importance matrix, neither in GGUF nor in the older format, whose number of entries \
-         would be {count}: a file of {len} bytes holds 1 to {most}"
+        "not an importance matrix: it is not a GGUF file, and in llama.cpp's older format it would \
+         have {count} entries, where a file of {len} bytes holds 1 to {most}"
     )]
     Entries {
         /// Entries declared.
         count: i32,
-        /// The most that there can be.
+        /// Largest possible number of entries.
         most: usize,
         /// Bytes of the file.
         len: usize,
     },
     /// The file ends too early, or a length in it is too large.
-    #[error("{place} wants {wanted} bytes at byte {at}, but the file has {len}")]
+    #[error("{place} needs {wanted} bytes at byte {at}, but the file has {len}")]
     Truncated {
         /// What was being read.
         place: String,
@@ -97,8 +97,8 @@ pub enum Malformed {
         /// Bytes of the file.
         len: usize,
     },
-    /// A length that is zero where something has to be, or negative.
-    #[error("{place} has the length {found} at byte {at}")]
+    /// A length is zero or negative.
+    #[error("{place} has the invalid length {found} at byte {at}")]
     Length {
         /// What was being read.
         place: String,
@@ -115,18 +115,18 @@ pub enum Malformed {
         /// Where, in bytes from the beginning of the file.
         at: usize,
     },
-    /// Two entries have one name.
-    #[error("{place} is for \"{}\", as one before it is", Printable::new(name))]
+    /// Two entries have the same name.
+    #[error("{place} is for \"{}\", which already has an entry", Printable::new(name))]
     Duplicate {
         /// What was being read.
         place: String,
         /// The name.
         name: String,
     },
-    /// The file does not end where its contents do.
-    #[error("{extra} bytes follow its end at byte {at}")]
+    /// The file continues after its contents.
+    #[error("has {extra} bytes after the end of its contents at byte {at}")]
     Trailing {
-        /// Where its contents end.
+        /// Where its contents end, in bytes from the beginning of the file.
         at: usize,
         /// Bytes that follow.
         extra: usize,

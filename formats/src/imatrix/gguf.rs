@@ -1,5 +1,5 @@
-//! Importance matrices as GGUF files, as llama.cpp's `llama-imatrix` writes them: two tensors an
-//! entry, `NAME.in_sum2` of `[cols]` or `[cols, matrices]` and `NAME.counts` of one count a matrix.
+//! Importance matrices as GGUF files, as llama.cpp's `llama-imatrix` writes them. An entry has two
+//! tensors: `NAME.in_sum2` of `[cols]` or `[cols, matrices]`, and `NAME.counts`, one per matrix.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -17,7 +17,7 @@ const CHUNK_SIZE: &str = "imatrix.chunk_size";
 const SUMS: &str = ".in_sum2";
 const COUNTS: &str = ".counts";
 
-/// The importance matrix that `gguf` holds.
+/// Reads the importance matrix in `gguf`.
 pub(super) fn read(gguf: &Gguf) -> Result<Imatrix, ImatrixError> {
     let datasets = gguf.array(DATASETS)?.as_ref().and_then(Array::strings);
     let imatrix = Imatrix {
@@ -34,8 +34,8 @@ pub(super) fn read(gguf: &Gguf) -> Result<Imatrix, ImatrixError> {
     }
 }
 
-/// Sums and counts by name. Other tensors are none of ours: some programs keep sums of the values
-/// themselves, `NAME.in_sum`, beside those of their squares.
+/// The entries by name. Other tensors are ignored: some programs also store sums of the values
+/// themselves, `NAME.in_sum`.
 fn entries(gguf: &Gguf) -> Result<BTreeMap<String, Entry>, Malformed> {
     let partner = |tensor: TensorView, name: String| {
         let unpaired = || Malformed::Unpaired { name: tensor.name.into(), missing: name.clone() };
@@ -56,7 +56,7 @@ fn entries(gguf: &Gguf) -> Result<BTreeMap<String, Entry>, Malformed> {
     }
 }
 
-/// One entry; where it is for several matrices, their sum.
+/// Reads one entry. If it is for several matrices, their sums and counts are added up.
 fn entry(sums: TensorView, counts: TensorView) -> Result<Entry, Malformed> {
     for tensor in [sums, counts] {
         if tensor.ty != QuantType::F32 {
@@ -75,7 +75,7 @@ fn entry(sums: TensorView, counts: TensorView) -> Result<Entry, Malformed> {
     Ok(Entry { sums: total, count: f32s(counts.data).sum() })
 }
 
-/// Floats as they lie in a file.
+/// Decodes little-endian floats.
 pub(super) fn f32s(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
     bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes))
 }

@@ -1,4 +1,4 @@
-//! Weights for the quantizer, out of numbers that may be anything.
+//! Computes weights for the quantizer from an importance matrix, whose numbers may be anything.
 
 use thiserror::Error;
 
@@ -7,21 +7,21 @@ use super::Entry;
 /// How much each column of a matrix matters to its products.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Importance {
-    /// One weight a column, `[cols]`: finite, positive, 1 on average.
+    /// One weight per column, `[cols]`: finite, positive, 1 on average.
     pub weights: Vec<f32>,
-    /// Columns whose weight is made up, because what the file has for them is zero, negative or no
-    /// finite number.
+    /// How many columns got a substitute weight because their number in the file is zero, negative
+    /// or not finite.
     pub repaired: usize,
 }
 
-/// Why there are no weights for a matrix. It is then quantized as if there were no importance
-/// matrix, which costs a little quality and is worth a warning, but no reason to stop.
+/// Why there are no weights for a matrix. It is then quantized as without an importance matrix. That
+/// costs a little quality, so it is worth a warning but not an error.
 #[derive(Clone, Copy, Debug, Error, PartialEq)]
 pub enum Flaw {
-    /// There is no entry.
+    /// The importance matrix has no entry for it.
     #[error("the importance matrix has no entry for it")]
     Missing,
-    /// The entry is for a matrix of another width.
+    /// The entry has another number of columns than the matrix.
     #[error("the importance matrix has {found} columns for it, expected {expected}")]
     Length {
         /// Columns of the entry.
@@ -29,30 +29,29 @@ pub enum Flaw {
         /// Columns of the matrix.
         expected: usize,
     },
-    /// The entry counts no tokens: the matrix was never used.
-    #[error("the importance matrix has seen it used {0} times")]
+    /// The entry's count is not positive: no token was seen.
+    #[error("the importance matrix counts {0} tokens for it")]
     Count(f32),
-    /// Nothing was ever multiplied with any column.
+    /// All columns are zero.
     #[error("the importance matrix is zero for it")]
     AllZero,
-    /// No column has a positive number, and at least one has none that is finite, or a negative
-    /// one.
+    /// No column has a positive finite number, and not all are zero.
     #[error("the importance matrix has no usable number for it")]
     NotFinite,
 }
 
-/// Least weight of a column. Columns that are in use may have little (one in the tiny fixture has
-/// 7e-8), and should keep what they have; this only sees to it that sums of weighted squares, and their
-/// products, stay normal floats.
+/// Smallest weight of a column, relative to the mean. Columns in use may have small weights (one in
+/// the tiny fixture has 7e-8) and keep them. This limit only ensures that weighted sums of squares,
+/// and their products, stay normal floats.
 const LEAST: f64 = 1e-10;
 
 impl Importance {
     /// The weights for a matrix of `cols` columns.
     ///
-    /// A column that is zero was silent in every token, which is how a column looks that the model
-    /// does not use: it gets the least weight of all that were heard. Of a column with no finite
-    /// number, or a negative one, nothing is known: it gets the mean. So no weight is zero, and
-    /// blocks of silent columns have equal weights, as without an importance matrix.
+    /// A column with zero was never active in any token; that is how a column that the model does
+    /// not use looks. It gets the smallest weight of the active columns. A column with a negative
+    /// number, or one that is not finite, tells nothing and gets the mean. So no weight is zero, and
+    /// blocks of inactive columns have equal weights, as without an importance matrix.
     pub(super) fn new(entry: &Entry, cols: usize) -> Result<Self, Flaw> {
         let sums = &entry.sums;
         if sums.len() != cols {
@@ -94,7 +93,7 @@ mod tests {
     fn weights_are_the_sums_with_a_mean_of_one() {
         let found = importance(&[1.0, 2.0, 5.0]).unwrap();
         assert_eq!(found, Importance { weights: vec![0.375, 0.75, 1.875], repaired: 0 });
-        // As large and as small as floats are.
+        // The largest and the smallest floats.
         let found = importance(&[f32::MAX, f32::MAX, f32::MAX / 4.0]).unwrap();
         assert_eq!(found.weights, [4.0 / 3.0, 4.0 / 3.0, 1.0 / 3.0]);
         let found = importance(&[f32::from_bits(1), f32::from_bits(3)]).unwrap();
@@ -103,7 +102,7 @@ mod tests {
 
     #[test]
     fn single_bad_columns_are_repaired_and_counted() {
-        // 1 and 3 are good; their mean is 2, their least 1.
+        // 1 and 3 are good; their mean is 2, the smaller is 1.
         let found = importance(&[1.0, 0.0, 3.0, -0.0]).unwrap();
         let weights = vec![1.0 / 1.5, 1.0 / 1.5, 3.0 / 1.5, 1.0 / 1.5];
         assert_eq!(found, Importance { weights, repaired: 2 });
@@ -114,14 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn no_weight_is_so_small_that_squares_vanish() {
+    fn no_weight_is_so_small_that_its_square_vanishes() {
         let found = importance(&[1e-38, 0.0, 1e38]).unwrap();
         assert_eq!(found.repaired, 1);
         assert!(found.weights.iter().all(|w| (1e-10..3.1).contains(w)), "{:?}", found.weights);
     }
 
     #[test]
-    fn entries_without_a_good_column_are_flawed() {
+    fn entries_without_a_usable_column_are_flawed() {
         assert_eq!(importance(&[0.0, -0.0]), Err(Flaw::AllZero));
         assert_eq!(importance(&[]), Err(Flaw::AllZero));
         for bad in [f32::NAN, f32::INFINITY, -1.0] {

@@ -1,9 +1,9 @@
-//! Importance matrices as llama.cpp wrote them before it used GGUF: little-endian, no magic.
+//! Importance matrices in llama.cpp's format before GGUF: little-endian, without a magic.
 //!
-//! The number of entries (i32); for each of them the length of its name (i32), the name, the
+//! First the number of entries (i32). For each entry: the length of its name (i32), the name, the
 //! number of chunks (i32), the number of values (i32) and the values (f32), which are means times
-//! chunks. Then, but not in the oldest files, the number of chunks (i32), the length of the text's
-//! name (i32) and that name.
+//! the number of chunks. Then, except in the oldest files, the number of chunks (i32), the length
+//! of the data set's name (i32) and that name.
 
 use super::gguf::f32s;
 use super::{Entry, Imatrix, Malformed};
@@ -38,7 +38,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Imatrix, Malformed> {
         let dataset = cursor.i32()?;
         let dataset = cursor.take(usize::try_from(dataset).unwrap_or(0))?;
         if !dataset.is_empty() {
-            // A path, and nothing depends on it.
+            // This is a path, and nothing depends on it.
             imatrix.datasets.push(String::from_utf8_lossy(dataset).into_owned());
         }
     }
@@ -48,7 +48,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Imatrix, Malformed> {
     }
 }
 
-/// A position in the bytes of a file, and what is being read there.
+/// A position in the bytes of a file, and a description of what is being read there.
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -77,7 +77,7 @@ impl<'a> Cursor<'a> {
         Ok(i32::from_le_bytes(*bytes.first_chunk().expect("four bytes were taken")))
     }
 
-    /// A length of one or more.
+    /// A length, which must be positive.
     fn len(&mut self) -> Result<usize, Malformed> {
         let (at, found) = (self.at, self.i32()?);
         let len = usize::try_from(found).ok().filter(|len| *len > 0);
@@ -90,7 +90,7 @@ impl<'a> Cursor<'a> {
         std::str::from_utf8(bytes).map_err(|_| Malformed::NotUtf8 { place: self.place.clone(), at })
     }
 
-    /// What follows the name.
+    /// Reads what follows the name.
     fn entry(&mut self) -> Result<Entry, Malformed> {
         let count = self.i32()? as f32;
         let values = self.len()?;

@@ -1,4 +1,4 @@
-//! The k-quants that have minimums (Q2_K, Q4_K, Q5_K), unpacked.
+//! The k-quants with minimums (Q2_K, Q4_K, Q5_K), unpacked.
 
 use super::effort::Effort;
 use super::lanes::{Lanes, LANES};
@@ -10,15 +10,15 @@ use super::search::{self, Moments, Offset};
 /// `x = d * scales[j] * q[i] - dmin * mins[j]`.
 #[derive(Clone, Debug)]
 pub struct Affine<const SUBS: usize> {
-    /// The scale of the scales, representable as a half.
+    /// The scale of the scales, representable as f16.
     pub d: f32,
-    /// The scale of the minimums, representable as a half.
+    /// The scale of the minimums, representable as f16.
     pub dmin: f32,
-    /// One for every `256 / SUBS` weights.
+    /// One scale for every `256 / SUBS` weights.
     pub scales: [u8; SUBS],
-    /// One for every `256 / SUBS` weights.
+    /// One minimum for every `256 / SUBS` weights.
     pub mins: [u8; SUBS],
-    /// The codes, in the weights' order.
+    /// The codes, in the order of the weights.
     pub q: [u8; 256],
 }
 
@@ -40,7 +40,7 @@ impl<const SUBS: usize> Affine<SUBS> {
         }
     }
 
-    /// The dot product; its sums are of integers, so exact.
+    /// The dot product. Its sums are sums of integers and therefore exact.
     pub(super) fn dot(&self, a: &BlockQ8K) -> f32 {
         let (mut products, mut mins) = (0, 0);
         let sums = 16 / SUBS;
@@ -55,22 +55,22 @@ impl<const SUBS: usize> Affine<SUBS> {
     }
 }
 
-/// Values to be quantized.
+/// The values to be quantized, and what is known about them.
 struct Values<const SUBS: usize> {
     x: [f32; 256],
-    /// Their importances.
+    /// The values' importances.
     w: [f32; 256],
     moments: [Moments; SUBS],
-    /// What codes may be.
+    /// The range of the codes.
     codes: Range,
-    /// What scales and minimums may be.
+    /// The range of the scales and minimums.
     scales: Range,
     effort: Effort,
 }
 
 /// The quantizer.
 impl<const SUBS: usize> Affine<SUBS> {
-    /// The best found for 256 values with such codes, scales and minimums.
+    /// The best block found for 256 values with these ranges of codes and of scales and minimums.
     #[inline(always)]
     pub(super) fn fit<L: Lanes>(
         l: L,
@@ -82,22 +82,22 @@ impl<const SUBS: usize> Affine<SUBS> {
         let (x, w) = (search::finite::<256>(x), search::importance::<256>(w));
         let mut values =
             Values { x, w, moments: [Moments::default(); SUBS], codes, scales, effort };
-        let mut wanted = [(0.0, 0.0); SUBS];
-        for (j, wanted) in wanted.iter_mut().enumerate() {
+        let mut ideal = [(0.0, 0.0); SUBS];
+        for (j, ideal) in ideal.iter_mut().enumerate() {
             let (x, w) = values.sub(j);
             let moments = Moments::new(l, x, w);
-            *wanted = search::scale_offset(l, x, w, &moments, codes, Offset::NotPositive);
+            *ideal = search::scale_offset(l, x, w, &moments, codes, Offset::NotPositive);
             values.moments[j] = moments;
         }
-        let d = wanted.iter().fold(0f32, |max, (d, _)| max.max(*d)) / scales.high;
-        let dmin = wanted.iter().fold(0f32, |max, (_, m)| max.max(-m)) / scales.high;
+        let d = ideal.iter().fold(0f32, |max, (d, _)| max.max(*d)) / scales.high;
+        let dmin = ideal.iter().fold(0f32, |max, (_, m)| max.max(-m)) / scales.high;
         let mut best = (f32::MAX, Self::ZERO);
         if d == 0.0 && dmin == 0.0 {
             return best.1;
         }
-        for a in effort.stretches() {
-            for b in effort.stretches() {
-                let trial = Self::round(l, &values, a * d, b * dmin, &wanted);
+        for a in effort.d_factors() {
+            for b in effort.d_factors() {
+                let trial = Self::round(l, &values, a * d, b * dmin, &ideal);
                 best = search::better(best, trial);
             }
         }
@@ -111,37 +111,37 @@ impl<const SUBS: usize> Affine<SUBS> {
         best.1
     }
 
-    /// The integers for such `d` and `dmin` that are best among those next to the real scales and
-    /// offsets `wanted`, and their squared error. Codes are left for later.
+    /// For the given `d` and `dmin`, the best integer scales and minimums near the real scales and
+    /// offsets in `ideal`, and their squared error. The codes are not set yet.
     #[inline(always)]
     fn round<L: Lanes>(
         l: L,
         values: &Values<SUBS>,
         d: f32,
         dmin: f32,
-        wanted: &[(f32, f32); SUBS],
+        ideal: &[(f32, f32); SUBS],
     ) -> (f32, Self) {
-        let mut y = Self { d: search::storable(d), dmin: search::storable(dmin), ..Self::ZERO };
+        let mut y = Self { d: search::f16_scale(d), dmin: search::f16_scale(dmin), ..Self::ZERO };
         let range = values.scales;
         let mut total = 0.0;
-        for (j, wanted) in wanted.iter().enumerate() {
-            let nearest = range.nearest(wanted.0 / y.d);
-            // Not 0: with scale 1 every code may still be 0.
-            let scales = range.clamp_lanes(l, search::from(l, nearest - 7.0));
+        for (j, ideal) in ideal.iter().enumerate() {
+            let nearest = range.nearest(ideal.0 / y.d);
+            // Scale 0 need not be tried: with scale 1 all codes can still be 0.
+            let scales = range.clamp_lanes(l, search::consecutive(l, nearest - 7.0));
             let scales = l.max(scales, l.splat(1.0));
             let d = l.mul(l.splat(y.d), scales);
-            let trials = search::Offsets {
+            let trials = search::MinTrials {
                 moments: &values.moments[j],
                 codes: values.codes,
                 mins: range,
                 dmin: y.dmin,
             };
             let sub = values.sub(j);
-            let mut best = trials.least(l, sub, scales, d, *wanted);
-            for shift in values.effort.shifts() {
+            let mut best = trials.least(l, sub, scales, d, *ideal);
+            for shift in values.effort.offset_shifts() {
                 let [scale, min] = best.1;
-                let wanted = (y.d * scale, shift * y.d * scale - y.dmin * min);
-                best = search::better(best, trials.least(l, sub, scales, d, wanted));
+                let ideal = (y.d * scale, shift * y.d * scale - y.dmin * min);
+                best = search::better(best, trials.least(l, sub, scales, d, ideal));
             }
             let (error, [scale, min]) = best;
             (y.scales[j], y.mins[j]) = (scale as u8, min as u8);
@@ -158,7 +158,7 @@ impl<const SUBS: usize> Affine<SUBS> {
         std::array::from_fn(|j| (scale(j), -min(j)))
     }
 
-    /// Sets the codes to the nearest.
+    /// Sets every code to the nearest one.
     #[inline(always)]
     fn encode(&mut self, values: &Values<SUBS>) {
         for (j, (d, m)) in self.real().into_iter().enumerate() {
@@ -167,12 +167,10 @@ impl<const SUBS: usize> Affine<SUBS> {
         }
     }
 
-    /// The `d` and `dmin` that are best with the integers as they are: least squares in two
-    /// unknowns.
+    /// The best `d` and `dmin` for the given integers: a least-squares fit with two unknowns.
     #[inline(always)]
     fn refit<L: Lanes>(&self, l: L, values: &Values<SUBS>) -> (f32, f32) {
-        // Of scale times code: its square, its product with the minimum and with x; then those of
-        // the minimum.
+        // With q = scale * code and m = the minimum: the weighted sums of q², q·m, x·q, m² and x·m.
         let [mut qq, mut qm, mut xq, mut mm, mut xm] = [l.splat(0.0); 5];
         for (j, q) in self.q.chunks_exact(Self::SUB_LEN).enumerate() {
             let (x, w) = values.sub(j);
@@ -204,7 +202,7 @@ impl<const SUBS: usize> Affine<SUBS> {
 }
 
 impl<const SUBS: usize> Values<SUBS> {
-    /// Sub-block `j` and its importances.
+    /// The values of sub-block `j`, and their importances.
     #[inline(always)]
     fn sub(&self, j: usize) -> (&[f32], &[f32]) {
         let len = 256 / SUBS;

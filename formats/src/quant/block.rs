@@ -1,4 +1,4 @@
-//! What a block type supplies, and the loops over rows of blocks, written once.
+//! What a block type implements, and the loops over rows of blocks, which all types share.
 
 use bytemuck::Pod;
 
@@ -7,32 +7,33 @@ use super::lanes::Lanes;
 
 /// One block of a quantized row: `LEN` weights in `size_of::<Self>()` bytes.
 ///
-/// Blocks are made of bytes only (alignment 1), so that any slice of a mapped file of the right
-/// length is a slice of blocks, on any machine.
+/// Blocks consist of bytes only (alignment 1), so that on every machine a slice of a mapped file is
+/// a slice of blocks if it has the right length.
 pub trait Block: Pod {
     /// Weights per block.
     const LEN: usize;
-    /// The type that the other factor of [`dot_row`](Block::dot_row) is quantized to.
+    /// The type that the activations, the other factor of [`dot_row`](Block::dot_row), have.
     type Activation: Block;
 
-    /// Quantizes `x` (`LEN` values), choosing scales for the least squared error, each value's
-    /// times its importance `w` (as many). Types without a choice ignore `w`.
+    /// Quantizes `x` (`LEN` values). Chooses the scales with the smallest squared error, in which
+    /// each value is weighted by its importance in `w` (`LEN` values). Types that have nothing to
+    /// choose ignore `w`.
     ///
-    /// Implementations, and all that they call, are `#[inline(always)]`: they become part of the
-    /// function that the instructions of `l` are enabled for.
+    /// Implementations and everything that they call are `#[inline(always)]`, so that they become
+    /// part of the function in which the instructions of `l` are enabled.
     fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self;
 
     /// Writes the block's `LEN` values to `y`.
     fn dequantize(&self, y: &mut [f32]);
 
-    /// The dot product of two rows of equally many values.
+    /// The dot product of two rows with the same number of values.
     fn dot_row(w: &[Self], a: &[Self::Activation]) -> f32;
 }
 
-/// The typed view of a row's bytes: no copy.
+/// A row's bytes as typed blocks, without a copy.
 ///
 /// # Panics
-/// If `bytes` is no whole number of blocks; callers take rows from checked shapes.
+/// If `bytes` is not a whole number of blocks; callers take rows from checked shapes.
 pub(super) fn blocks<B: Block>(bytes: &[u8]) -> &[B] {
     const { assert!(align_of::<B>() == 1) };
     bytemuck::cast_slice(bytes)
@@ -50,7 +51,7 @@ pub(super) fn quantize<L: Lanes, B: Block>(
     const { assert!(B::LEN <= EQUAL.len()) };
     let y: &mut [B] = bytemuck::cast_slice_mut(y);
     assert_eq!(x.len(), y.len() * B::LEN, "quantize: values and blocks differ in number");
-    assert!(importance.is_none_or(|w| w.len() == x.len()), "quantize: one importance a value");
+    assert!(importance.is_none_or(|w| w.len() == x.len()), "quantize: one importance per value");
     for (i, (x, y)) in x.chunks_exact(B::LEN).zip(y).enumerate() {
         let w = importance.map_or(&EQUAL[..B::LEN], |w| &w[i * B::LEN..][..B::LEN]);
         *y = B::quantize(l, x, w, effort);

@@ -1,23 +1,23 @@
 //! How long quantizers search for scales.
 
-/// How long to search.
+/// How long quantizers search for scales.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effort {
-    /// Half as long as it pays.
+    /// Half of the trials of `Default`.
     Fast,
-    /// As long as it pays: twice as many trials of one kind lower the error by less than 0.5 %.
+    /// As many trials as pay off: twice as many of any kind lower the error by less than 0.5 %.
     #[default]
     Default,
-    /// Some thirty times as long for the types with minimums and four times for those without, for
-    /// another 1 or 2 % off the squared error.
+    /// About thirty times as many trials for the types with minimums, and four times as many for
+    /// those without. The squared error is 1 to 2 % lower.
     Best,
 }
 
 impl Effort {
-    /// What the scales of scales are multiplied with: other ones round all integers anew, which is
-    /// another chance.
+    /// Factors for the scales of the scales. Another scale rounds all integers differently, which
+    /// may lower the error.
     #[inline(always)]
-    pub(super) fn stretches(self) -> &'static [f32] {
+    pub(super) fn d_factors(self) -> &'static [f32] {
         match self {
             Self::Fast => &[1.0],
             Self::Default => &[1.0, 16.0 / 15.0],
@@ -25,7 +25,7 @@ impl Effort {
         }
     }
 
-    /// How often scales of scales are fitted to the integers, and integers to them.
+    /// How often the scales of the scales are fitted to the integers, and the integers to them.
     #[inline(always)]
     pub(super) fn refits(self) -> usize {
         match self {
@@ -35,9 +35,10 @@ impl Effort {
         }
     }
 
-    /// Offsets that codes are chosen for, beside the likeliest: so many codes from the last.
+    /// Further offsets to choose codes for, beside the likeliest one. They are relative to the last
+    /// offset and in units of the step between codes.
     #[inline(always)]
-    pub(super) fn shifts(self) -> &'static [f32] {
+    pub(super) fn offset_shifts(self) -> &'static [f32] {
         match self {
             Self::Fast | Self::Default => &[],
             Self::Best => &[-0.4, -0.2, 0.0, 0.2, 0.4],

@@ -1,7 +1,7 @@
 //! The unquantized types, as blocks of one value. [`F16`] and [`F32`] are also the fields `d`,
 //! `dmin` and `m` of the other blocks.
 //!
-//! Little-endian, as all of GGUF:
+//! Little-endian, like everything in GGUF:
 //! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 use bytemuck::{Pod, Zeroable};
@@ -37,19 +37,19 @@ pub struct F16([u8; 2]);
 const _: () = assert!(size_of::<F16>() == 2);
 
 impl F16 {
-    /// The nearest half; what is too large for one becomes ±65504, since a weight or a scale that
-    /// is a little too small does less harm than an infinite one. NaN stays NaN.
+    /// The nearest f16 value. Values out of its range become ±65504: a weight or a scale that is a
+    /// little too small does less harm than an infinite one. NaN stays NaN.
     pub fn from_f32(x: f32) -> Self {
         let max = f16::MAX.to_f32_const();
         Self(f16::from_f32(x.clamp(-max, max)).to_le_bytes())
     }
 
-    /// The value, exact.
+    /// The exact value.
     pub fn to_f32(self) -> f32 {
         f16::from_le_bytes(self.0).to_f32()
     }
 
-    /// The bits, for a kernel that has an instruction to widen them.
+    /// The bits, for kernels that have an instruction to widen them.
     pub fn to_bits(self) -> u16 {
         u16::from_le_bytes(self.0)
     }
@@ -67,7 +67,7 @@ impl Bf16 {
         Self(bf16::from_f32(x).to_le_bytes())
     }
 
-    /// The value, exact.
+    /// The exact value.
     pub fn to_f32(self) -> f32 {
         f32::from_bits(u32::from(u16::from_le_bytes(self.0)) << 16)
     }
@@ -105,7 +105,8 @@ impl Block for F16 {
     }
 
     fn dot_row(w: &[Self], a: &[F32]) -> f32 {
-        // A slice at a time, for which `half` uses the processor's own conversion if it has one.
+        // Converts a slice at a time, for which `half` uses the processor's instruction if there is
+        // one.
         dot(w, a, |w| {
             let mut y = [0.0; LANES];
             w.map(|w| f16::from_le_bytes(w.0)).convert_to_f32_slice(&mut y);
@@ -132,12 +133,12 @@ impl Block for Bf16 {
     }
 }
 
-/// Sums kept side by side in [`dot`]: enough for the latency of an addition to be hidden on any
-/// vector width up to 512 bits.
+/// Number of partial sums in [`dot`]: enough to hide the latency of an addition at any vector width
+/// up to 512 bits.
 const LANES: usize = 32;
 
-/// The dot product in a fixed order of additions, whatever the machine: product `i` goes to sum
-/// `i % LANES`, then the sums are added in halves. A product is rounded before it is added.
+/// The dot product, added up in the same order on every machine: product `i` is added to sum
+/// `i % LANES`, then the sums are added pairwise. Products are rounded before they are added.
 fn dot<W: Pod>(w: &[W], a: &[F32], widen: impl Fn([W; LANES]) -> [f32; LANES]) -> f32 {
     let mut sums = [0.0; LANES];
     let mut add = |w: [W; LANES], a: [F32; LANES]| {
@@ -162,7 +163,7 @@ fn dot<W: Pod>(w: &[W], a: &[F32], widen: impl Fn([W; LANES]) -> [f32; LANES]) -
     sums[0]
 }
 
-/// The tail of a row, followed by zeros.
+/// The tail of a row, padded with zeros.
 fn padded<W: Pod>(tail: &[W]) -> [W; LANES] {
     let mut y = [W::zeroed(); LANES];
     y[..tail.len()].copy_from_slice(tail);

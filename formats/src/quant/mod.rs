@@ -1,13 +1,13 @@
 //! The block types that weights and activations are stored in.
 //!
 //! Each type is one file of this folder that implements [`Block`]: the layout, and how one block
-//! is quantized, dequantized and multiplied. `registry` holds one row per type; everything else
-//! in the program asks the row. The functions here are the scalar reference, the oracle that
-//! every faster kernel is tested against.
+//! is quantized, dequantized and multiplied. `registry` has one row per type, and the rest of the
+//! program looks types up there. The functions here are the scalar reference that every faster
+//! kernel is tested against.
 //!
-//! The k-quants share their arithmetic: a type of `affine` or of `symmetric` is a block with its
-//! numbers unpacked, and the types' own files only pack and unpack it. `search` chooses scales, in
-//! terms of [`Lanes`], for which faster instructions can be had elsewhere.
+//! The k-quants share their arithmetic: `affine` and `symmetric` work on unpacked blocks, and the
+//! files of the types only pack and unpack them. `search` chooses scales. It is written in terms of
+//! [`Lanes`], which other crates implement with faster instructions.
 //!
 //! Layouts are those of [ggml](https://github.com/ggml-org/ggml), whose names (`d`, `dmin`,
 //! `scales`, `qs`, `qh`) are kept.

@@ -1,5 +1,5 @@
 //! Q2_K: 256 weights of 2 bits in 16 sub-blocks of 16, each with a scale and a minimum of 4 bits,
-//! 2.625 bits a weight. `x = d * scale * q - dmin * min`, `q` in 0..4.
+//! 2.625 bits per weight. `x = d * scale * q - dmin * min`, `q` in 0..4.
 //!
 //! Layout: `block_q2_K` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
 
@@ -17,9 +17,9 @@ use super::range::Range;
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct BlockQ2K {
-    /// Of each sub-block, the scale in the low half and the minimum in the high.
+    /// For each sub-block, the scale in the low 4 bits and the minimum in the high 4 bits.
     pub scales: [u8; 16],
-    /// Of every 128 weights, weight `32 * k + i` in bits `2 * k` and up of byte `i`.
+    /// In every group of 128 weights, weight `32 * k + i` is in bits `2 * k` and up of byte `i`.
     pub qs: [u8; 64],
     /// The scale of the scales.
     pub d: F16,
@@ -29,7 +29,7 @@ pub struct BlockQ2K {
 const _: () = assert!(size_of::<BlockQ2K>() == 84);
 
 impl BlockQ2K {
-    /// The block's numbers, each by itself.
+    /// The block's numbers, unpacked.
     pub fn unpack(&self) -> Affine<16> {
         Affine {
             d: self.d.to_f32(),

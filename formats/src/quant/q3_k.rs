@@ -1,5 +1,5 @@
 //! Q3_K: 256 weights of 3 bits in 16 sub-blocks of 16, each with a signed scale of 6 bits, 3.4375
-//! bits a weight. `x = d * (scale - 32) * (q - 4)`, `q` in 0..8.
+//! bits per weight. `x = d * (scale - 32) * (q - 4)`, `q` in 0..8.
 //!
 //! Layout: `block_q3_K` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
 
@@ -18,13 +18,14 @@ use super::symmetric::Symmetric;
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct BlockQ3K {
-    /// The third bits: of weight `32 * k + i` in bit `k` of byte `i`.
+    /// The third bits: that of weight `32 * k + i` is in bit `k` of byte `i`.
     pub hmask: [u8; 32],
-    /// The low bits: of every 128 weights, those of weight `32 * k + i` in bits `2 * k` and up of
-    /// byte `i`.
+    /// The low bits: in every group of 128 weights, those of weight `32 * k + i` are in bits `2 * k`
+    /// and up of byte `i`.
     pub qs: [u8; 64],
-    /// The scales plus 32: the low four bits of scale `j` in the low, of scale `j + 8` in the high
-    /// half of byte `j`; the upper two bits of scale `j` in byte `8 + j % 4`, from bit `j / 4 * 2`.
+    /// The scales plus 32. The low four bits of scale `j` are in the low half of byte `j`, those of
+    /// scale `j + 8` in the high half; the upper two bits of scale `j` are in byte `8 + j % 4`, from
+    /// bit `j / 4 * 2`.
     pub scales: [u8; 12],
     /// The scale of the scales.
     pub d: F16,
@@ -32,7 +33,7 @@ pub struct BlockQ3K {
 const _: () = assert!(size_of::<BlockQ3K>() == 110);
 
 impl BlockQ3K {
-    /// The block's numbers, each by itself.
+    /// The block's numbers, unpacked.
     pub fn unpack(&self) -> Symmetric {
         let low = q2_k::unpack(&self.qs);
         let mut q = [0; 256];
@@ -44,22 +45,23 @@ impl BlockQ3K {
         Symmetric { d: self.d.to_f32(), scales: self.unpack_scales(), q }
     }
 
-    /// The scales, within -32..32.
+    /// The scales, in -32..32.
     #[inline(always)]
     pub fn unpack_scales(&self) -> [i8; 16] {
-        // Eight at a time, a byte each.
+        // Eight at a time, one in each byte.
         const LOW: u64 = 0x0f0f_0f0f_0f0f_0f0f;
         const HIGH: u64 = 0x3030_3030_3030_3030;
         const TOP: u64 = 0x8080_8080_8080_8080;
-        const HALF: u64 = 0x2020_2020_2020_2020;
+        const OFFSET: u64 = 0x2020_2020_2020_2020;
         let b = &self.scales;
         let low = u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
         let high = u64::from(u32::from_le_bytes([b[8], b[9], b[10], b[11]]));
         let first = low & LOW | (high << 4 | high << 34) & HIGH;
         let second = low >> 4 & LOW | (high | high >> 2 << 32) & HIGH;
-        // Less 32, with the top bit set meanwhile, so that no byte borrows from the next.
-        let less = |x: u64| (((x | TOP) - HALF) ^ TOP).to_le_bytes();
-        bytemuck::cast([less(first), less(second)])
+        // Subtracts 32 from every byte. The top bit is set meanwhile, so that no byte borrows from
+        // the next.
+        let subtract = |x: u64| (((x | TOP) - OFFSET) ^ TOP).to_le_bytes();
+        bytemuck::cast([subtract(first), subtract(second)])
     }
 
     #[inline(always)]
@@ -94,7 +96,7 @@ impl Block for BlockQ3K {
     }
 }
 
-/// See [`BlockQ3K::scales`].
+/// Packs the scales as described at [`BlockQ3K::scales`].
 #[inline(always)]
 fn pack_scales(scales: &[i8; 16]) -> [u8; 12] {
     let mut b = [0; 12];

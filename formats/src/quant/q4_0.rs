@@ -1,4 +1,4 @@
-//! Q4_0: 32 weights of 4 bits and one scale, 4.5 bits a weight. `x = d * (q - 8)`, `q` in 0..16.
+//! Q4_0: 32 weights of 4 bits and one scale, 4.5 bits per weight. `x = d * (q - 8)`, `q` in 0..16.
 //!
 //! Layout: `block_q4_0` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
 
@@ -20,13 +20,13 @@ const CODES: Range = Range::signed(4);
 pub struct BlockQ4_0 {
     /// The scale.
     pub d: F16,
-    /// Weight `i` in the low, weight `i + 16` in the high half of byte `i`.
+    /// Weight `i` in the low half of byte `i`, weight `i + 16` in the high half.
     pub qs: [u8; 16],
 }
 const _: () = assert!(size_of::<BlockQ4_0>() == 18);
 
 impl BlockQ4_0 {
-    /// The codes, -8..8.
+    /// The codes, in -8..8.
     pub fn codes(&self) -> [i8; 32] {
         let mut q = [0; 32];
         for (i, byte) in self.qs.iter().enumerate() {

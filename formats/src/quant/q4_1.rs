@@ -1,4 +1,4 @@
-//! Q4_1: 32 weights of 4 bits, a scale and an offset, 5 bits a weight. `x = d * q + m`, `q` in
+//! Q4_1: 32 weights of 4 bits, a scale and an offset, 5 bits per weight. `x = d * q + m`, `q` in
 //! 0..16.
 //!
 //! Layout: `block_q4_1` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
@@ -23,13 +23,13 @@ pub struct BlockQ4_1 {
     pub d: F16,
     /// The offset: the value of code 0.
     pub m: F16,
-    /// Weight `i` in the low, weight `i + 16` in the high half of byte `i`.
+    /// Weight `i` in the low half of byte `i`, weight `i + 16` in the high half.
     pub qs: [u8; 16],
 }
 const _: () = assert!(size_of::<BlockQ4_1>() == 20);
 
 impl BlockQ4_1 {
-    /// The codes, 0..16.
+    /// The codes, in 0..16.
     pub fn codes(&self) -> [i8; 32] {
         let mut q = [0; 32];
         for (i, byte) in self.qs.iter().enumerate() {

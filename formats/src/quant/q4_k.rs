@@ -1,5 +1,5 @@
 //! Q4_K: 256 weights of 4 bits in 8 sub-blocks of 32, each with a scale and a minimum of 6 bits,
-//! 4.5 bits a weight. `x = d * scale * q - dmin * min`, `q` in 0..16.
+//! 4.5 bits per weight. `x = d * scale * q - dmin * min`, `q` in 0..16.
 //!
 //! Layout: `block_q4_K` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
 
@@ -21,15 +21,16 @@ pub struct BlockQ4K {
     pub d: F16,
     /// The scale of the minimums.
     pub dmin: F16,
-    /// Scales and minimums.
+    /// The scales and minimums, packed.
     pub scales: Scales,
-    /// Of every 64 weights, weight `i` in the low, weight `i + 32` in the high half of byte `i`.
+    /// In every group of 64 weights, weight `i` is in the low half of byte `i`, weight `i + 32` in
+    /// the high half.
     pub qs: [u8; 128],
 }
 const _: () = assert!(size_of::<BlockQ4K>() == 144);
 
 impl BlockQ4K {
-    /// The block's numbers, each by itself.
+    /// The block's numbers, unpacked.
     pub fn unpack(&self) -> Affine<8> {
         let (scales, mins) = self.scales.unpack();
         let mut q = [0; 256];
@@ -73,10 +74,10 @@ impl Block for BlockQ4K {
     }
 }
 
-/// Eight scales and eight minimums of 6 bits each, as Q4_K and Q5_K store them: bytes 0..4 begin
-/// with the scales 0..4 and bytes 4..8 with the minimums 0..4; bytes 8..12 hold the low halves of
-/// the scales (low) and minimums (high) 4..8, whose upper two bits are the top bits of bytes 0..4
-/// and 4..8.
+/// Eight scales and eight minimums of 6 bits each, as Q4_K and Q5_K store them. The low six bits of
+/// bytes 0..4 are scales 0..4, those of bytes 4..8 are minimums 0..4. Bytes 8..12 hold the low four
+/// bits of scales 4..8 (in their low halves) and of minimums 4..8 (in their high halves). The upper
+/// two bits of those are the top bits of bytes 0..4 (scales) and 4..8 (minimums).
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(transparent)]
 pub struct Scales([u8; 12]);
@@ -85,7 +86,7 @@ impl Scales {
     /// `(scales, mins)`, each below 64.
     #[inline(always)]
     pub fn unpack(&self) -> ([u8; 8], [u8; 8]) {
-        // Four at a time, a byte each.
+        // Four at a time, one in each byte.
         const LOW: u32 = 0x0f0f_0f0f;
         const TOP: u32 = 0x3030_3030;
         const SIX: u32 = 0x3f3f_3f3f;

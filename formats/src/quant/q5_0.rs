@@ -1,4 +1,4 @@
-//! Q5_0: 32 weights of 5 bits and one scale, 5.5 bits a weight. `x = d * (q - 16)`, `q` in 0..32.
+//! Q5_0: 32 weights of 5 bits and one scale, 5.5 bits per weight. `x = d * (q - 16)`, `q` in 0..32.
 //!
 //! Layout: `block_q5_0` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
 
@@ -22,13 +22,13 @@ pub struct BlockQ5_0 {
     pub d: F16,
     /// The fifth bit of weight `i` in bit `i`, little-endian.
     pub qh: [u8; 4],
-    /// The low bits of weight `i` in the low, of weight `i + 16` in the high half of byte `i`.
+    /// The low bits of weight `i` in the low half of byte `i`, of weight `i + 16` in the high half.
     pub qs: [u8; 16],
 }
 const _: () = assert!(size_of::<BlockQ5_0>() == 22);
 
 impl BlockQ5_0 {
-    /// The codes, -16..16.
+    /// The codes, in -16..16.
     pub fn codes(&self) -> [i8; 32] {
         unpack(&self.qs, self.qh).map(|q| q as i8 - 16)
     }
@@ -60,26 +60,27 @@ impl Block for BlockQ5_0 {
     }
 }
 
-/// Codes of 5 bits from the halves of `qs` and the bits of `qh`; also Q5_1's. Eight bytes at once in
-/// a word: vectors of baseline x86-64 cannot shift every bit its own way.
+/// Joins the low bits in `qs` and the fifth bits in `qh` to codes of 5 bits; Q5_1 uses it too. Works
+/// on eight bytes at once in a 64-bit word: baseline x86-64 has no vector shift with a separate
+/// count for each lane.
 pub(super) fn unpack(qs: &[u8; 16], qh: [u8; 4]) -> [u8; 32] {
     const LOW: u64 = 0x0f0f_0f0f_0f0f_0f0f;
     let mut q = [0; 32];
     let (first, second) = q.split_at_mut(16);
     for (i, bytes) in qs.as_chunks::<8>().0.iter().enumerate() {
         let word = u64::from_le_bytes(*bytes);
-        let low = (word & LOW) | spread(qh[i]) << 4;
-        let high = (word >> 4 & LOW) | spread(qh[i + 2]) << 4;
+        let low = (word & LOW) | bits_to_bytes(qh[i]) << 4;
+        let high = (word >> 4 & LOW) | bits_to_bytes(qh[i + 2]) << 4;
         first[8 * i..][..8].copy_from_slice(&low.to_le_bytes());
         second[8 * i..][..8].copy_from_slice(&high.to_le_bytes());
     }
     q
 }
 
-/// Bit `i` in byte `i`.
-fn spread(bits: u8) -> u64 {
+/// Puts bit `i` into byte `i`.
+fn bits_to_bytes(bits: u8) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
-    // Every byte keeps its own bit of a copy of `bits`, then carries it to the top.
+    // Every byte gets a copy of `bits` and keeps its own bit, which is then carried to the top.
     let own = (u64::from(bits) * ONES) & 0x8040_2010_0804_0201;
     ((own + 0x7f * ONES) >> 7) & ONES
 }

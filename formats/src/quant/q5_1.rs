@@ -1,4 +1,4 @@
-//! Q5_1: 32 weights of 5 bits, a scale and an offset, 6 bits a weight. `x = d * q + m`, `q` in
+//! Q5_1: 32 weights of 5 bits, a scale and an offset, 6 bits per weight. `x = d * q + m`, `q` in
 //! 0..32.
 //!
 //! Layout: `block_q5_1` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
@@ -26,13 +26,13 @@ pub struct BlockQ5_1 {
     pub m: F16,
     /// The fifth bit of weight `i` in bit `i`, little-endian.
     pub qh: [u8; 4],
-    /// The low bits of weight `i` in the low, of weight `i + 16` in the high half of byte `i`.
+    /// The low bits of weight `i` in the low half of byte `i`, of weight `i + 16` in the high half.
     pub qs: [u8; 16],
 }
 const _: () = assert!(size_of::<BlockQ5_1>() == 24);
 
 impl BlockQ5_1 {
-    /// The codes, 0..32.
+    /// The codes, in 0..32.
     pub fn codes(&self) -> [i8; 32] {
         q5_0::unpack(&self.qs, self.qh).map(|q| q as i8)
     }

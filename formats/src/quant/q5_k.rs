@@ -1,5 +1,5 @@
 //! Q5_K: 256 weights of 5 bits in 8 sub-blocks of 32, each with a scale and a minimum of 6 bits,
-//! 5.5 bits a weight. `x = d * scale * q - dmin * min`, `q` in 0..32.
+//! 5.5 bits per weight. `x = d * scale * q - dmin * min`, `q` in 0..32.
 //!
 //! Layout: `block_q5_K` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
 
@@ -22,18 +22,18 @@ pub struct BlockQ5K {
     pub d: F16,
     /// The scale of the minimums.
     pub dmin: F16,
-    /// Scales and minimums.
+    /// The scales and minimums, packed.
     pub scales: Scales,
-    /// The fifth bits: of weight `32 * j + i` in bit `j` of byte `i`.
+    /// The fifth bits: that of weight `32 * j + i` is in bit `j` of byte `i`.
     pub qh: [u8; 32],
-    /// The low bits: of every 64 weights, those of weight `i` in the low, of weight `i + 32` in the
-    /// high half of byte `i`.
+    /// The low bits: in every group of 64 weights, those of weight `i` are in the low half of byte
+    /// `i`, those of weight `i + 32` in the high half.
     pub qs: [u8; 128],
 }
 const _: () = assert!(size_of::<BlockQ5K>() == 176);
 
 impl BlockQ5K {
-    /// The block's numbers, each by itself.
+    /// The block's numbers, unpacked.
     pub fn unpack(&self) -> Affine<8> {
         let (scales, mins) = self.scales.unpack();
         let mut q = [0; 256];

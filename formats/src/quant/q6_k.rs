@@ -1,5 +1,5 @@
 //! Q6_K: 256 weights of 6 bits in 16 sub-blocks of 16, each with a signed scale of 8 bits, 6.5625
-//! bits a weight. `x = d * scale * (q - 32)`, `q` in 0..64.
+//! bits per weight. `x = d * scale * (q - 32)`, `q` in 0..64.
 //!
 //! Layout: `block_q6_K` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
 
@@ -17,11 +17,11 @@ use super::symmetric::Symmetric;
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct BlockQ6K {
-    /// The low bits: of every 128 weights, those of weight `i` in the low, of weight `i + 64` in
-    /// the high half of byte `i`.
+    /// The low bits: in every group of 128 weights, those of weight `i` are in the low half of byte
+    /// `i`, those of weight `i + 64` in the high half.
     pub ql: [u8; 128],
-    /// The upper two bits: of every 128 weights, those of weight `32 * k + i` in bits `2 * k` and
-    /// up of byte `i`.
+    /// The upper two bits: in every group of 128 weights, those of weight `32 * k + i` are in bits
+    /// `2 * k` and up of byte `i`.
     pub qh: [u8; 64],
     /// The scales.
     pub scales: [i8; 16],
@@ -31,7 +31,7 @@ pub struct BlockQ6K {
 const _: () = assert!(size_of::<BlockQ6K>() == 210);
 
 impl BlockQ6K {
-    /// The block's numbers, each by itself.
+    /// The block's numbers, unpacked.
     pub fn unpack(&self) -> Symmetric {
         let mut q = [0; 256];
         let (ql, qh) = (self.ql.chunks_exact(64), self.qh.chunks_exact(32));

@@ -1,5 +1,5 @@
-//! Q8_0: 32 weights of 8 bits and one scale, 8.5 bits a weight. `x = d * q`. Also the activations
-//! that the other blocks of 32 are multiplied with.
+//! Q8_0: 32 weights of 8 bits and one scale, 8.5 bits per weight. `x = d * q`. Also used for the
+//! activations that the other blocks of 32 weights are multiplied with.
 //!
 //! Layout: `block_q8_0` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
 
@@ -23,7 +23,7 @@ pub struct BlockQ8_0 {
 const _: () = assert!(size_of::<BlockQ8_0>() == 34);
 
 impl BlockQ8_0 {
-    /// The dot product with a block of plain integers.
+    /// The dot product with a block of integers.
     pub(super) fn dot(&self, q: &[i8; 32]) -> f32 {
         let sum: i32 = self.qs.iter().zip(q).map(|(a, q)| i32::from(*a) * i32::from(*q)).sum();
         self.d.to_f32() * sum as f32
@@ -39,15 +39,15 @@ impl Block for BlockQ8_0 {
     const LEN: usize = 32;
     type Activation = BlockQ8_0;
 
-    /// The rule of ggml and of Python's `gguf`, byte for byte: `d` is the largest magnitude / 127,
-    /// and the codes are `x * (1 / d)` rounded half away from zero, with `d` as it was before it
-    /// was rounded to a half.
+    /// Follows ggml and Python's `gguf`, byte for byte: `d` is the largest magnitude / 127, and the
+    /// codes are `x * (1 / d)` rounded half away from zero, with the `d` from before it is rounded
+    /// to f16.
     #[inline(always)]
     fn quantize<L: Lanes>(_: L, x: &[f32], _: &[f32], _: Effort) -> Self {
         let x = search::finite::<32>(x);
         let d = search::magnitude(&x) / 127.0;
         let inverse = search::inverse(d);
-        Self { d: F16::from_f32(d), qs: x.map(|x| half_away(x * inverse)) }
+        Self { d: F16::from_f32(d), qs: x.map(|x| round_half_away(x * inverse)) }
     }
 
     fn dequantize(&self, y: &mut [f32]) {
@@ -62,9 +62,9 @@ impl Block for BlockQ8_0 {
     }
 }
 
-/// `x.round()` for magnitudes up to 127, without a library call on processors before SSE4.1. What
-/// truncation leaves is exact, so ties are seen as such.
-fn half_away(x: f32) -> i8 {
+/// `x.round()` for magnitudes up to 127, without the library call that processors before SSE4.1
+/// need. The remainder of the truncation is exact, so ties are recognized.
+fn round_half_away(x: f32) -> i8 {
     let whole = x as i32;
     let rest = x - whole as f32;
     (whole + i32::from(rest >= 0.5) - i32::from(rest <= -0.5)) as i8

@@ -1,5 +1,5 @@
-//! Q8_K: 256 activations of 8 bits, one scale, and sums. `x = d * q`. What the k-quants are
-//! multiplied with; never in a file.
+//! Q8_K: 256 activations of 8 bits, one scale, and sums. `x = d * q`. The k-quants are multiplied
+//! with these blocks; they never occur in files.
 //!
 //! Layout: `block_q8_K` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
 
@@ -12,7 +12,7 @@ use super::lanes::Lanes;
 use super::range::Range;
 use super::search;
 
-/// Not -128: see [`BlockQ8K::qs`].
+/// Without -128: see [`BlockQ8K::qs`].
 const CODES: Range = Range { low: -127.0, high: 127.0 };
 
 /// 256 activations in 292 bytes.
@@ -21,9 +21,9 @@ const CODES: Range = Range { low: -127.0, high: 127.0 };
 pub struct BlockQ8K {
     /// The scale.
     pub d: F32,
-    /// The codes, within ±127: kernels count on -128 never to occur.
+    /// The codes, within ±127: kernels rely on -128 not occurring.
     pub qs: [i8; 256],
-    /// The sum of every 16 codes, an `i16` each.
+    /// The sums of every 16 codes, as `i16`.
     pub bsums: [[u8; 2]; 16],
 }
 const _: () = assert!(size_of::<BlockQ8K>() == 292);
@@ -39,8 +39,8 @@ impl Block for BlockQ8K {
     const LEN: usize = 256;
     type Activation = BlockQ8K;
 
-    /// `d` is the largest magnitude / 127, and the codes are `x * (1 / d)` rounded half to even,
-    /// which every vector unit does by itself, so that fast kernels can give the same bytes.
+    /// `d` is the largest magnitude / 127, and the codes are `x * (1 / d)` rounded half to even.
+    /// Every vector unit rounds that way by default, so fast kernels can give the same bytes.
     #[inline(always)]
     fn quantize<L: Lanes>(_: L, x: &[f32], _: &[f32], _: Effort) -> Self {
         let x = search::finite::<256>(x);

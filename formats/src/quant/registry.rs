@@ -1,4 +1,4 @@
-//! The registry: one row per type, the only list of types in the program.
+//! The registry: one row per type. It is the only list of types in the program.
 
 use super::block::{self, Block};
 use super::effort::Effort;
@@ -27,7 +27,7 @@ pub enum QuantType {
     BF16 = 30,
 }
 
-/// All there is to know about a type.
+/// Everything that is specific to a type.
 #[derive(Debug)]
 pub struct Traits {
     /// The type this row describes.
@@ -38,12 +38,12 @@ pub struct Traits {
     pub block_len: usize,
     /// Bytes per block.
     pub block_bytes: usize,
-    /// What activations are quantized to before [`dot`](Traits::dot).
+    /// The type that activations are quantized to before [`dot`](Traits::dot).
     pub activation: QuantType,
-    /// Whether GGUF files hold it (Q8_K is for activations only).
+    /// Whether GGUF files contain it (Q8_K is for activations only).
     pub stored: bool,
-    /// Quantizes whole blocks: `x.len()` values to `x.len() / block_len * block_bytes` bytes. Every
-    /// value is as important as any other.
+    /// Quantizes whole blocks: `x.len()` values to `x.len() / block_len * block_bytes` bytes. All
+    /// values are equally important.
     pub quantize: fn(x: &[f32], y: &mut [u8]),
     /// The reverse of [`quantize`](Traits::quantize).
     pub dequantize: fn(x: &[u8], y: &mut [f32]),
@@ -65,16 +65,17 @@ const fn row<B: Block>(ty: QuantType, name: &'static str, activation: QuantType)
     }
 }
 
-/// The rows, and what is the same for every type but must not hide behind a pointer.
+/// Defines the rows, and the one function per type that must be inlined rather than called through
+/// a pointer.
 macro_rules! registry {
     ($($ty:ident: $block:ty, $activation:ident;)*) => {
         static REGISTRY: &[Traits] =
             &[$(row::<$block>(QuantType::$ty, stringify!($ty), QuantType::$activation)),*];
 
         impl QuantType {
-            /// Quantizes whole blocks as [`Traits::quantize`] does, by the operations of `l`, and
-            /// with the same bytes from all of them. `importance` says for each value how much its
-            /// squared error counts; equally much if not given.
+            /// Quantizes whole blocks like [`Traits::quantize`], with the operations of `l`. All
+            /// implementations of [`Lanes`] give the same bytes. `importance` weights the squared
+            /// error of each value; without it all values are equally important.
             ///
             /// # Panics
             /// If the lengths do not match.
@@ -123,7 +124,7 @@ impl QuantType {
         Self::all().find(|t| *t as u32 == n)
     }
 
-    /// The type called `name` in GGUF (`Q4_K`), in any case.
+    /// The type called `name` in GGUF (`Q4_K`), in upper or lower case.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::all().find(|t| t.name().eq_ignore_ascii_case(name))
     }
@@ -143,7 +144,7 @@ impl QuantType {
         self.traits().block_len
     }
 
-    /// Bytes of a row of `n` values; `None` if `n` is no whole number of blocks, or too large.
+    /// Bytes of a row of `n` values; `None` if `n` is not a whole number of blocks or too large.
     pub fn row_bytes(self, n: usize) -> Option<usize> {
         let t = self.traits();
         n.is_multiple_of(t.block_len).then(|| (n / t.block_len).checked_mul(t.block_bytes))?

@@ -1,19 +1,20 @@
-//! The search for scales: what the quantizers share.
+//! The search for scales, which the quantizers share.
 //!
-//! The error of a block is no smooth function of its scale, since codes jump, so many scales are
-//! tried, sixteen side by side, one in each of the [`Lanes`]. A lane adds in the order of the
-//! weights, so the outcome is the same on every machine, and yet vector instructions do the work.
-//! The codes of a trial give the best real scale in closed form (least squares), and how far it
-//! lowers the error needs no second pass over the weights.
+//! The error of a block is not a smooth function of its scale, because codes jump. So many scales
+//! are tried, sixteen at a time, one in each of the [`Lanes`]. Each lane adds in the order of the
+//! weights, so the result is the same on every machine although vector instructions compute it.
+//! The codes of a trial give the best real scale in closed form (least squares). How much that scale
+//! lowers the error follows from the same sums, without a second pass over the weights.
 //!
-//! What is minimized is the squared error, each weight's times its importance `w`.
+//! The squared error is minimized, with each weight's error weighted by its importance `w`.
 
 use super::float::F16;
 use super::lanes::{Lanes, LANES};
 use super::range::Range;
 
-/// The block's values with NaN as 0 and magnitudes cut to 2^28. That is the most that any type with
-/// a half as its scale can hold (65504 * 128 * 32 in Q6_K), and no sum of squares of it overflows.
+/// The block's values, with NaN replaced by 0 and magnitudes limited to 2^28. That is the largest
+/// value that any type with an f16 scale can hold (65504 * 128 * 32 in Q6_K), and no sum of its
+/// squares overflows.
 #[inline(always)]
 pub(super) fn finite<const N: usize>(x: &[f32]) -> [f32; N] {
     const LIMIT: Range = Range { low: -((1 << 28) as f32), high: (1 << 28) as f32 };
@@ -25,10 +26,10 @@ pub(super) fn finite<const N: usize>(x: &[f32]) -> [f32; N] {
     y
 }
 
-/// The block's importances, those that are no positive numbers as a very small one.
+/// The block's importances. Those that are not positive numbers become a very small number.
 #[inline(always)]
 pub(super) fn importance<const N: usize>(w: &[f32]) -> [f32; N] {
-    // No sum of products with what `finite` leaves overflows, and none vanishes.
+    // In this range, no sum of products with the output of `finite` overflows or vanishes.
     const RANGE: Range = Range { low: 1.0 / (1u64 << 40) as f32, high: (1u64 << 40) as f32 };
     let w: &[f32; N] = w.try_into().expect("callers pass whole blocks");
     let mut y = [0.0; N];
@@ -44,8 +45,8 @@ pub(super) fn magnitude(x: &[f32]) -> f32 {
     x.iter().fold(0.0, |max, x| if x.abs() > max { x.abs() } else { max })
 }
 
-/// Folds values, whole lanes of them, first lane by lane and then the lanes: a chain through all of
-/// them would take the time of so many additions one after the other.
+/// Folds values, whose number is a multiple of the lanes: first lane by lane, then across the
+/// lanes. One chain through all values would take the latency of as many additions.
 #[inline(always)]
 fn fold<L: Lanes>(
     l: L,
@@ -69,13 +70,13 @@ fn fold<L: Lanes>(
     sum[0]
 }
 
-/// Lanes `16 * i` and up of `w`.
+/// The vector of `w` that starts at `16 * i`.
 #[inline(always)]
 fn lanes_of<L: Lanes>(l: L, w: &[f32], i: usize) -> L::V {
     l.load(&w.as_chunks::<LANES>().0[i])
 }
 
-/// What a sub-block is like, whatever its codes.
+/// Statistics of a sub-block that do not depend on its codes.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Moments {
     /// Σw
@@ -101,7 +102,7 @@ impl Moments {
     }
 }
 
-/// `1 / d`, or 0 where that would be infinite: then all codes are 0.
+/// `1 / d`, or 0 if that would be infinite; all codes are then 0.
 #[inline(always)]
 pub(super) fn inverse(d: f32) -> f32 {
     if d.abs() < f32::MIN_POSITIVE {
@@ -111,14 +112,14 @@ pub(super) fn inverse(d: f32) -> f32 {
     }
 }
 
-/// `d` rounded to a half, but finite and not 0, so that it has an inverse.
+/// `d` rounded to f16, but finite and not 0, so that it has an inverse.
 #[inline(always)]
-pub(super) fn storable(d: f32) -> f32 {
+pub(super) fn f16_scale(d: f32) -> f32 {
     const SMALLEST: f32 = 1.0 / (1 << 24) as f32;
     F16::from_f32(d.abs().max(SMALLEST).copysign(d)).to_f32()
 }
 
-/// Of two candidates with their errors the better, the first of equals.
+/// The candidate with the smaller error; the first one if they are equal.
 #[inline(always)]
 pub(super) fn better<T>(a: (f32, T), b: (f32, T)) -> (f32, T) {
     if b.0 < a.0 {
@@ -128,7 +129,8 @@ pub(super) fn better<T>(a: (f32, T), b: (f32, T)) -> (f32, T) {
     }
 }
 
-/// The lane with the least error, and what is in it in each of `values`.
+/// Finds the lane with the smallest error. Returns that error and the lane's entry of each of
+/// `values`.
 #[inline(always)]
 pub(super) fn least<L: Lanes, const N: usize>(
     l: L,
@@ -139,7 +141,7 @@ pub(super) fn least<L: Lanes, const N: usize>(
     (l.store(error)[at], values.map(|v| l.store(v)[at]))
 }
 
-/// The codes nearest to `x = d * q + m`, in two's complement.
+/// The codes that make `d * q + m` nearest to `x`, in two's complement.
 #[inline(always)]
 pub(super) fn encode(x: &[f32], d: f32, m: f32, codes: Range, q: &mut [u8]) {
     let inverse = inverse(d);
@@ -148,7 +150,7 @@ pub(super) fn encode(x: &[f32], d: f32, m: f32, codes: Range, q: &mut [u8]) {
     }
 }
 
-/// The squared error of `x = d * q` with the nearest codes, for each trial `d`, which is not 0.
+/// The squared error of `x = d * q` with the nearest codes, for each trial scale `d`, none of them 0.
 #[inline(always)]
 pub(super) fn errors<L: Lanes>(l: L, x: &[f32], w: &[f32], d: L::V, codes: Range) -> L::V {
     let inverse = l.div(l.splat(1.0), d);
@@ -161,16 +163,16 @@ pub(super) fn errors<L: Lanes>(l: L, x: &[f32], w: &[f32], d: L::V, codes: Range
     l.mul(errors, l.mul(d, d))
 }
 
-/// No sum of importances is as small, so dividing by what is at least this changes nothing but 0/0.
+/// Smaller than any sum of importances, so that a divisor of at least this only changes 0/0.
 const TINY: f32 = 1e-30;
 
 /// 0, 1, 2 …
 const NUMBERS: [f32; LANES] =
     [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
 
-/// `first` and the integers after it.
+/// `first` and the integers that follow it, one per lane.
 #[inline(always)]
-pub(super) fn from<L: Lanes>(l: L, first: f32) -> L::V {
+pub(super) fn consecutive<L: Lanes>(l: L, first: f32) -> L::V {
     l.add(l.splat(first), l.load(&NUMBERS))
 }
 
@@ -186,12 +188,12 @@ pub(super) fn scale<L: Lanes>(l: L, x: &[f32], w: &[f32], codes: Range) -> f32 {
         |a, b| if a > b { a } else { b },
     );
     let per_code = l.splat(inverse(magnitude));
-    // The largest magnitude gets codes from just outside of the range, which cuts it a little for
-    // the good of the many small ones, down to where the coarser steps cost more than the luck of
-    // another rounding wins. Found by trying, for all types.
+    // The trials map the largest magnitude to codes from just outside the range, which clips it a
+    // little in favour of the many small values, down to where the coarser steps cost more than
+    // another rounding can gain. These limits were found by trying, for all types.
     let step = l.mul(l.splat((1.0 + half / 4.0) / (LANES - 1) as f32), l.load(&NUMBERS));
     let up = l.mul(l.sub(l.splat(half + 0.5), step), per_code);
-    // Both signs, since there is one more negative code than positive ones.
+    // Both signs, because there is one more negative code than positive ones.
     let down = l.sub(l.splat(0.0), up);
     let (gain_up, d_up) = scale_gain(l, x, w, up, codes);
     let (gain_down, d_down) = scale_gain(l, x, w, down, codes);
@@ -200,7 +202,7 @@ pub(super) fn scale<L: Lanes>(l: L, x: &[f32], w: &[f32], codes: Range) -> f32 {
     least(l, loss, [d]).1[0]
 }
 
-/// By how much the codes nearest to `x * inverse` lower the error, and their best `d`.
+/// How much the codes nearest to `x * inverse` lower the error, and the best `d` for them.
 #[inline(always)]
 fn scale_gain<L: Lanes>(l: L, x: &[f32], w: &[f32], inverse: L::V, codes: Range) -> (L::V, L::V) {
     let (mut xq, mut qq) = (l.splat(0.0), l.splat(0.0));
@@ -215,17 +217,17 @@ fn scale_gain<L: Lanes>(l: L, x: &[f32], w: &[f32], inverse: L::V, codes: Range)
     (l.mul(xq, d), d)
 }
 
-/// What offsets a type has.
+/// The offsets that a type can store.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Offset {
-    /// Any.
+    /// Any offset.
     Any,
-    /// Only negative ones and 0.
+    /// Only negative offsets and 0.
     NotPositive,
 }
 
-/// The codes of the smallest and of the largest value in the trials of [`scale_offset`]: how far they
-/// lie outside, by lane; the second half of the trials has 0.6 more for the largest.
+/// In the trials of [`scale_offset`], how far the codes of the smallest and of the largest value lie
+/// outside the range, by lane. The second sixteen trials have 0.6 more for the largest value.
 const BELOW: [f32; LANES] =
     [-0.4, -0.25, -0.1, 0.05, 0.2, 0.35, 0.5, 0.65, -0.4, -0.25, -0.1, 0.05, 0.2, 0.35, 0.5, 0.65];
 const ABOVE: [f32; LANES] = [
@@ -261,19 +263,19 @@ pub(super) fn scale_offset<L: Lanes>(
     (d, m)
 }
 
-/// What the trials of a sub-block have in common.
+/// What the trials of a sub-block's real scale and offset share.
 struct Trials<'a> {
-    /// The least value, or the largest offset if that is less.
+    /// The smallest value, but at most `limit`.
     min: f32,
-    /// The largest offset.
+    /// The largest offset that the type can store.
     limit: f32,
     moments: &'a Moments,
     codes: Range,
 }
 
 impl Trials<'_> {
-    /// By how much the codes nearest to `(x - min) * inverse - below` lower the error, measured from
-    /// the best constant, and their best `d` and `m`.
+    /// How much the codes nearest to `(x - min) * inverse - below` lower the error compared with the
+    /// best constant, and the best `d` and `m` for these codes.
     #[inline(always)]
     fn gain<L: Lanes>(
         &self,
@@ -283,7 +285,7 @@ impl Trials<'_> {
         inverse: L::V,
         below: L::V,
     ) -> (L::V, L::V, L::V) {
-        // Sums are of what exceeds `min`, so that they lose no precision to it.
+        // Sums use `x - min`, so that a large `min` costs no precision.
         let (mut q1, mut qq, mut xq) = (l.splat(0.0), l.splat(0.0), l.splat(0.0));
         for (x, w) in x.iter().zip(w) {
             let x = l.splat(x - self.min);
@@ -298,12 +300,12 @@ impl Trials<'_> {
         let mean_code = l.div(q1, l.splat(total));
         let mean_rest = l.splat(mean - self.min);
         let covariance = l.sub(xq, l.mul(mean_rest, q1));
-        // Where all codes are one, the variance is rounding, which must not be divided by.
+        // If all codes are the same, the variance is only rounding error and must not be a divisor.
         let least = l.max(l.mul(qq, l.splat(1e-6)), tiny);
         let free = l.div(covariance, l.max(l.sub(qq, l.mul(q1, mean_code)), least));
         let m = l.add(min, l.sub(mean_rest, l.mul(free, mean_code)));
-        // Where the offset would be too large: the best with the largest. What no offset at all is
-        // worse than the best constant by is taken off.
+        // If the offset would be too large, the best `d` with the largest offset is used. Its gain is
+        // measured from zero, so the best constant's gain over zero is subtracted.
         let bound = l.div(l.add(xq, l.mul(min, q1)), l.max(qq, tiny));
         let from_zero = l.splat(mean * mean * total);
         let bound_gain = l.sub(l.mul(l.mul(bound, bound), qq), from_zero);
@@ -316,21 +318,21 @@ impl Trials<'_> {
     }
 }
 
-/// Integer offsets of a sub-block: `x = d * q - dmin * min`.
-pub(super) struct Offsets<'a> {
-    /// Of the sub-block.
+/// What the trials of a sub-block's integer minimum share: `x = d * q - dmin * min`.
+pub(super) struct MinTrials<'a> {
+    /// Statistics of the sub-block.
     pub(super) moments: &'a Moments,
-    /// What codes may be.
+    /// The range of the codes.
     pub(super) codes: Range,
-    /// What `min` may be.
+    /// The range of `min`.
     pub(super) mins: Range,
-    /// Not 0.
+    /// The scale of the minimums, not 0.
     pub(super) dmin: f32,
 }
 
-impl Offsets<'_> {
-    /// Of trials with such scales and the integers `scales` behind them: the least error, its
-    /// integer and its `min`.
+impl MinTrials<'_> {
+    /// Tries the scales `d`, whose integers are `scales`. Returns the smallest error, and the
+    /// integer scale and `min` that give it.
     #[inline(always)]
     pub(super) fn least<L: Lanes>(
         &self,
@@ -338,14 +340,14 @@ impl Offsets<'_> {
         (x, w): (&[f32], &[f32]),
         scales: L::V,
         d: L::V,
-        wanted: (f32, f32),
+        ideal: (f32, f32),
     ) -> (f32, [f32; 2]) {
-        let (errors, mins) = self.best(l, x, w, d, wanted);
+        let (errors, mins) = self.best(l, x, w, d, ideal);
         least(l, errors, [scales, mins])
     }
 
-    /// For each trial scale `d` the error, and the `min` that is best with the codes `q`. These are
-    /// chosen as if the offset kept the mean code that `wanted`, a real scale and offset, give.
+    /// For each trial scale `d`, the error and the best `min` for its codes. The codes are chosen as
+    /// if the offset kept the mean code that the real scale and offset in `ideal` give.
     #[inline(always)]
     fn best<L: Lanes>(
         &self,
@@ -353,10 +355,10 @@ impl Offsets<'_> {
         x: &[f32],
         w: &[f32],
         d: L::V,
-        wanted: (f32, f32),
+        ideal: (f32, f32),
     ) -> (L::V, L::V) {
         let Moments { total, mean, spread } = *self.moments;
-        let mean_code = self.codes.clamp((mean - wanted.1) * inverse(wanted.0));
+        let mean_code = self.codes.clamp((mean - ideal.1) * inverse(ideal.0));
         let inverse = l.div(l.splat(1.0), d);
         let guess = l.min(l.sub(l.splat(mean), l.mul(d, l.splat(mean_code))), l.splat(0.0));
         let (mut q1, mut qq, mut xq) = (l.splat(0.0), l.splat(0.0), l.splat(0.0));
@@ -369,10 +371,10 @@ impl Offsets<'_> {
             xq = l.add(xq, l.mul(l.splat(x - mean), wq));
         }
         let (total, mean) = (l.splat(total), l.splat(mean));
-        // What the scale leaves is on average `mean - d * mean code`, which the offset is to be.
+        // The best offset is the mean of what the scale leaves: `mean - d * mean code`.
         let offset = l.sub(mean, l.mul(d, l.div(q1, total)));
         let min = self.mins.nearest_lanes(l, l.mul(offset, l.splat(-1.0 / self.dmin)));
-        // The error from sums: those of `x` are of what exceeds the mean, and so is the offset.
+        // The error from sums. They are relative to the mean, and so is the offset here.
         let offset = l.sub(l.mul(min, l.splat(-self.dmin)), mean);
         let square = l.mul(d, l.sub(l.mul(d, qq), l.add(xq, xq)));
         let dq = l.mul(d, q1);

@@ -12,11 +12,11 @@ const SUB_LEN: usize = 16;
 /// 256 weights in 16 sub-blocks, each with an integer scale: `x = d * scales[j] * q[i]`.
 #[derive(Clone, Debug)]
 pub struct Symmetric {
-    /// The scale of the scales, representable as a half.
+    /// The scale of the scales, representable as f16.
     pub d: f32,
-    /// One for every 16 weights.
+    /// One scale for every 16 weights.
     pub scales: [i8; 16],
-    /// The codes, in the weights' order.
+    /// The codes, in the order of the weights.
     pub q: [i8; 256],
 }
 
@@ -34,7 +34,7 @@ impl Symmetric {
         }
     }
 
-    /// The dot product; its sums are of integers, so exact.
+    /// The dot product. Its sums are sums of integers and therefore exact.
     pub(super) fn dot(&self, a: &BlockQ8K) -> f32 {
         let mut products = 0;
         let (q, qs) = (self.q.chunks_exact(SUB_LEN), a.qs.chunks_exact(SUB_LEN));
@@ -48,7 +48,7 @@ impl Symmetric {
 
 /// The quantizer.
 impl Symmetric {
-    /// The best found for 256 values with such codes and scales.
+    /// The best block found for 256 values with these ranges of codes and scales.
     #[inline(always)]
     pub(super) fn fit<L: Lanes>(
         l: L,
@@ -58,22 +58,22 @@ impl Symmetric {
         effort: Effort,
     ) -> Self {
         let (x, w) = (search::finite::<256>(x), search::importance::<256>(w));
-        let mut wanted = [0.0; 16];
-        for (wanted, (x, w)) in wanted.iter_mut().zip(subs(&x, &w)) {
-            *wanted = search::scale(l, x, w, codes);
+        let mut ideal = [0.0; 16];
+        for (ideal, (x, w)) in ideal.iter_mut().zip(subs(&x, &w)) {
+            *ideal = search::scale(l, x, w, codes);
         }
-        let largest = wanted.iter().fold(0f32, |a, b| if b.abs() > a.abs() { *b } else { a });
-        // There is one more negative integer than positive ones: the largest scale gets it.
+        let largest = ideal.iter().fold(0f32, |a, b| if b.abs() > a.abs() { *b } else { a });
+        // There is one more negative integer than positive ones: the largest scale uses it.
         let d = largest / scales.low;
         let mut best = (f32::MAX, Self::ZERO);
         if d == 0.0 {
             return best.1;
         }
-        for stretch in effort.stretches() {
-            let trial = Self::round(l, &x, &w, stretch * d, &wanted, codes, scales);
+        for factor in effort.d_factors() {
+            let trial = Self::round(l, &x, &w, factor * d, &ideal, codes, scales);
             best = search::better(best, trial);
         }
-        // One is enough, where there are no minimums to be weighed against scales.
+        // Half as many suffice here, where no minimums compete with the scales.
         for _ in 0..effort.refits() / 2 {
             best.1.encode(&x, codes);
             let d = best.1.refit(&x, &w);
@@ -84,24 +84,24 @@ impl Symmetric {
         best.1
     }
 
-    /// The integers for such a `d` that are best among those next to the real scales `wanted`, and
-    /// their squared error. Codes are left for later.
+    /// For the given `d`, the best integer scales near the real scales in `ideal`, and their squared
+    /// error. The codes are not set yet.
     #[inline(always)]
     fn round<L: Lanes>(
         l: L,
         x: &[f32; 256],
         w: &[f32; 256],
         d: f32,
-        wanted: &[f32; 16],
+        ideal: &[f32; 16],
         codes: Range,
         range: Range,
     ) -> (f32, Self) {
-        let mut y = Self { d: search::storable(d), ..Self::ZERO };
+        let mut y = Self { d: search::f16_scale(d), ..Self::ZERO };
         let mut total = 0.0;
         for (j, (x, w)) in subs(x, w).enumerate() {
-            let nearest = range.nearest(wanted[j] / y.d);
-            let scales = range.clamp_lanes(l, search::from(l, nearest - 8.0));
-            // Not 0: with scale 1 every code may still be 0.
+            let nearest = range.nearest(ideal[j] / y.d);
+            let scales = range.clamp_lanes(l, search::consecutive(l, nearest - 8.0));
+            // Scale 0 need not be tried: with scale 1 all codes can still be 0.
             let zero = l.splat(0.0);
             let size = l.max(scales, l.sub(zero, scales));
             let scales = l.select_less(zero, size, scales, l.splat(1.0));
@@ -120,7 +120,7 @@ impl Symmetric {
         self.scales.map(|scale| self.d * f32::from(scale))
     }
 
-    /// Sets the codes to the nearest.
+    /// Sets every code to the nearest one.
     #[inline(always)]
     fn encode(&mut self, x: &[f32; 256], codes: Range) {
         let real = self.real();
@@ -130,7 +130,7 @@ impl Symmetric {
         }
     }
 
-    /// The `d` that is best with the integers as they are: least squares.
+    /// The best `d` for the given integers: a least-squares fit.
     #[inline(always)]
     fn refit(&self, x: &[f32; 256], w: &[f32; 256]) -> f32 {
         let (mut xq, mut qq) = ([0.0; SUB_LEN], [0.0; SUB_LEN]);

@@ -1,5 +1,5 @@
 //! A SentencePiece vocabulary as data, whether it came from `tokenizer.model`, `tokenizer.json`
-//! or a GGUF file. What to do with it is the tokenizer's business.
+//! or a GGUF file. How text is split with it is up to the tokenizer.
 
 mod pieces;
 
@@ -9,21 +9,21 @@ use thiserror::Error;
 
 use crate::printable::Printable;
 
-/// What a piece is for; numbers as in SentencePiece and in GGUF's `tokenizer.ggml.token_type`.
+/// The kind of a piece; numbers as in SentencePiece and in GGUF's `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum PieceKind {
-    /// Made by merging, has a score.
+    /// Made by merging; has a score.
     Normal = 1,
-    /// Stands for what nothing else can spell.
+    /// Stands for text that no other piece can spell.
     Unknown = 2,
-    /// Steers the model (`<bos>`, `<end_of_turn>`); never matched in text that users wrote.
+    /// Controls the model (`<bos>`, `<end_of_turn>`); never matched in text that users wrote.
     Control = 3,
-    /// Matches the raw text before merging (runs of spaces and newlines, HTML tags).
+    /// Matched in the raw text before merging (runs of spaces and newlines, HTML tags).
     UserDefined = 4,
-    /// In the vocabulary and never produced.
+    /// In the vocabulary but never produced.
     Unused = 5,
-    /// One byte, `<0x00>` to `<0xFF>`, for text without a piece.
+    /// One byte, `<0x00>` to `<0xFF>`, for text that has no piece.
     Byte = 6,
 }
 
@@ -38,7 +38,7 @@ impl PieceKind {
 /// A vocabulary and the rules that go with it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vocab {
-    /// By token id.
+    /// The pieces, by token id.
     pub pieces: Pieces,
     /// Beginning of sequence.
     pub bos: Option<u32>,
@@ -56,13 +56,13 @@ pub struct Vocab {
     pub add_space_prefix: bool,
 }
 
-/// Why a vocabulary makes no sense, wherever it came from.
+/// Why a vocabulary is invalid, whichever file it came from.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum VocabError {
     /// No pieces at all.
     #[error("the vocabulary is empty")]
     Empty,
-    /// A tokenizer of another kind.
+    /// The tokenizer is not SentencePiece BPE.
     #[error("tokenizer model \"{}\" is not supported, only SentencePiece BPE", Printable::new(.0))]
     Model(String),
     /// Two lists that belong together have different lengths.
@@ -75,13 +75,13 @@ pub enum VocabError {
         /// Number of pieces.
         pieces: usize,
     },
-    /// A score that cannot be compared.
+    /// A score is NaN or infinite.
     #[error("the score of piece {id} is not a number")]
     Score {
         /// The piece.
         id: usize,
     },
-    /// A piece whose text is so long that finding it in a text would take forever.
+    /// A piece's text is so long that searching a text for it would take too long.
     #[error("piece {id} is {len} bytes long, at most {max} are allowed")]
     TooLong {
         /// The piece.
@@ -99,7 +99,7 @@ pub enum VocabError {
         /// Its kind's number.
         kind: u32,
     },
-    /// Two pieces have one id.
+    /// Two pieces have the same id.
     #[error("two pieces have the id {0}")]
     DuplicateId(u32),
     /// An id past the end of the vocabulary.
@@ -112,7 +112,7 @@ pub enum VocabError {
         /// Number of pieces.
         len: usize,
     },
-    /// A special token is a text that no piece has.
+    /// A special token's text is not in the vocabulary.
     #[error("{what} is \"{}\", but no piece is", Printable::new(text))]
     NoSuchPiece {
         /// Which special token.
@@ -130,8 +130,8 @@ impl VocabError {
     }
 }
 
-/// Longest text of a piece, in bytes. Gemma's longest has 93; the time and the depth that a
-/// tokenizer takes grow with it.
+/// Longest text of a piece, in bytes. Gemma's longest has 93. The tokenizer's time and recursion
+/// depth grow with it.
 const MAX_PIECE: usize = 1024;
 
 impl Vocab {
@@ -141,8 +141,8 @@ impl Vocab {
         (0..pieces.len() as u32).find(|id| pieces.text_bytes(*id) == text.as_bytes())
     }
 
-    /// Checks what every reader of a vocabulary has to: pieces there and no longer than can be,
-    /// scores comparable, special ids inside.
+    /// Makes the checks that every reader of a vocabulary needs: there are pieces, none is too long,
+    /// scores are finite, and special ids are within the vocabulary.
     pub(crate) fn checked(self) -> Result<Self, VocabError> {
         let len = self.pieces.len();
         if len == 0 {
@@ -173,12 +173,12 @@ impl Vocab {
     }
 }
 
-/// Whether a piece called `text` steers the model, whatever its file says of it: out of reach of
-/// text that users wrote.
+/// Whether a piece called `text` is treated as a control token, whatever kind its file gives it, so
+/// that text written by users never produces it.
 ///
-/// SentencePiece's own file has Gemma's turn markers as user-defined, and fine-tunes add markers
-/// such as `<|im_start|>` the same way. What else looks special (`<mask>`, `<unused7>`) is matched
-/// in text by SentencePiece and by transformers, and does no harm there.
+/// SentencePiece's own file marks Gemma's turn markers as user-defined, and fine-tunes add markers
+/// such as `<|im_start|>` the same way. SentencePiece and transformers match other texts that look
+/// special (`<mask>`, `<unused7>`) in text, where they do no harm.
 pub(crate) fn is_control_text(text: &str) -> bool {
     let named = ["<pad>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"];
     named.contains(&text) || (text.starts_with("<|") && text.ends_with("|>"))

@@ -1,5 +1,5 @@
-//! The pieces of a vocabulary, packed: a real one has 256,000, and a `String` for each would take
-//! more memory than all else that a model needs besides weights and cache.
+//! The pieces of a vocabulary, packed. Gemma has 256,000 of them; a `String` for each would take
+//! more memory than everything else that a model needs besides its weights and KV cache.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,25 +15,25 @@ use crate::map::MappedFile;
 pub struct Piece<'a> {
     /// SentencePiece spelling: spaces are `▁` (U+2581), bytes are `<0xNN>`.
     pub text: Cow<'a, str>,
-    /// The higher, the earlier it is merged.
+    /// Pieces with higher scores are merged first.
     pub score: f32,
-    /// What it is for.
+    /// Its kind.
     pub kind: PieceKind,
 }
 
-/// All pieces of a vocabulary, by token id; made by collecting [`Piece`]s, or from a GGUF file.
+/// All pieces of a vocabulary, by token id, collected from [`Piece`]s or read from a GGUF file.
 ///
-/// The texts of a file stay in its map, which the pieces keep open. Besides, a piece takes
-/// [`HEAP_BYTES`](Self::HEAP_BYTES).
+/// The texts of a GGUF file stay in its map, which this value keeps open. Apart from its text, a
+/// piece takes [`HEAP_BYTES`](Self::HEAP_BYTES).
 #[derive(Clone)]
 pub struct Pieces {
     texts: Texts,
-    /// Where the text before the first would end in `texts`, and then where each one ends.
+    /// Where the texts end in `texts`, in bytes. Entry 0 is where a text before the first would end.
     ends: Vec<usize>,
-    /// Bytes between the end of a text and the next one.
+    /// Bytes between the end of one text and the start of the next.
     gap: usize,
-    /// Texts that are not those in `texts`, of user-defined pieces only.
-    respelt: BTreeMap<u32, Box<str>>,
+    /// Texts that replace those in `texts`; only user-defined pieces have one.
+    respelled: BTreeMap<u32, Box<str>>,
     scores: Vec<f32>,
     kinds: Vec<PieceKind>,
 }
@@ -45,11 +45,11 @@ enum Texts {
 }
 
 impl Pieces {
-    /// Memory for each piece of a GGUF file, in bytes, where its text lies, its score and its kind.
+    /// Memory per piece of a GGUF file, in bytes: where its text ends, its score and its kind.
     pub const HEAP_BYTES: usize = size_of::<usize>() + size_of::<f32>() + size_of::<PieceKind>();
 
-    /// No pieces yet, and room for `n` whose texts lie in `map`, one `gap` bytes after the other.
-    /// The first comes `gap` bytes after `start`.
+    /// An empty list with room for `n` pieces whose texts lie in `map`, with `gap` bytes before each.
+    /// The first `gap` begins at `start`.
     pub(crate) fn in_map(map: Arc<MappedFile>, start: usize, gap: usize, n: usize) -> Self {
         Self::new(Texts::Mapped(map), start, gap, n)
     }
@@ -58,7 +58,7 @@ impl Pieces {
         let mut ends = Vec::with_capacity(n + 1);
         ends.push(start);
         let (scores, kinds) = (Vec::with_capacity(n), Vec::with_capacity(n));
-        Self { texts, ends, gap, respelt: BTreeMap::new(), scores, kinds }
+        Self { texts, ends, gap, respelled: BTreeMap::new(), scores, kinds }
     }
 
     /// Adds a piece whose text ends at `end` in the map.
@@ -68,13 +68,13 @@ impl Pieces {
         self.kinds.push(kind);
     }
 
-    /// Gives the user-defined piece `id` another text than its file has.
+    /// Replaces the text of the user-defined piece `id`.
     pub(crate) fn respell(&mut self, id: u32, text: String) {
         debug_assert_eq!(self.kind(id), PieceKind::UserDefined);
-        self.respelt.insert(id, text.into());
+        self.respelled.insert(id, text.into());
     }
 
-    /// Changes what the piece `id` is for.
+    /// Changes the kind of the piece `id`.
     pub(crate) fn set_kind(&mut self, id: u32, kind: PieceKind) {
         self.kinds[id as usize] = kind;
     }
@@ -89,19 +89,18 @@ impl Pieces {
         self.kinds.is_empty()
     }
 
-    /// The text of the piece `id`. Should somebody have changed the file since it was opened, it
-    /// may be empty.
+    /// The text of the piece `id`. It may be empty if the file was changed after it was opened.
     ///
     /// # Panics
-    /// If there is no such piece, as the other questions for an id.
+    /// If there is no such piece, like the other methods that take an id.
     pub fn text(&self, id: u32) -> &str {
         std::str::from_utf8(self.text_bytes(id)).unwrap_or_default()
     }
 
-    /// The UTF-8 of [`text`](Self::text), for who only compares it.
+    /// The UTF-8 bytes of [`text`](Self::text), for callers that only compare them.
     pub fn text_bytes(&self, id: u32) -> &[u8] {
         if self.kind(id) == PieceKind::UserDefined {
-            if let Some(text) = self.respelt.get(&id) {
+            if let Some(text) = self.respelled.get(&id) {
                 return text.as_bytes();
             }
         }
@@ -113,12 +112,12 @@ impl Pieces {
         &texts[start + self.gap..end]
     }
 
-    /// The score of the piece `id`: the higher, the earlier it is merged.
+    /// The score of the piece `id`; pieces with higher scores are merged first.
     pub fn score(&self, id: u32) -> f32 {
         self.scores[id as usize]
     }
 
-    /// What the piece `id` is for.
+    /// The kind of the piece `id`.
     pub fn kind(&self, id: u32) -> PieceKind {
         self.kinds[id as usize]
     }
@@ -134,15 +133,15 @@ impl Pieces {
         (0..).map_while(|id| self.get(id))
     }
 
-    /// Bytes of memory that they take, without those of the map.
+    /// Bytes of heap memory in use, without the map.
     pub fn heap_bytes(&self) -> usize {
         let owned = match &self.texts {
             Texts::Owned(texts) => texts.capacity(),
             Texts::Mapped(_) => 0,
         };
-        let respelt = self.respelt.values();
+        let respelled = self.respelled.values();
         owned
-            + respelt.map(|text| size_of::<(u32, Box<str>)>() + text.len()).sum::<usize>()
+            + respelled.map(|text| size_of::<(u32, Box<str>)>() + text.len()).sum::<usize>()
             + self.ends.capacity() * size_of::<usize>()
             + self.scores.capacity() * size_of::<f32>()
             + self.kinds.capacity() * size_of::<PieceKind>()
@@ -164,7 +163,7 @@ impl<'a> FromIterator<Piece<'a>> for Pieces {
 }
 
 impl PartialEq for Pieces {
-    /// Wherever the texts lie.
+    /// Compares the pieces, wherever their texts are stored.
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other.iter())
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What becomes of [`config`] with `changes` laid over it; a change to `"(absent)"` removes a key.
+/// Opens a checkpoint with [`config`] and `changes` applied to it; `"(absent)"` removes a key.
 fn changed(changes: Value) -> Result<Checkpoint, CheckpointError> {
     let mut config = config();
     let map = config.as_object_mut().unwrap();
@@ -69,7 +69,7 @@ fn values_of_another_type_are_refused() {
 }
 
 #[test]
-fn files_that_are_no_configuration_are_refused() {
+fn files_that_are_not_a_configuration_are_refused() {
     let dir = Dir::new();
     dir.write("config.json", b"<!doctype html><title>Sign in</title>");
     assert!(matches!(dir.refused(), CheckpointError::StandIn { .. }));
@@ -80,7 +80,7 @@ fn files_that_are_no_configuration_are_refused() {
 }
 
 #[test]
-fn generation_config_goes_before_config() {
+fn generation_config_takes_precedence_over_config() {
     let dir = Dir::new();
     let mut config = config();
     config["eos_token_id"] = json!(1);
@@ -98,11 +98,11 @@ fn generation_config_goes_before_config() {
 }
 
 #[test]
-fn settings_far_larger_than_any_are_refused() {
+fn oversized_settings_are_refused() {
     let dir = Dir::new();
     dir.write("config.json", &vec![b' '; (8 << 20) + 1]);
     let message = dir.refused().to_string();
-    let expected = "config.json: has 8388609 bytes, at most 8388608 are read of such a file";
+    let expected = "config.json: has 8388609 bytes, but at most 8388608 are allowed for this file";
     assert!(message.ends_with(expected), "{message}");
 }
 

@@ -1,4 +1,4 @@
-//! Checkpoints: the fixture is read as it is, and what is wrong with others is named.
+//! Checkpoints: the fixture is read correctly, and errors say what is wrong with a checkpoint.
 
 mod config;
 mod tokenizer;
@@ -12,7 +12,7 @@ use lapidary_formats::quant::QuantType;
 use serde_json::{json, Value};
 use tempfile::TempDir;
 
-/// A checkpoint directory made by hand: a configuration, and an embedding of 16 rows.
+/// A checkpoint directory made by hand: a configuration and an embedding of 16 rows.
 struct Dir(TempDir);
 
 impl Dir {
@@ -120,7 +120,7 @@ fn every_type_and_shape_is_read_in_order() {
 }
 
 #[test]
-fn chat_templates_are_found_where_they_are() {
+fn chat_templates_are_found_in_every_place() {
     let dir = Dir::new();
     let template = || dir.open().unwrap().chat_template().unwrap();
     assert_eq!(template(), None);

@@ -38,7 +38,7 @@ struct TrainerSpec {
     pad_id: Option<i32>,
 }
 
-/// Ten pieces in Gemma's order; the kinds are SentencePiece's.
+/// Ten pieces in Gemma's order, with SentencePiece's kinds.
 fn model() -> ModelProto {
     let pieces = [
         ("<pad>", 0.0, 3),
@@ -99,7 +99,7 @@ fn from_json(tokenizer: Value) -> Result<Vocab, CheckpointError> {
     vocab(|dir| dir.json("tokenizer.json", &tokenizer))
 }
 
-/// With `tokenizer_config.json` beside [`model`].
+/// The vocabulary of [`model`] with this `tokenizer_config.json`.
 fn configured(config: Value) -> Result<Vocab, CheckpointError> {
     vocab(|dir| {
         dir.write("tokenizer.model", &model().encode_to_vec());
@@ -117,7 +117,7 @@ fn cause(vocab: Result<Vocab, CheckpointError>) -> VocabError {
 fn assert_agree(a: &Vocab, b: &Vocab) {
     let order = |v: &Vocab| {
         let mut normal: Vec<_> = v.pieces.iter().filter(|p| p.kind == PieceKind::Normal).collect();
-        // Single characters are never the result of a merge; their scores mean nothing.
+        // Single characters are never the result of a merge; their scores have no meaning.
         normal.retain(|p| p.text.chars().nth(1).is_some());
         normal.sort_by(|p, q| q.score.total_cmp(&p.score));
         normal.into_iter().map(|p| p.text.into_owned()).collect::<Vec<_>>()
@@ -276,7 +276,7 @@ fn pieces_that_occur_twice_are_refused() {
 }
 
 #[test]
-fn merges_that_are_none_are_refused() {
+fn invalid_merges_are_refused() {
     for merges in
         [json!(["a b", 1]), json!([["a"]]), json!([["a", "b", "c"]]), json!([[1, 2]]), json!("a b")]
     {

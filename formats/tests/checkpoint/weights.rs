@@ -1,4 +1,4 @@
-//! Shards, single and many.
+//! Weights in one file and in several shards.
 
 use super::*;
 
@@ -23,7 +23,7 @@ impl Dir {
     }
 }
 
-/// Why a single file with one tensor `t` is refused.
+/// The error for a checkpoint whose only file has one tensor `t`, described by `entry`.
 fn refused(entry: Value, n: usize) -> CheckpointError {
     let dir = Dir::new();
     dir.write("model.safetensors", &safetensors(&json!({"t": entry}), n));
@@ -84,7 +84,7 @@ fn tensors_in_two_shards_are_refused() {
 }
 
 #[test]
-fn indexes_that_are_none_are_refused() {
+fn invalid_indexes_are_refused() {
     let dir = sharded();
     dir.write("model.safetensors.index.json", b"{}");
     assert!(matches!(dir.refused(), CheckpointError::Json { .. }));
@@ -111,7 +111,7 @@ fn a_git_lfs_pointer_in_place_of_a_shard_is_named() {
 }
 
 #[test]
-fn a_page_in_place_of_a_shard_is_named() {
+fn an_html_page_in_place_of_a_shard_is_named() {
     let dir = sharded();
     dir.write("b.safetensors", b"\n<html><body>404</body></html>");
     let message = dir.refused().to_string();
@@ -163,12 +163,12 @@ fn oversized_headers_are_refused() {
     }
     dir.write("model.safetensors", &[&100_000_000u64.to_le_bytes()[..], b"{}"].concat());
     let message = dir.refused().to_string();
-    let expected = "has 10 bytes, its header asks for 100000008: the download is incomplete";
+    let expected = "has 10 bytes, but its header asks for 100000008: the download is incomplete";
     assert!(message.ends_with(expected), "{message}");
 }
 
 #[test]
-fn headers_that_are_none_are_refused() {
+fn invalid_headers_are_refused() {
     let dir = Dir::new();
     for json in ["[]", "{]", "\u{0}{}", ""] {
         let head = (json.len() as u64).to_le_bytes();
@@ -178,7 +178,7 @@ fn headers_that_are_none_are_refused() {
 }
 
 #[test]
-fn tensors_that_cannot_be_are_named() {
+fn impossible_tensors_are_named() {
     let (big, max) = (1u64 << 62, u64::MAX);
     for (entry, n) in [
         (json!({"dtype": "I8", "shape": [8], "data_offsets": [0, 8]}), 8),
@@ -237,7 +237,7 @@ fn tensors_without_a_name_or_with_one_too_long_are_refused() {
 }
 
 #[test]
-fn more_dimensions_than_any_tensor_has_are_refused() {
+fn too_many_dimensions_are_refused() {
     let entry = json!({"dtype": "F32", "shape": vec![1; 100_000], "data_offsets": [0, 4]});
     let message = refused(entry, 4).to_string();
     let expected = "tensor \"t\": 100000 dimensions, at most 8 are supported";

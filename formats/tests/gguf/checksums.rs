@@ -1,4 +1,4 @@
-//! Checksums in the header: put there while a file is written, and found again.
+//! Checksums in the header: added while a file is written, and read back.
 
 use std::io::Cursor;
 
@@ -6,7 +6,7 @@ use lapidary_formats::gguf::{read_metadata, Checksum, Checksums, CHECKSUMS_KEY};
 
 use super::*;
 
-/// Three tensors, two of which end between multiples of 32, and room for their checksums.
+/// Three tensors, two of which do not end at a multiple of 32, and their checksums' keys.
 fn header() -> Header {
     let mut header = Header::new();
     header.set("answer", 42u32);
@@ -21,10 +21,10 @@ fn data(header: &Header, i: usize) -> Vec<u8> {
     contents(i, header.tensors()[i].bytes as usize)
 }
 
-/// A writer with the tensors from `from` to `to` written.
+/// Writes the tensors from `from` to `to`, a few bytes at a time.
 fn write_tensors(writer: &mut Writer<Cursor<Vec<u8>>>, header: &Header, from: usize, to: usize) {
     for i in from..to {
-        data(header, i).chunks(7).for_each(|piece| writer.write(piece).unwrap());
+        data(header, i).chunks(7).for_each(|bytes| writer.write(bytes).unwrap());
         writer.write_checksums().unwrap();
     }
 }
@@ -38,7 +38,7 @@ fn whole() -> Vec<u8> {
 
 #[test]
 fn the_algorithm_is_xxh3() {
-    // From the reference: xxhsum -H3 of an empty file, and of the three bytes.
+    // Expected values are from the reference: xxhsum -H3 of an empty file and of the three bytes.
     assert_eq!(Checksum::of(b""), 0x2d06_8005_38d3_94c2);
     assert_eq!(Checksum::of(b"abc"), 0x78af_5f94_892f_3950);
     let long: Vec<u8> = (0..10_000u32).map(|i| ((i * i) >> 3) as u8).collect();
@@ -56,13 +56,13 @@ fn every_tensors_checksum_is_stored() {
 }
 
 #[test]
-fn a_file_is_gone_on_with_after_any_tensor() {
+fn a_file_can_be_continued_after_any_tensor() {
     let header = header();
     for n in 0..=3 {
         let mut writer = Writer::new(Cursor::new(Vec::new()), header.clone()).unwrap();
         write_tensors(&mut writer, &header, 0, n);
         let checksums = writer.checksums().to_vec();
-        // What follows is not there, or is to be overwritten.
+        // The rest is missing, or will be overwritten.
         let begun = whole();
         let stored = header.stored_checksums(&begun).unwrap();
         assert_eq!(stored[..n], checksums);
@@ -77,10 +77,10 @@ fn a_file_is_gone_on_with_after_any_tensor() {
 }
 
 #[test]
-fn a_beginning_is_told_from_another_file() {
+fn an_incomplete_file_is_told_from_another_file() {
     let (header, whole) = (header(), whole());
     let len = header.encode().len();
-    // None can be trusted before the header is there.
+    // No checksum can be trusted before the header is complete.
     for cut in [0, 3, 40, len - 1] {
         assert_eq!(header.stored_checksums(&whole[..cut]), Some(vec![]), "{cut}");
     }
@@ -138,7 +138,7 @@ fn checksums_of_other_tensors_are_useless() {
 }
 
 #[test]
-fn metadata_are_read_without_tensors() {
+fn metadata_is_read_without_tensors() {
     let (header, whole) = (header(), whole());
     let end = header.checksum_slot().unwrap().range().end;
     for len in [end, end + 10, whole.len()] {

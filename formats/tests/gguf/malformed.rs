@@ -1,16 +1,16 @@
-//! One malformed file after the other, each refused for its own reason, in its own words.
+//! Malformed files: each is refused with the right message.
 
 use super::*;
 
-/// Values of counts and lengths that no file can hold, and whose products wrap.
+/// Counts and lengths that no file can hold, and whose products overflow.
 const ABSURD: [u64; 4] = [1 << 31, 1 << 61, 1 << 63, u64::MAX];
 
-/// Asserts what the refusal says.
+/// Asserts the error message.
 fn says(raw: Raw, expected: &str) {
     assert_eq!(raw.refused().to_string(), expected);
 }
 
-/// A file with one tensor of such a description, and plenty of data.
+/// A file with one tensor of this description, and more data than it needs.
 fn described(dims: &[u64], ty: u32, offset: u64) -> Raw {
     Raw::new().tensor(b"t", dims, ty, offset).data(1024)
 }
@@ -33,21 +33,21 @@ fn truncation_at_every_byte() {
 }
 
 #[test]
-fn counts_of_keys_that_wrap() {
+fn counts_of_keys_that_overflow() {
     for n in ABSURD {
         let raw = Raw { counts: Some((2, n)), ..small() };
         let len = raw.bytes().len();
         let expected = "metadata keys, more than a file of";
         says(raw, &format!("the header declares {n} {expected} {len} bytes can hold"));
     }
-    // One more than there are, and one less: what follows is taken for something else.
+    // One key more than there are, or one less: the bytes that follow are misread.
     for n in [1, 3] {
         assert!(open(&Raw { counts: Some((2, n)), ..small() }.bytes()).is_err());
     }
 }
 
 #[test]
-fn counts_of_tensors_that_wrap() {
+fn counts_of_tensors_that_overflow() {
     for n in ABSURD {
         let raw = Raw { counts: Some((n, 2)), ..small() };
         let len = raw.bytes().len();
@@ -58,23 +58,23 @@ fn counts_of_tensors_that_wrap() {
 }
 
 #[test]
-fn string_lengths_that_wrap() {
+fn string_lengths_that_overflow() {
     for n in ABSURD {
         let value = Raw::new().key(b"k", 8, &n.to_le_bytes());
         let expected = format!(
-            "the value of metadata key \"k\" wants {n} bytes at byte 45, but the file has 64"
+            "the value of metadata key \"k\" needs {n} bytes at byte 45, but the file has 64"
         );
         says(value, &expected);
         let mut key = Raw::new();
         key.metadata.push(n.to_le_bytes().to_vec());
-        let expected = format!("metadata key 1 of 1 wants {n} bytes at byte 32, but the file has");
+        let expected = format!("metadata key 1 of 1 needs {n} bytes at byte 32, but the file has");
         let cause = Raw { counts: Some((0, 1)), ..key }.data(32).refused().to_string();
         assert!(cause.starts_with(&expected), "{cause}");
     }
 }
 
 #[test]
-fn array_lengths_that_wrap() {
+fn array_lengths_that_overflow() {
     for n in ABSURD {
         for ty in [0, 2, 4, 6, 7, 8, 10, 12] {
             let cause = Raw::new().key(b"k", 9, &array(ty, n, b"")).refused();
@@ -84,7 +84,7 @@ fn array_lengths_that_wrap() {
     }
     let floats = Raw::new().key(b"k", 9, &array(6, 1 << 63, b""));
     let expected = format!(
-        "the value of metadata key \"k\" wants {} bytes at byte 49, but the file has 64",
+        "the value of metadata key \"k\" needs {} bytes at byte 49, but the file has 64",
         u64::MAX
     );
     says(floats, &expected);
@@ -104,7 +104,7 @@ fn arrays_of_arrays() {
 }
 
 #[test]
-fn alignments_of_no_use() {
+fn unusable_alignments() {
     for n in [0, 1, 4, 33, 1 << 17, 1 << 31, u32::MAX] {
         let expected = "expected a u32 power of two from 8 to 65536";
         let raw = small().u32("general.alignment", n);
@@ -126,7 +126,7 @@ fn alignments_of_another_type() {
 }
 
 #[test]
-fn dimensions_whose_product_wraps() {
+fn dimensions_whose_product_overflows() {
     for dims in [&[1 << 32, 1 << 32][..], &[1 << 16; 4], &[1 << 31, 1 << 31, 4], &[u64::MAX, 2]] {
         says(described(dims, 0, 0), "tensor \"t\" is too large for any machine");
     }
@@ -140,11 +140,11 @@ fn the_largest_dimension_twice() {
 }
 
 #[test]
-fn dimensions_whose_size_in_bytes_wraps() {
+fn dimensions_whose_size_in_bytes_overflows() {
     for (dims, ty) in [(&[1 << 62][..], 0), (&[1 << 61, 2], 0), (&[1 << 63], 1)] {
         says(described(dims, ty, 0), "tensor \"t\" is too large for any machine");
     }
-    // All but the last bytes of what can be addressed: padding them to the alignment would wrap.
+    // Nearly the whole address space: padding this to the alignment would overflow.
     let expected = format!(
         "tensor \"t\" has {} bytes at offset 0 of a data section of 1024 bytes: the file is truncated",
         u64::MAX - 3
@@ -153,7 +153,7 @@ fn dimensions_whose_size_in_bytes_wraps() {
 }
 
 #[test]
-fn tensors_whose_sizes_together_wrap() {
+fn tensors_whose_total_size_overflows() {
     let half = 1u64 << 61;
     let raw = Raw::new().tensor(b"t", &[half], 0, 0).tensor(b"u", &[half], 0, 1 << 63);
     let expected = "tensor \"t\" has 9223372036854775808 bytes at offset 0 of a data section of 0 \
@@ -177,15 +177,15 @@ fn no_dimensions_or_too_many() {
 }
 
 #[test]
-fn rows_of_no_whole_blocks() {
-    let expected = "tensor \"t\" has rows of 33 values, no multiple of Q8_0's block of 32";
+fn rows_that_are_not_whole_blocks() {
+    let expected = "tensor \"t\" has rows of 33 values, not a multiple of Q8_0's block length 32";
     says(described(&[33], 8, 0), expected);
-    let expected = "tensor \"t\" has rows of 128 values, no multiple of Q4_K's block of 256";
+    let expected = "tensor \"t\" has rows of 128 values, not a multiple of Q4_K's block length 256";
     says(described(&[128, 2], 12, 0), expected);
 }
 
 #[test]
-fn offsets_that_overlap() {
+fn overlapping_offsets() {
     let raw = |offset| small().tensor(b"t", &[8], 0, offset).data(256);
     says(raw(0), "tensors \"x\" and \"t\" overlap");
     says(raw(32), "tensors \"x\" and \"t\" overlap");
@@ -194,10 +194,10 @@ fn offsets_that_overlap() {
 }
 
 #[test]
-fn offsets_that_are_not_aligned() {
+fn misaligned_offsets() {
     for offset in [1, 8, 129, (1 << 63) + 1] {
         let expected =
-            format!("tensor \"t\" begins at offset {offset}, no multiple of the alignment 32");
+            format!("tensor \"t\" begins at offset {offset}, not a multiple of the alignment 32");
         says(described(&[8], 0, offset), &expected);
     }
 }
@@ -214,12 +214,12 @@ fn offsets_past_the_end() {
 }
 
 #[test]
-fn keys_without_a_name() {
+fn empty_keys() {
     says(Raw::new().key(b"", 7, &[0]), "metadata key 1 of 1 is empty");
 }
 
 #[test]
-fn keys_that_occur_twice() {
+fn duplicate_keys() {
     let twice = Raw::new().key(b"k", 7, &[0]).key(b"k", 4, &[0; 4]);
     says(twice, "metadata key \"k\" occurs twice");
 }
@@ -232,12 +232,12 @@ fn keys_that_are_too_long() {
 }
 
 #[test]
-fn tensors_without_a_name() {
+fn empty_tensor_names() {
     says(Raw::new().tensor(b"", &[8], 0, 0).data(32), "tensor name 1 of 1 is empty");
 }
 
 #[test]
-fn tensors_that_occur_twice() {
+fn duplicate_tensors() {
     let twice = Raw::new().tensor(b"t", &[8], 0, 0).tensor(b"t", &[8], 0, 32).data(64);
     says(twice, "tensor \"t\" occurs twice");
 }
@@ -260,7 +260,7 @@ fn strings_that_are_not_utf8() {
 }
 
 #[test]
-fn versions_that_are_not_known() {
+fn unsupported_versions() {
     for version in [0, 1, 4, 1000] {
         let expected = format!("GGUF version {version} is not supported, only 2 and 3");
         says(Raw { version, ..small() }, &expected);
@@ -284,7 +284,7 @@ fn another_magic() {
 }
 
 #[test]
-fn a_page_or_a_pointer_in_place_of_the_file() {
+fn an_html_page_or_a_pointer_in_place_of_the_file() {
     let cause = malformed(b"<!DOCTYPE html><html>").to_string();
     assert!(cause.starts_with("not a GGUF file but an HTML page"), "{cause}");
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
@@ -293,13 +293,13 @@ fn a_page_or_a_pointer_in_place_of_the_file() {
 }
 
 #[test]
-fn no_file_at_all() {
+fn a_missing_file() {
     assert!(matches!(Gguf::open("no/such/file.gguf"), Err(GgufError::Open { .. })));
     assert!(matches!(Gguf::open("src"), Err(GgufError::Open { .. })));
 }
 
 #[test]
-fn value_types_that_are_not_known() {
+fn unknown_value_types() {
     for ty in [13, 99, u32::MAX] {
         let expected = format!("the value of metadata key \"k\" has the unknown type {ty}");
         says(Raw::new().key(b"k", ty, b""), &expected);
@@ -308,15 +308,15 @@ fn value_types_that_are_not_known() {
 }
 
 #[test]
-fn truth_values_that_are_none() {
+fn invalid_booleans() {
     let expected =
-        |n| format!("the value of metadata key \"k\" has the truth value {n}, expected 0 or 1");
+        |n| format!("the value of metadata key \"k\" has the boolean value {n}, expected 0 or 1");
     says(Raw::new().key(b"k", 7, &[2]), &expected(2));
     says(Raw::new().key(b"k", 9, &array(7, 2, &[1, 3])), &expected(3));
 }
 
 #[test]
-fn tensor_types_that_are_not_known_or_not_supported() {
+fn unknown_and_unsupported_tensor_types() {
     for (ty, name) in [
         (4, "Q4_2, removed from GGUF"),
         (15, "Q8_K"),
@@ -331,7 +331,7 @@ fn tensor_types_that_are_not_known_or_not_supported() {
 }
 
 #[test]
-fn what_steers_a_terminal_is_escaped_in_messages() {
+fn control_characters_are_escaped_in_messages() {
     let key = b"\x1b[31mred\xe2\x80\xae";
     let twice = Raw::new().key(key, 7, &[0]).key(key, 7, &[0]);
     says(twice, "metadata key \"\\u{1b}[31mred\\u{202e}\" occurs twice");
@@ -348,9 +348,9 @@ fn what_steers_a_terminal_is_escaped_in_messages() {
     );
 }
 
-/// Keys may be 64 KB long; messages are read by people.
+/// Keys may be 64 KB long, which is too long for a message.
 #[test]
-fn long_keys_are_cut_in_messages() {
+fn long_keys_are_truncated_in_messages() {
     let key = [b'k'; 65_535];
     let twice = Raw::new().key(&key, 7, &[0]).key(&key, 7, &[0]);
     says(twice, &format!("metadata key \"{}…\" occurs twice", "k".repeat(200)));

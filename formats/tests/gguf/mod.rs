@@ -1,4 +1,4 @@
-//! GGUF: what is written is read back, and what is malformed is refused for the right reason.
+//! GGUF: what is written is read back, and malformed files are refused for the right reason.
 
 mod checksums;
 mod malformed;
@@ -12,11 +12,11 @@ use lapidary_formats::gguf::{Gguf, GgufError, Header, Malformed, Writer};
 use lapidary_formats::quant::QuantType;
 use tempfile::TempDir;
 
-/// The bytes of a file, put together by hand so that they can be wrong.
+/// The bytes of a file, assembled by hand so that they can be wrong.
 #[derive(Clone)]
 struct Raw {
     version: u32,
-    /// Written in place of the true numbers of tensors and keys.
+    /// Written instead of the real numbers of tensors and keys.
     counts: Option<(u64, u64)>,
     metadata: Vec<Vec<u8>>,
     tensors: Vec<Vec<u8>>,
@@ -67,7 +67,7 @@ impl Raw {
         bytes
     }
 
-    /// Why the file is refused.
+    /// The error with which the file is refused.
     fn refused(&self) -> Malformed {
         malformed(&self.bytes())
     }
@@ -98,7 +98,7 @@ fn malformed(bytes: &[u8]) -> Malformed {
     }
 }
 
-/// Two tensors and a key; the last tensor's bytes end the file.
+/// Two tensors and a key; the file ends with the last tensor's bytes.
 fn small() -> Raw {
     Raw::new()
         .u32("answer", 42)
@@ -108,12 +108,12 @@ fn small() -> Raw {
         .data(64 + 34)
 }
 
-/// Writes a file whose tensors hold bytes that differ from each other, in pieces of `piece`.
-fn write(header: Header, piece: usize) -> Vec<u8> {
+/// Writes a file whose tensors have different contents, at most `n` bytes per call.
+fn write(header: Header, n: usize) -> Vec<u8> {
     let tensors = header.tensors().to_vec();
     let mut writer = Writer::new(Vec::new(), header).unwrap();
     for (i, t) in tensors.iter().enumerate() {
-        contents(i, t.bytes as usize).chunks(piece).for_each(|c| writer.write(c).unwrap());
+        contents(i, t.bytes as usize).chunks(n).for_each(|c| writer.write(c).unwrap());
     }
     writer.finish().unwrap()
 }

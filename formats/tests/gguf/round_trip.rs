@@ -1,4 +1,4 @@
-//! What is written is read back, and what could not be is not written.
+//! What is written is read back, and what could not be read back is not written.
 
 use lapidary_formats::gguf::OwnedValue;
 use proptest::prelude::*;
@@ -41,7 +41,7 @@ fn value() -> impl Strategy<Value = OwnedValue> {
     prop_oneof![scalars, arrays]
 }
 
-/// Types and shapes with whole blocks.
+/// A type, and a shape of whole blocks of that type.
 fn tensor() -> impl Strategy<Value = (QuantType, Vec<usize>)> {
     let stored: Vec<QuantType> = QuantType::all().filter(|t| t.traits().stored).collect();
     let dims = prop::collection::vec(1usize..4, 1..5);
@@ -96,7 +96,7 @@ proptest! {
 }
 
 #[test]
-fn a_header_refuses_what_could_not_be_read() {
+fn a_header_refuses_what_could_not_be_read_back() {
     let mut header = Header::new();
     let mut refused =
         |name: &str, ty, shape: &[usize]| match header.add_tensor(name, ty, shape).unwrap_err() {
@@ -117,7 +117,7 @@ fn a_header_refuses_what_could_not_be_read() {
 }
 
 #[test]
-fn a_header_keeps_order_and_leaves_out_the_layout_of_other_files() {
+fn a_header_keeps_the_order_and_omits_the_layout_of_other_files() {
     let mut header = Header::new();
     header.set("a", 1u32);
     header.set("b", "two");

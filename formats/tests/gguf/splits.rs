@@ -1,10 +1,10 @@
-//! Models in several files.
+//! Models that are split into several files.
 
 use std::path::{Path, PathBuf};
 
 use super::*;
 
-/// Split `i` of `n`, with one tensor of its own.
+/// Split file `i` of `n`, with one tensor.
 fn split(i: u16, n: u16) -> Raw {
     Raw::new()
         .key(b"split.no", 2, &i.to_le_bytes())
@@ -22,7 +22,7 @@ fn write_splits(dir: &Path, splits: &[Raw]) -> Vec<PathBuf> {
 }
 
 #[test]
-fn any_split_opens_all() {
+fn any_split_file_opens_all() {
     let dir = TempDir::new().unwrap();
     let splits: Vec<Raw> = (0..3).map(|i| split(i, 3).u32("first", i.into())).collect();
     let paths = write_splits(dir.path(), &splits);
@@ -36,11 +36,11 @@ fn any_split_opens_all() {
     }
     fs::remove_file(&paths[1]).unwrap();
     let message = Gguf::open(&paths[2]).unwrap_err().to_string();
-    assert!(message.contains("split 2 of 3 is missing"), "{message}");
+    assert!(message.contains("split file 2 of 3 is missing"), "{message}");
 }
 
 #[test]
-fn splits_that_do_not_belong_together_are_refused() {
+fn split_files_that_do_not_belong_together_are_refused() {
     let refused = |splits: &[Raw]| {
         let dir = TempDir::new().unwrap();
         let paths = write_splits(dir.path(), splits);

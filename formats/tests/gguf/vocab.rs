@@ -32,7 +32,7 @@ fn vocab() -> Vocab {
     }
 }
 
-/// Reads the vocabulary of a file whose metadata is [`vocab`]'s, changed.
+/// Reads the vocabulary from metadata that holds [`vocab`] with `change` applied.
 fn changed(change: impl FnOnce(&mut Header)) -> Result<Vocab, GgufError> {
     let mut header = Header::new();
     header.set_vocab(&vocab());
@@ -47,7 +47,7 @@ fn a_vocabulary_survives_the_round_trip() {
     header.set_vocab(&vocab());
     let gguf = open(&write(header, 1)).unwrap();
     let tokens = gguf.array("tokenizer.ggml.tokens").unwrap().unwrap();
-    // llama.cpp matches user-defined pieces in raw text.
+    // Spaces, because llama.cpp matches user-defined pieces in raw text.
     assert_eq!(tokens.strings().unwrap().nth(5), Some("  "));
     assert_eq!(tokens.element_type(), ValueType::Str);
 }
@@ -64,7 +64,7 @@ fn a_vocabulary_of_another_converter_gets_the_same_kinds() {
 }
 
 #[test]
-fn vocabularies_that_cannot_be_are_refused() {
+fn invalid_vocabularies_are_refused() {
     let cause = |key: &str, value: OwnedValue| match changed(|h| h.set(key, value)) {
         Err(GgufError::Vocab { cause, .. }) => cause,
         other => panic!("{other:?}"),

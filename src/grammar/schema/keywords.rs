@@ -1,60 +1,61 @@
-//! The keywords of each type, as far as they are understood.
+//! Rewrites the keywords of each type, as far as they are supported.
 
 use serde_json::{json, Map, Value};
 
 use super::{
-    shortened, Types, Writer, MAX_COUNTED_PROPERTIES, MAX_NUMBER, MAX_PATTERNS, MAX_PROPERTIES,
+    shortened, Rewriter, Types, MAX_COUNTED_PROPERTIES, MAX_NUMBER, MAX_PATTERNS, MAX_PROPERTIES,
 };
 use crate::sampling::ConstraintError;
 
 type Keywords = Map<String, Value>;
-type Done = Result<(), ConstraintError>;
+type Checked = Result<(), ConstraintError>;
 
-impl<'s> Writer<'s> {
-    /// Bounds, also where the schema has none: an exponent or some hundred digits would be no number
-    /// to most readers.
-    pub(super) fn number(&mut self, map: &'s Keywords, written: &mut Keywords) -> Done {
+impl<'s> Rewriter<'s> {
+    /// Writes bounds even if the schema has none, because most readers do not accept numbers with a
+    /// large exponent or some hundred digits.
+    pub(super) fn number(&mut self, map: &'s Keywords, rewritten: &mut Keywords) -> Checked {
         for (bound, exclusive, sign) in
             [("minimum", "exclusiveMinimum", -1.0), ("maximum", "exclusiveMaximum", 1.0)]
         {
-            let outermost = sign * MAX_NUMBER;
-            let within = |x: f64| sign * (outermost - x) >= 0.0;
+            let limit = sign * MAX_NUMBER;
+            let is_within = |x: f64| sign * (limit - x) >= 0.0;
             let mut inclusive = self.float(map, bound)?;
             let mut strict = match map.get(exclusive) {
-                // As draft 4 has it.
+                // In draft 4 this keyword is a boolean that makes the bound exclusive.
                 Some(Value::Bool(false)) => None,
                 Some(Value::Bool(true)) => inclusive.take(),
                 _ => self.float(map, exclusive)?,
             };
-            inclusive = inclusive.filter(|x| within(*x));
-            strict = strict.filter(|x| within(*x));
-            written.insert(bound.into(), json!(inclusive.unwrap_or(outermost)));
+            inclusive = inclusive.filter(|x| is_within(*x));
+            strict = strict.filter(|x| is_within(*x));
+            rewritten.insert(bound.into(), json!(inclusive.unwrap_or(limit)));
             if let Some(strict) = strict {
-                written.insert(exclusive.into(), json!(strict));
+                rewritten.insert(exclusive.into(), json!(strict));
             }
         }
         if let Some(factor) = self.float(map, "multipleOf")? {
-            written.insert("multipleOf".into(), json!(factor));
+            rewritten.insert("multipleOf".into(), json!(factor));
         }
         Ok(())
     }
 
-    pub(super) fn string(&mut self, map: &'s Keywords, written: &mut Keywords) -> Done {
-        self.copy_counts(map, &["minLength", "maxLength"], written)?;
+    pub(super) fn string(&mut self, map: &'s Keywords, rewritten: &mut Keywords) -> Checked {
+        self.copy_counts(map, &["minLength", "maxLength"], rewritten)?;
         for keyword in ["pattern", "format"] {
             let Some(value) = map.get(keyword) else { continue };
             let Some(text) = value.as_str() else {
-                return Err(self.error(&format!("`{keyword}` is no text")));
+                return Err(self.error(&format!("`{keyword}` is not a string")));
             };
             self.pattern(text)?;
-            written.insert(keyword.into(), json!(text));
+            rewritten.insert(keyword.into(), json!(text));
         }
         Ok(())
     }
 
-    /// Of an array. Before draft 2020-12 `items` could be what is `prefixItems` since.
-    pub(super) fn items(&mut self, map: &'s Keywords, written: &mut Keywords) -> Done {
-        self.copy_counts(map, &["minItems", "maxItems"], written)?;
+    /// Writes the keywords of arrays. Before draft 2020-12 `items` could be a list, which is now
+    /// called `prefixItems`.
+    pub(super) fn items(&mut self, map: &'s Keywords, rewritten: &mut Keywords) -> Checked {
+        self.copy_counts(map, &["minItems", "maxItems"], rewritten)?;
         let (first, rest) = match (map.get("prefixItems"), map.get("items")) {
             (None, Some(first @ Value::Array(_))) => (Some(first), "additionalItems"),
             (first, _) => (first, "items"),
@@ -62,20 +63,20 @@ impl<'s> Writer<'s> {
         if let Some(first) = first {
             let mut prefix = Vec::new();
             for (i, item) in self.array(first)?.iter().enumerate() {
-                let item = self.within(&i.to_string(), |writer| writer.schema(item, Types::ALL))?;
-                prefix.push(item);
+                let rewrite = |rewriter: &mut Self| rewriter.schema(item, Types::ALL);
+                prefix.push(self.descend(&i.to_string(), rewrite)?);
             }
-            written.insert("prefixItems".into(), prefix.into());
+            rewritten.insert("prefixItems".into(), prefix.into());
         }
         let items = match map.get(rest) {
             None => self.definition(None, Types::ALL),
-            Some(items) => self.within(rest, |writer| writer.schema(items, Types::ALL))?,
+            Some(items) => self.descend(rest, |rewriter| rewriter.schema(items, Types::ALL))?,
         };
-        written.insert("items".into(), items);
+        rewritten.insert("items".into(), items);
         Ok(())
     }
 
-    pub(super) fn object(&mut self, map: &'s Keywords, written: &mut Keywords) -> Done {
+    pub(super) fn object(&mut self, map: &'s Keywords, rewritten: &mut Keywords) -> Checked {
         let properties = self.map(map, "properties")?;
         let patterns = self.map(map, "patternProperties")?;
         if properties.len() > MAX_PROPERTIES {
@@ -90,85 +91,92 @@ impl<'s> Writer<'s> {
             let mut schemas = Map::new();
             for (name, schema) in map {
                 self.count(name.len())?;
-                let schema = self.within(keyword, |writer| {
-                    writer.within(name, |writer| writer.schema(schema, Types::ALL))
+                let schema = self.descend(keyword, |rewriter| {
+                    rewriter.descend(name, |rewriter| rewriter.schema(schema, Types::ALL))
                 })?;
                 schemas.insert(name.clone(), schema);
             }
             if !schemas.is_empty() {
-                written.insert(keyword.into(), schemas.into());
+                rewritten.insert(keyword.into(), schemas.into());
             }
         }
         let others = match map.get("additionalProperties") {
             None => self.definition(None, Types::ALL),
-            Some(others) => {
-                self.within("additionalProperties", |writer| writer.schema(others, Types::ALL))?
-            }
+            Some(others) => self
+                .descend("additionalProperties", |rewriter| rewriter.schema(others, Types::ALL))?,
         };
-        written.insert("additionalProperties".into(), others);
-        let required = self.required(map, written)?;
-        self.counted(map, properties.len(), required, written)
+        rewritten.insert("additionalProperties".into(), others);
+        let required = self.required(map, rewritten)?;
+        self.property_counts(map, properties.len(), required, rewritten)
     }
 
-    /// Gives how many properties are required.
+    /// Writes `required`, and returns how many properties are required.
     fn required(
         &mut self,
         map: &'s Keywords,
-        written: &mut Keywords,
+        rewritten: &mut Keywords,
     ) -> Result<usize, ConstraintError> {
         let Some(value) = map.get("required") else { return Ok(0) };
         let mut names: Vec<&str> = Vec::new();
         for name in self.array(value)? {
             let Some(name) = name.as_str() else {
-                return Err(self.error("`required` holds what is no text"));
+                return Err(self.error("`required` contains something that is not a string"));
             };
             self.count(name.len())?;
             names.push(name);
         }
-        written.insert("required".into(), json!(names));
+        rewritten.insert("required".into(), json!(names));
         names.sort_unstable();
         names.dedup();
         Ok(names.len())
     }
 
-    /// How many properties there may be.
-    fn counted(
+    /// Writes the bounds of the number of properties.
+    fn property_counts(
         &mut self,
         map: &'s Keywords,
         properties: usize,
         required: usize,
-        written: &mut Keywords,
-    ) -> Done {
+        rewritten: &mut Keywords,
+    ) -> Checked {
         let bounds = ["minProperties", "maxProperties"];
         if bounds.iter().all(|keyword| !map.contains_key(*keyword)) {
             return Ok(());
         }
         if properties > MAX_COUNTED_PROPERTIES {
-            let most = MAX_COUNTED_PROPERTIES;
-            let message = format!("properties are counted only where there are at most {most}");
+            let max = MAX_COUNTED_PROPERTIES;
+            let message = format!(
+                "`minProperties` and `maxProperties` are supported only with at most {max} properties"
+            );
             return Err(self.error(&message));
         }
-        self.copy_counts(map, &bounds, written)?;
-        // A name may come twice among those that are not listed, and counts once then.
-        let least = written.get("minProperties").and_then(Value::as_u64).unwrap_or(0);
+        self.copy_counts(map, &bounds, rewritten)?;
+        // An unlisted name could occur twice in an answer, and would then count only once.
+        let least = rewritten.get("minProperties").and_then(Value::as_u64).unwrap_or(0);
         if least > required as u64 + 1 {
-            return Err(self.error("`minProperties` needs more of `required`"));
+            let message = "`minProperties` may exceed the number of `required` names by at most 1";
+            return Err(self.error(message));
         }
         Ok(())
     }
 
-    fn copy_counts(&self, map: &'s Keywords, keywords: &[&str], written: &mut Keywords) -> Done {
+    fn copy_counts(
+        &self,
+        map: &'s Keywords,
+        keywords: &[&str],
+        rewritten: &mut Keywords,
+    ) -> Checked {
         for keyword in keywords {
             let Some(value) = map.get(*keyword) else { continue };
             let Some(count) = value.as_u64().and_then(|count| u32::try_from(count).ok()) else {
-                return Err(self.error(&format!("`{keyword}` is no count")));
+                return Err(self.error(&format!("`{keyword}` is not a count")));
             };
-            written.insert((*keyword).into(), json!(count));
+            rewritten.insert((*keyword).into(), json!(count));
         }
         Ok(())
     }
 
-    fn pattern(&mut self, text: &str) -> Done {
+    fn pattern(&mut self, text: &str) -> Checked {
         self.count(text.len())?;
         self.patterns += 1;
         match self.patterns > MAX_PATTERNS {
@@ -184,7 +192,7 @@ impl<'s> Writer<'s> {
             Some(number) => Ok(Some(number)),
             None => {
                 let value = shortened(&value.to_string());
-                Err(self.error(&format!("`{keyword}` is {value} and no number")))
+                Err(self.error(&format!("`{keyword}` is {value}, not a number")))
             }
         }
     }
@@ -193,7 +201,7 @@ impl<'s> Writer<'s> {
         match map.get(keyword) {
             None => Ok(self.empty),
             Some(Value::Object(map)) => Ok(map),
-            Some(_) => Err(self.error(&format!("`{keyword}` is no object"))),
+            Some(_) => Err(self.error(&format!("`{keyword}` is not an object"))),
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Sets of JSON's types.
+//! Sets of JSON types.
 
 use std::ops::BitAnd;
 
 use serde_json::{json, Value};
 
-/// Types that a value may be of. Whole numbers and others are told apart, so that `number` is both.
+/// A set of types. Integers and fractions are separate members; `number` is both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Types(u8);
 
@@ -29,7 +29,7 @@ impl Types {
     pub(super) const OBJECT: Self = Self(64);
     pub(super) const ALL: Self = Self(127);
 
-    /// What `type` says.
+    /// Parses the value of `type`.
     pub(super) fn parse(value: &Value) -> Result<Self, String> {
         let names = match value {
             Value::Array(names) => names.as_slice(),
@@ -37,11 +37,12 @@ impl Types {
         };
         names.iter().try_fold(Self(0), |types, name| {
             let known = NAMES.iter().find(|(known, _)| name == known);
-            known.map(|(_, more)| Self(types.0 | more.0)).ok_or("`type` is none of JSON's".into())
+            let error = || "`type` is not one of JSON's types".to_owned();
+            known.map(|(_, more)| Self(types.0 | more.0)).ok_or_else(error)
         })
     }
 
-    /// As `type` says it.
+    /// The value of `type` for this set.
     pub(super) fn names(self) -> Value {
         let whole = |(_, types): &&(&str, Self)| match *types {
             Self::INTEGER => self & Self::NUMBER == Self::INTEGER,
@@ -58,7 +59,7 @@ impl Types {
         !(self & other).is_empty()
     }
 
-    /// Whether a value is of one of them.
+    /// Whether `value` has one of these types.
     pub(super) fn holds(self, value: &Value) -> bool {
         let own = match value {
             Value::Null => Self::NULL,

@@ -302,7 +302,7 @@ fn what_is_not_understood_is_refused_by_name() {
         (json!({"$ref": "#/examples/0", "examples": [{"not": {}}]}), "`not`"),
         (json!({"type": "string", "pattern": "("}), "regex parse error: unclosed group"),
         (json!({"type": "string", "pattern": "(?=a)b"}), "regex"),
-        (json!({"$ref": "#"}), "nothing that may come next"),
+        (json!({"$ref": "#"}), "no continuation leads to a complete answer"),
         (json!(false), "no value"),
         (json!({"type": "integer", "enum": ["a"]}), "no value"),
         (json!({"type": "integer", "minimum": 3, "maximum": 2}), "Unsatisfiable"),

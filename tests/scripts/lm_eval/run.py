@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Has lm-evaluation-harness measure the bundled model through `lapidary serve`, twice: one request at a
-time, and many at once in batches. The results have to be equal, and better than chance.
+time, and many at once in batches. The results must be equal and better than chance.
 
     run.py LAPIDARY
 
@@ -24,7 +24,7 @@ VERSES = 40
 
 
 def verses():
-    """Verses in two halves, the second also with its words in three other orders."""
+    """Verses in two halves, the second half also with its words in three other orders."""
     text = (FIXTURES / "held-out" / "kjv-held-out.txt").read_text()
     halves = [line.split(": ", 1) for line in text.splitlines() if 80 < len(line) < 300]
     halves = [half for half in halves if len(half) == 2][:VERSES]
@@ -37,7 +37,7 @@ def verses():
 
 
 def measure(url, work, name, batch, concurrent):
-    """The results of all tasks."""
+    """Returns the results of all tasks."""
     arguments = {
         "model": "tiny",
         "base_url": f"{url}/v1/completions",

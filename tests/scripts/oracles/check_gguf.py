@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Check a Gemma 2 GGUF file against the checkpoint it was made from, with Python's gguf as reader.
+"""Check a Gemma 2 GGUF file against the checkpoint that it was made from, with Python's gguf as reader.
 
     check_gguf.py FILE.gguf CHECKPOINT_DIR
 
-Prints one line per check and exits with 1 when one fails. Checked: the keys that llama.cpp's
+Prints one line per check and exits with 1 if one fails. Checked are: the keys that llama.cpp's
 converter writes for the architecture gemma2, and their values; the vocabulary, against
-tokenizer.model or else tokenizer.json; that the tensors are complete, have the right shapes, lie
+tokenizer.model or else tokenizer.json; that the tensors are complete, have the right shapes, are
 in order, aligned and without gaps; and the weights. F32, F16 and BF16 tensors must equal the
 checkpoint rounded to that type, norms must be 1 + w in F32, and for quantized tensors the error
-relative to the root mean square of the weights must stay below a bound for the type.
+relative to the root mean square of the weights must stay below a limit for the type.
 """
 import argparse
 import json
@@ -31,7 +31,7 @@ LAYER = {
 }
 
 # Largest error allowed, relative to the root mean square of the tensor. llama.cpp's own quantizers
-# stay below two thirds of it on Laplace data (llama_cpp_rmse.json).
+# stay below two thirds of it on Laplace-distributed data (llama_cpp_rmse.json).
 BOUND = {"Q8_0": 0.012, "Q6_K": 0.035, "Q5_1": 0.07, "Q5_K": 0.07, "Q5_0": 0.085, "Q4_1": 0.15,
          "Q4_K": 0.14, "Q4_0": 0.17, "Q3_K": 0.28, "Q2_K": 0.55}
 
@@ -52,7 +52,7 @@ def close(a, b):
 
 
 def check_keys(keys, config):
-    """Keys that must be there with one value, then those that must merely be right if present."""
+    """Checks required keys and their values, then keys that need only be right if present."""
     expected = {
         "general.architecture": "gemma2",
         "general.quantization_version": 2,
@@ -100,7 +100,7 @@ def check_keys(keys, config):
 
 
 def reference_vocabulary(folder):
-    """The pieces of the checkpoint's vocabulary: [(text, type, score)], from either tokenizer file."""
+    """The pieces of the checkpoint's vocabulary, [(text, type, score)], from either tokenizer file."""
     from sentencepiece import sentencepiece_model_pb2 as spm
     proto = spm.ModelProto()
     if (folder / "tokenizer.model").exists():
@@ -121,7 +121,7 @@ def check_vocabulary(keys, config, folder):
     wrong = [i for i, (text, kind, _) in enumerate(pieces)
              if tokens[i] != (text.replace("\u2581", " ") if kind == USER_DEFINED else text)]
     check(not wrong, f"texts of {len(pieces)} tokens, runs of spaces written as spaces" + (f"; wrong: {wrong[:8]}" if wrong else ""))
-    # llama.cpp writes <unk>, <unusedN>, <mask>, <2mass> and [@BOS@] as CONTROL, whatever the model file says
+    # llama.cpp writes <unk>, <unusedN>, <mask>, <2mass> and [@BOS@] as CONTROL, whatever the model file has
     loose = {UNKNOWN: (UNKNOWN, CONTROL), USER_DEFINED: (USER_DEFINED, CONTROL)}
     wrong = [i for i, (_, kind, _) in enumerate(pieces) if types[i] not in loose.get(kind, (kind,))]
     check(not wrong, "types of the tokens" + (f"; wrong: {wrong[:8]}" if wrong else ""))
@@ -151,7 +151,7 @@ def to_bf16(x):
 
 
 def check_weights(tensor, want):
-    """What is wrong with one tensor (None when nothing is), and the relative error if quantized."""
+    """The problem with one tensor (None if there is none), and the relative error if it is quantized."""
     kind, name = tensor.tensor_type.name, tensor.name
     if want.ndim == 1:
         if kind != "F32":
@@ -185,7 +185,7 @@ def check_tensors(reader, config, weights):
     for t in reader.tensors:  # llama.cpp refuses any other layout
         in_place &= int(t.data_offset) == at
         at = -(-(int(t.data_offset) + int(t.n_bytes)) // reader.alignment) * reader.alignment
-    check(in_place, f"tensor data in the order of the list, each padded to {reader.alignment} bytes and nothing between")
+    check(in_place, f"tensor data in the order of the list, each padded to {reader.alignment} bytes, nothing in between")
     end, size = int(reader.tensors[-1].data_offset + reader.tensors[-1].n_bytes), reader.data.size
     check(end <= size <= at, f"the file ends with the last tensor ({end} of {size} bytes)")
 

@@ -1,4 +1,4 @@
-"""Read a Hugging Face checkpoint directory in numpy: every tensor as f32, one shard or many."""
+"""Read a Hugging Face checkpoint directory with numpy: every tensor as f32, from one shard or many."""
 import json
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def widen(raw, dtype):
-    """Little-endian bytes of a safetensors dtype as f32."""
+    """Converts little-endian bytes of a safetensors dtype to f32."""
     if dtype == "BF16":
         return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
     return np.frombuffer(raw, {"F32": "<f4", "F16": "<f2"}[dtype]).astype("<f4")

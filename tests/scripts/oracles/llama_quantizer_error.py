@@ -1,26 +1,26 @@
 #!/usr/bin/env python3
-"""Measure the rounding error of llama.cpp's own quantizers, as a mark for ours to reach.
+"""Measure the rounding error of llama.cpp's quantizers, as the reference for Lapidary's.
 
     llama_quantizer_error.py [--data tests/goldens/quant] [--checkpoint tests/fixtures/tiny-gemma2]
                              [--gemma3 MODEL.gguf] [--out tests/goldens/quant/llama_cpp_rmse.json]
 
 Needs a virtual environment with `llama-cpp-python` (built from source), `gguf` and `numpy`.
-Run it again whenever the tiny checkpoint changes; without a checkpoint only the two synthetic
+Run it again whenever the tiny checkpoint changes. Without a checkpoint only the two synthetic
 sets are measured. Takes about a minute.
 
-Each data set is quantized by `ggml_quantize_chunk` and dequantized by Python's gguf, without and
-with the importance of its columns. The JSON gives, per data set and type, the root of the mean
-squared difference in f64 (`rmse`), and of the mean squared difference weighted by importance
-(`weighted_rmse`: the quantizer was told it as well), and per data set its shape, its own root mean
+Each data set is quantized by `ggml_quantize_chunk` and dequantized by Python's gguf, with and
+without the importance of its columns. For each data set and type, the JSON has the root of the mean
+squared difference in f64 (`rmse`), and the same weighted by importance (`weighted_rmse`, for which
+the quantizer was given the importance). For each data set it has its shape, its own root mean
 square and the CRC-32 of its f32 bytes, so that a test can tell whether it reads the same weights.
-Types whose block does not divide the row are left out.
+Types whose block length does not divide the row are left out.
 
-Data sets: gaussian and laplace (rows of 1024, by make_quantizer_data.py); from the trained
-checkpoint layer 1's q_proj, gate_proj and down_proj and the embedding, rows as they are; and, given
-the file that gemma3_crc.py fetches, the first 2^20 weights of the embedding of Gemma 3 270M, which
-are Q8_0 there, in rows of 1024. The importance of the checkpoint's columns is that of
+Data sets: gaussian and laplace (rows of 1024, made by make_quantizer_data.py); layer 1's q_proj,
+gate_proj and down_proj and the embedding of the trained checkpoint, with their own rows; and, if
+the file that gemma3_crc.py fetches is given, the first 2^20 weights of the embedding of Gemma 3
+270M, which are Q8_0 there, in rows of 1024. The importance of the checkpoint's columns is that of
 `tiny_imatrix.gguf`, which `lapidary imatrix tests/fixtures/tiny-gemma2 -f
-tests/fixtures/held-out/kjv-held-out.txt` makes; that of all others is `energies.f32`, by
+tests/fixtures/held-out/kjv-held-out.txt` makes; for the others it is `energies.f32`, made by
 make_quantizer_data.py.
 """
 import argparse
@@ -69,7 +69,7 @@ def quantize(ggml, x, kind, importance=None):
 
 
 def importances(folder):
-    """By data set, the importance of its columns."""
+    """The importance of the columns, by data set."""
     energies = np.frombuffer((folder / "energies.f32").read_bytes(), "<f4")
     tensors = {t.name: t.data for t in GGUFReader(folder / "tiny_imatrix.gguf").tensors}
     for name in TENSORS:

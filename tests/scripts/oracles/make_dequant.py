@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Write blocks of every weight type and what Python's gguf dequantizes them to.
+"""Write blocks of every weight type, and the weights that Python's gguf dequantizes from them.
 
     make_dequant.py [--out tests/goldens/quant]
 
-For each type two files: TYPE.blocks, the raw blocks, and TYPE.f32, the weights they stand for
-(little-endian f32), computed by `gguf.quants.dequantize`. The payload bytes are random, with
-three kinds of block set by hand at the front: payload all 0x00, all 0xFF, and alternating.
-The f16 scale fields are finite, and walk through zero, minus zero, subnormal, negative, tiny
-and large values before they become random. F16 and BF16 hold 4096 values each that include the
+For each type there are two files: TYPE.blocks, the raw blocks, and TYPE.f32, their weights as
+little-endian f32, computed by `gguf.quants.dequantize`. The payload bytes are random, except in
+three blocks at the beginning: all 0x00, all 0xFF, and alternating.
+The f16 scale fields are finite: first zero, minus zero, subnormal, negative, tiny
+and large values, then random ones. F16 and BF16 have 4096 values each, which include the
 two zeros, subnormals, the largest finite value and the infinities, but no NaN.
 
 The random stream is fixed, so a second run writes the same bytes.
@@ -22,13 +22,13 @@ from gguf.quants import dequantize
 HERE = Path(__file__).resolve().parent
 SEED = 20240627
 
-# Byte offsets, inside one block, of the f16 scale fields.
+# Byte offsets of the f16 scale fields within a block.
 SCALES = {
     "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0],
     "Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
 }
 
-# f16 bit patterns every scale field goes through first.
+# f16 bit patterns that every scale field has first.
 EDGE_SCALES = [
     0x0000,  # +0
     0x8000,  # -0
@@ -51,7 +51,7 @@ def scales(rng, n, shift):
     bits[infinite] ^= 0x4000
     edge = np.roll(np.array(EDGE_SCALES, np.uint16), shift)
     bits[3:3 + len(edge)] = edge[:max(0, n - 3)]
-    bits[:3] = [0x2E66, 0xAE66, 0x2E66]  # about 0.1 for the hand-set payloads
+    bits[:3] = [0x2E66, 0xAE66, 0x2E66]  # about 0.1, for the three special payloads
     return bits
 
 

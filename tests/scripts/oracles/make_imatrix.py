@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Write two small importance matrices from fixed numbers, for the reader's tests.
+"""Write two small importance matrices with fixed numbers, for the tests of the reader.
 
     make_imatrix.py [--out tests/goldens/imatrix]
 
-small.gguf, by Python's gguf: two dense entries, of which one has a zero and a NaN, one of three
-matrices, and the tensors of another program beside them (`NAME.in_sum`). small.dat, the format of
-before: the dense entries again, and the text's name at the end.
+small.gguf, written by Python's gguf: two dense entries, one of which contains a zero and a NaN; one
+entry of three matrices; and tensors of another program (`NAME.in_sum`). small.dat, in the older
+format: the dense entries again, and the data set's name at the end.
 """
 import argparse
 import struct
@@ -21,7 +21,7 @@ DATASETS = ["wiki.train.raw", "Grüße.txt"]
 Q, DOWN = "blk.0.attn_q.weight", "blk.1.ffn_down.weight"
 EXPERTS = "blk.1.ffn_gate_exps.weight"
 
-# Mean squares by column; powers of two, so that means times counts are exact.
+# Mean squares by column. They are powers of two, so that means times counts are exact.
 MEANS = {
     Q: [0.5, 1.0, 2.0, 4.0],
     DOWN: [0.25, 0.0, 8.0, float("nan"), 0.125, 1.0],
@@ -30,7 +30,7 @@ MEANS = {
 
 class Writer(GGUFWriter):
     def add_architecture(self):
-        """An importance matrix has none."""
+        """An importance matrix has no architecture."""
 
 
 def write_gguf(path):
@@ -45,7 +45,7 @@ def write_gguf(path):
         writer.add_tensor(f"{name}.in_sum2", sums)
         writer.add_tensor(f"{name}.counts", np.array([[tokens]], "<f4"))
         writer.add_tensor(f"{name}.in_sum", -sums)
-    # Three matrices of two columns; the second was never used.
+    # Three matrices with two columns; the second matrix was never used.
     writer.add_tensor(f"{EXPERTS}.counts", np.array([[1000], [0], [24]], "<f4"))
     writer.add_tensor(f"{EXPERTS}.in_sum2", np.array([[100, 200], [0, 0], [28, 56]], "<f4"))
     writer.write_header_to_file()

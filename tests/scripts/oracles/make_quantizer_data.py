@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Write the two synthetic data sets that quantizer error is measured on, and energies of columns.
+"""Write the two synthetic data sets for measuring quantizer errors, and energies of columns.
 
     make_quantizer_data.py [--out tests/goldens/quant]
 
 gaussian.bf16 and laplace.bf16: 65,536 values each, standard deviation 0.02 (about that of a
 trained projection), little-endian bfloat16, rounded to nearest even. Read them as 64 rows of
-1024. energies.f32: how much each of 1024 columns counts, log-normal with a deviation of 1.5, so that
-some count a hundred times as much as others, as mean squares of activations do. The random stream is
-fixed, so a second run writes the same bytes.
+1024. energies.f32: the importance of each of 1024 columns, log-normal with a deviation of 1.5, so
+that some columns are a hundred times as important as others, as with the mean squares of
+activations. The random stream is fixed, so a second run writes the same bytes.
 """
 import argparse
 from pathlib import Path

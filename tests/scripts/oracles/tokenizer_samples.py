@@ -1,4 +1,4 @@
-"""Hand-written text that make_tokenizer_corpus.py cuts and mixes: sentences, code, markup, emoji."""
+"""Hand-written text that make_tokenizer_corpus.py splits and mixes: sentences, code, markup, emoji."""
 
 # One or more short sentences per language: greetings, proverbs, plain statements.
 SENTENCES = """
@@ -146,7 +146,7 @@ NAMES = ("x i n buf idx len count user_id getValue HTTPServer parse_header tmp2 
          "Config fooBar MAX_SIZE attn_q rope_theta n_embd toString $ref _private camelCaseName snake_case_name "
          "SCREAMING naïve größe переменная 变量 x1 y2 z3").split()
 
-# Names of the markup that the vocabulary holds as whole pieces, and some that it does not.
+# Names of markup that the vocabulary has as single pieces, and some that it does not have.
 TAGS = ("table caption thead tbody tfoot tr th td ul ol li h1 h2 h3 h4 h5 h6 blockquote em strong u s sub sup "
         "code br p div span img b i a body html script style TABLE Td h7").split()
 

@@ -1,4 +1,4 @@
-// What axe-core finds, and what it cannot see: that tokens are not read out one by one.
+// Checks the page with axe-core, and checks what axe-core cannot see: that tokens are not read aloud one by one.
 
 import assert from 'node:assert/strict';
 
@@ -6,7 +6,7 @@ import { SAMPLE } from './sample.mjs';
 
 export async function checkAccess(checks, axePath, mock) {
   const audit = async (page, where) => {
-    // Evaluated by the debugger, which no policy of the page stops.
+    // Evaluated through the debugger, because the page's policy would block an injected script.
     const { violations } = await page.evaluate(async () => {
       const found = await window.axe.run(document, { resultTypes: ['violations'] });
       return { violations: found.violations.map(({ id, impact, nodes }) => ({ id, impact, nodes: nodes.map(({ html, failureSummary }) => `${html}\n${failureSummary}`) })) };

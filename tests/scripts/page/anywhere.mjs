@@ -1,4 +1,4 @@
-// Checks that any server passes, whatever its model answers.
+// Checks that must pass with any server, whatever its model answers.
 
 import assert from 'node:assert/strict';
 import { readFile, rm, writeFile } from 'node:fs/promises';
@@ -111,7 +111,7 @@ export async function checkAnywhere(checks) {
     assert.deepEqual(await chat.questions.allInnerTexts(), ['typed\nsecond line']);
     assert.equal(await focused(), 'prompt');
 
-    // Back from the message box: the answer's buttons, the question's, and so on to the settings.
+    // Backwards from the message box: the answer's buttons, the question's buttons, and so on to the settings.
     const met = [];
     for (let step = 0; step < 8; step += 1) {
       await page.keyboard.press('Shift+Tab');

@@ -1,4 +1,4 @@
-// A browser to drive the page with, and what every check needs.
+// A browser that drives the page, and helpers for the checks.
 
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
@@ -9,10 +9,10 @@ import { delimiter, join } from 'node:path';
 const FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
   '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
-/** How long anything may take, in milliseconds. Long, since nothing is measured on a machine that may be busy. */
+/** Timeout in milliseconds. It is long because the machine may be busy, and nothing is measured. */
 const PATIENCE = 60_000;
 
-/** Packages out of NODE_PATH, or else installed for this run. */
+/** Loads packages from NODE_PATH, or installs them for this run. */
 export function packages(...names) {
   const given = (process.env.NODE_PATH ?? '').split(delimiter).filter(Boolean);
   const holds = (folder) => names.every((name) => existsSync(join(folder, name)));
@@ -27,7 +27,7 @@ export function packages(...names) {
   return names.map((name) => ({ exports: require(name), path: require.resolve(name) }));
 }
 
-/** A browser with a profile of its own, which is thrown away. */
+/** A browser with a temporary profile. */
 export function launch(playwright) {
   const browsers = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
   const executablePath = browsers.find((path) => path && existsSync(path));
@@ -35,7 +35,7 @@ export function launch(playwright) {
   return playwright.chromium.launch({ executablePath, args: FLAGS });
 }
 
-/** Waits until `holds()`, for what happens outside of the page. */
+/** Waits until `holds()` is true, for conditions outside of the page. */
 export async function until(holds) {
   for (const end = Date.now() + PATIENCE; !holds();) {
     if (Date.now() > end) throw new Error(`this never came true: ${holds}`);
@@ -43,19 +43,19 @@ export async function until(holds) {
   }
 }
 
-/** Runs checks one after the other, each in a browser context of its own, and counts what failed. */
+/** Runs checks one after the other, each in a browser context of its own, and counts the failures. */
 export class Checks {
   failed = 0;
   passed = 0;
 
-  /** Only checks whose names have `only` in them are made. */
+  /** Runs only the checks whose names contain `only`. */
   constructor(browser, url, only = '') {
     this.browser = browser;
     this.url = url;
     this.only = only;
   }
 
-  /** `body(chat, page, context)`; `options` are those of a browser context, and `init`, a script that runs before the page's. */
+  /** Calls `body(chat, page, context)`. `options` are those of a browser context, and `init`, a script that runs before the page's. */
   async check(name, body, { init, ...options } = {}) {
     if (!name.includes(this.only)) return;
     const context = await this.browser.newContext({ viewport: { width: 1200, height: 800 }, ...options });
@@ -65,7 +65,7 @@ export class Checks {
     const watch = (page) => {
       page.on('pageerror', (error) => complaints.push(`error on the page: ${error.message}`));
       page.on('console', (message) => {
-        // The browser logs each refusal that a check asks for.
+        // The browser logs every refusal, including those that a check provokes.
         if (message.type() === 'error' && !/Failed to load resource/.test(message.text())) complaints.push(message.text());
       });
       page.on('request', (request) => {
@@ -90,7 +90,7 @@ export class Checks {
   }
 }
 
-/** The page as somebody uses it. */
+/** The page, with the actions of a user. */
 export class Chat {
   constructor(page, url) {
     this.page = page;
@@ -108,13 +108,13 @@ export class Chat {
     await this.prompt.waitFor();
   }
 
-  /** Sends a message and does not wait. */
+  /** Sends a message without waiting. */
   async say(text) {
     await this.prompt.fill(text);
     await this.prompt.press('Enter');
   }
 
-  /** Sends a message and waits until it is answered. */
+  /** Sends a message and waits for the whole answer. */
   async ask(text) {
     const before = await this.answers.count();
     await this.say(text);
@@ -122,19 +122,19 @@ export class Chat {
     await this.idle();
   }
 
-  /** Waits until nothing is being answered. */
+  /** Waits until no answer is being generated. */
   async idle() {
     await this.page.locator('#send:not([hidden])').waitFor();
   }
 
-  /** Sets the most tokens of an answer. */
+  /** Sets the largest number of tokens of an answer. */
   async limitTokens(tokens) {
     await this.page.getByRole('button', { name: 'Settings' }).click();
     await this.page.getByLabel('Max tokens').fill(String(tokens));
     await this.saveSettings();
   }
 
-  /** Leaves the settings, and waits until they are kept. */
+  /** Closes the settings and waits until they are stored. */
   async saveSettings() {
     await this.page.getByRole('dialog').getByRole('button', { name: 'Save' }).click();
     await this.page.locator('#announce', { hasText: 'Settings saved.' }).waitFor({ state: 'attached' });
@@ -144,7 +144,7 @@ export class Chat {
     return this.answers.last().locator('.prose').innerText();
   }
 
-  /** Waits until the answer has so many characters. */
+  /** Waits until the answer has this many characters. */
   async has(characters) {
     await this.page.waitForFunction(
       (least) => [...document.querySelectorAll('article.assistant .prose')].at(-1)?.textContent.length >= least, characters);

@@ -1,4 +1,4 @@
-// The renderer, within the page: forms of Markdown, and that growing gives what the whole text gives.
+// Checks the Markdown renderer within the page, and that a growing text is rendered like the whole text.
 
 import assert from 'node:assert/strict';
 
@@ -22,7 +22,7 @@ const CASES = [
   ['<b>x</b> &amp;', '<p>&lt;b&gt;x&lt;/b&gt; &amp;amp;</p>'],
 ];
 
-/** Texts that would take for ever if time did not grow with their length. */
+/** Texts that would take forever if the time were not linear in their length. */
 const LONG = ['*a ', '[a](', '`` ` ', '**a _b ', '> ', '- ', '![', '](', '[](((', '# ', '| ', 'http://', '*_', '\\', '\n\n', '"[a](b "', '   '];
 
 export async function checkMarkdown(checks, mock) {

@@ -1,4 +1,4 @@
-// A server with the page's files and scripted answers: what `lapidary serve` sends, without a model.
+// A server with the page's files and scripted answers. It sends what `lapidary serve` sends, without a model.
 
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
@@ -12,9 +12,9 @@ const TYPES = { '.html': 'text/html; charset=utf-8', '.css': 'text/css; charset=
 const CONTEXT = 8192;
 
 /**
- * `mock.answer(body)` says what comes next: `{pieces, gate, delay, breakAfter, status, error, finish, midway}`:
- * `pieces` are texts, `gate` a promise that they wait for, `delay` milliseconds before each, `breakAfter` how many
- * come before the connection is cut, `midway` an error after them.
+ * `mock.answer(body)` returns what to send: `{pieces, gate, delay, breakAfter, status, error, finish, midway}`.
+ * `pieces` are texts, `gate` is a promise that they wait for, `delay` the milliseconds before each, `breakAfter` how
+ * many are sent before the connection is closed, and `midway` an error that is sent after them.
  */
 export async function startMock() {
   const mock = { requests: [], aborted: 0, key: null, answer: echo };
@@ -33,12 +33,12 @@ export async function startMock() {
   return mock;
 }
 
-/** Gives the question back, word by word. */
+/** Answers with the question, word by word. */
 export function echo(body) {
   return { pieces: `You said: ${body.messages.at(-1).content}`.split(/(?<= )/), delay: 5 };
 }
 
-/** So many words, slowly enough to be stopped. */
+/** Answers with this many words, slowly enough to be stopped. */
 export function words(count, delay = 15) {
   return () => ({ pieces: Array.from({ length: count }, (_, index) => `word${index + 1} `), delay });
 }

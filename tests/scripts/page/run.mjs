@@ -1,9 +1,9 @@
-// Drives the chat page in Chromium. Without a URL it serves the page itself, with scripted answers; with one,
-// of a running `lapidary serve`, it makes the checks that any model's answers pass.
+// Drives the chat page in Chromium. Without a URL it serves the page itself, with scripted answers. With the URL
+// of a running `lapidary serve`, it makes only the checks that pass with any model's answers.
 //
 //   node tests/scripts/page/run.mjs [URL] [--only TEXT] [--shots FOLDER]
 //
-// playwright-core and axe-core come from NODE_PATH, or else are installed to a temporary folder with npm.
+// playwright-core and axe-core are loaded from NODE_PATH, or else installed to a temporary folder with npm.
 
 import { parseArgs } from 'node:util';
 

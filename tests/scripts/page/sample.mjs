@@ -1,4 +1,4 @@
-// An answer with everything in it that the page can show.
+// An answer that contains everything that the page can display.
 
 export const SAMPLE = `Facets are cut at **exact angles**, so that light entering the crown is *reflected twice* and leaves where it came in. Below the critical angle, \`asin(1 / n)\`, it leaks out at the back.
 

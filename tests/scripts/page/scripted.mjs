@@ -1,4 +1,4 @@
-// Checks that need answers, refusals and broken connections of a known kind.
+// Checks that need scripted answers, refusals and broken connections.
 
 import assert from 'node:assert/strict';
 
@@ -121,7 +121,7 @@ export async function checkScripted(checks, mock) {
     await page.getByText('the prompt has 9000 tokens').first().waitFor();
     mock.answer = echo;
     await chat.ask('next');
-    // The question that got no answer is part of the next one, so that the roles take turns.
+    // The unanswered question is joined with the next one, so that the roles alternate.
     assert.deepEqual(mock.requests.at(-1).messages.map(({ role }) => role), ['user', 'assistant', 'user']);
     assert.equal(mock.requests.at(-1).messages.at(-1).content, 'too long\n\nnext');
   });
@@ -135,7 +135,7 @@ export async function checkScripted(checks, mock) {
     await page.getByRole('button', { name: 'Retry' }).click();
     await page.getByText('You said: hello').first().waitFor();
     await chat.idle();
-    // A good answer is not given away for a refusal.
+    // A refused retry does not lose the good answer.
     mock.answer = () => ({ status: 429, error: '4 requests are waiting already' });
     await page.getByRole('button', { name: 'Answer again' }).click();
     await page.getByText('The answer that was there is kept.').first().waitFor();
@@ -185,7 +185,7 @@ export async function checkScripted(checks, mock) {
     await chat.conversations.nth(1).waitFor();
     assert.deepEqual((await chat.conversations.allInnerTexts()).sort(), ['from the first', 'from the second']);
 
-    // Both in one conversation: one that is idle follows, two that write part ways.
+    // Two tabs with the same conversation: an idle one follows the other, two that both write diverge.
     await other.getByRole('button', { name: 'from the first' }).click();
     await second.ask('more');
     await page.getByText('You said: more').first().waitFor();
@@ -242,7 +242,7 @@ export async function checkScripted(checks, mock) {
         try {
           for (let index = 0; index < 100; index += 1) localStorage.setItem(`full.${size}.${index}`, 'x'.repeat(size));
         } catch {
-          // The next smaller size.
+          // Continue with the next smaller size.
         }
       }
     });

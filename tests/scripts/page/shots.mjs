@@ -1,4 +1,4 @@
-// Pictures of the page.
+// Screenshots of the page.
 
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';

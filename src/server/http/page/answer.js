@@ -1,8 +1,8 @@
-// One answer while it is being made: what has come of it, how fast, and how it ended.
+// One answer while it is being generated: its text so far, its speed and how it ended.
 
 import { answer as stream, BrokenConnection, ServerError } from './stream.js';
 
-/** What refusals mean to who reads the page. The server says the rest. */
+/** What some HTTP errors mean to the reader of the page. For the others the server's message is shown. */
 const WORDS = {
   401: 'The server answers only those who have an API key.',
   429: 'The server is busy with other answers. Try again in a moment.',
@@ -15,28 +15,28 @@ export class Answer {
   #controller = new AbortController();
   #started = performance.now();
   #first = null;
-  #pieces = 0;
+  #chunks = 0;
 
-  /** `message` is the last of `conversation`, and is written to. */
+  /** `message` is the last message of `conversation` and receives the text. */
   constructor(conversation, message) {
     this.conversation = conversation;
     this.message = message;
-    /** Set when nobody wants to keep it. */
+    /** Set when the answer is not to be kept. */
     this.discarded = false;
-    /** What it is to replace. */
+    /** The answer that this one replaces. */
     this.before = null;
   }
 
   /**
-   * Reads the whole answer into the message, and calls `onPiece` whenever some of it has come. Returns
-   * HTTP's status where the server refused, otherwise 0.
+   * Reads the answer into the message, and calls `onChunk` after each chunk of text. Returns the HTTP status
+   * if the server refused the request, otherwise 0.
    */
-  async run(body, key, context, onPiece) {
+  async run(body, key, context, onChunk) {
     const { message } = this;
     delete message.problem;
     message.state = 'unfinished';
     try {
-      for await (const piece of stream(body, key, this.#controller.signal)) this.#take(piece, context, onPiece);
+      for await (const chunk of stream(body, key, this.#controller.signal)) this.#take(chunk, context, onChunk);
       message.state = 'whole';
       return 0;
     } catch (error) {
@@ -44,7 +44,7 @@ export class Answer {
     }
   }
 
-  /** Ends it; the server stops working on it. */
+  /** Aborts it; the server stops generating. */
   stop() {
     this.#controller.abort();
   }
@@ -53,14 +53,14 @@ export class Answer {
     return this.#controller.signal.aborted;
   }
 
-  #take({ text, finish, usage, timings }, context, onPiece) {
+  #take({ text, finish, usage, timings }, context, onChunk) {
     const { message } = this;
     if (text) {
       this.#first ??= performance.now();
-      this.#pieces += 1;
+      this.#chunks += 1;
       message.content += text;
-      // Until the server has counted, a piece counts as a token.
-      message.figures = { tokens: this.#pieces, ...(this.#rate() && { perSecond: this.#rate() }) };
+      // Until the server reports the number of tokens, each chunk of text counts as one.
+      message.figures = { tokens: this.#chunks, ...(this.#rate() && { perSecond: this.#rate() }) };
     }
     if (finish === 'length') message.finish = 'length';
     if (usage) {
@@ -69,7 +69,7 @@ export class Answer {
       if (Number.isFinite(perSecond)) message.figures.perSecond = perSecond;
       if (context) message.figures.context = context;
     }
-    onPiece();
+    onChunk();
   }
 
   #failed(error) {
@@ -91,16 +91,16 @@ export class Answer {
   /** Tokens per second so far, or `null`. */
   #rate() {
     const seconds = this.#first === null ? 0 : (performance.now() - this.#first) / 1000;
-    return this.#pieces > 1 && seconds > 0 ? (this.#pieces - 1) / seconds : null;
+    return this.#chunks > 1 && seconds > 0 ? (this.#chunks - 1) / seconds : null;
   }
 
-  /** A line on how it goes. */
+  /** A line of text about the progress. */
   get progress() {
     if (this.#first === null) {
       const seconds = Math.floor((performance.now() - this.#started) / 1000);
       return seconds < 1 ? 'Reading…' : `Reading… ${whole.format(seconds)} s`;
     }
-    return figuresText({ tokens: this.#pieces, perSecond: this.#rate() });
+    return figuresText({ tokens: this.#chunks, perSecond: this.#rate() });
   }
 }
 

@@ -1,14 +1,14 @@
-// Markdown's blocks, as models write them: a plain tree out of a text, which markdown.js makes elements of.
-// Each block has the offset at which it begins and that of what follows it.
+// Parses a text into Markdown blocks, as models write them. The result is a plain tree, from which
+// markdown.js makes elements. Each block has its start offset and that of the text after it.
 
-// None of these can match the same characters in two ways, so that none takes longer than its line is long.
+// None of these can match the same characters in two ways, so each takes time linear in the line's length.
 const FENCE = /^ {0,3}(`{3,}|~{3,})([^`]*)$/;
 const HEADING = /^ {0,3}(#{1,6})(?![^ ])/;
 const RULE = /^ {0,3}(?:(?:\*[ \t]*){3,}|(?:-[ \t]*){3,}|(?:_[ \t]*){3,})$/;
 const ITEM = /^( {0,3})([-*+]|(\d{1,9})[.)])(?:( +)(.*)|)$/;
 const QUOTE = /^ {0,3}> ?/;
 const DELIMITERS = /^\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?$/;
-/** A model that goes mad nests without end; deeper than this all is paragraphs. */
+/** Deepest nesting; anything deeper is a paragraph. A model in a loop may nest forever. */
 const DEPTH = 12;
 
 /**
@@ -30,7 +30,7 @@ export function blocksOf(text, depth = 0) {
   return blocks;
 }
 
-/** A text's lines, one after the other. */
+/** Reads a text line by line. */
 class Lines {
   constructor(text) {
     this.text = text;
@@ -47,7 +47,7 @@ class Lines {
     if (this.done) this.start = this.text.length;
   }
 
-  /** The line after this one without the spaces around it, or an empty text. */
+  /** The next line without surrounding spaces, or an empty string. */
   peek() {
     const end = this.text.indexOf('\n', this.after + 1);
     return this.text.slice(this.after + 1, end < 0 ? undefined : end).trim();
@@ -62,7 +62,7 @@ function indent(line) {
   return line.length - line.trimStart().length;
 }
 
-/** Any block but a paragraph, if one begins here. */
+/** Parses the block that begins here; `null` if it is a paragraph. */
 function structure(reader, depth) {
   const { line } = reader;
   const fence = FENCE.exec(line);
@@ -85,7 +85,7 @@ function structure(reader, depth) {
   return null;
 }
 
-/** Without the marks that may close it. */
+/** The heading's text without closing marks. */
 function headingText(line) {
   const text = line.trim();
   let end = text.length;
@@ -101,7 +101,7 @@ function code(reader, [opening, fence, info]) {
   for (reader.next(); !reader.done; reader.next()) {
     closed = close.test(reader.line);
     if (closed) break;
-    // Tabs of code are its own.
+    // Tabs in code are kept.
     const raw = reader.text.slice(reader.start, reader.after).replace(/\r$/, '');
     lines.push(raw.slice(Math.min(shift, indent(raw))));
   }
@@ -115,7 +115,7 @@ function quote(reader, depth) {
   return { kind: 'quote', blocks: blocksOf(lines.join('\n'), depth + 1) };
 }
 
-/** Items that follow one another; what is indented by two or more below one belongs to it. */
+/** Consecutive list items. Lines that are indented by two or more below an item belong to it. */
 function list(reader, depth) {
   const first = ITEM.exec(reader.line);
   const ordered = first[3] !== undefined;
@@ -130,7 +130,7 @@ function list(reader, depth) {
 }
 
 function itemText(reader, [, outer, marker, , gap = '', rest = '']) {
-  // Code in an item may begin with spaces of its own: more than four belong to it.
+    // Code in an item may begin with spaces of its own: of more than four, only one belongs to the marker.
   const spaces = gap.length > 4 ? 1 : Math.max(gap.length, 1);
   const lines = [gap.slice(spaces) + rest];
   const inner = outer.length + marker.length + spaces;
@@ -144,7 +144,7 @@ function itemText(reader, [, outer, marker, , gap = '', rest = '']) {
       continue;
     }
     const belongs = indent(line) >= least;
-    // Without a blank line between, a paragraph goes on however little it is indented.
+    // Without a blank line in between, a paragraph continues at any indentation.
     const lazy = blanks === 0 && !fence && !interrupts(line) && !ITEM.test(line);
     if (!belongs && !lazy) break;
     for (; blanks > 0; blanks -= 1) lines.push('');
@@ -167,13 +167,13 @@ function table(reader, head) {
   return { kind: 'table', head, align, rows };
 }
 
-/** A row's cells. A bar after a backslash parts none. */
+/** The cells of a row. A bar after a backslash does not separate cells. */
 function cells(line) {
   const inner = line.trim().replace(/^\|/, '').replace(/(?<!\\)\|$/, '');
   return inner.split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll('\\|', '|'));
 }
 
-/** Whether a line ends the paragraph before it. A list that begins at 2 would be a year at a line's end. */
+/** Whether a line ends the paragraph before it. Lists that begin above 1 do not: it may be a year. */
 function interrupts(line) {
   if (FENCE.test(line) || HEADING.test(line) || RULE.test(line) || QUOTE.test(line)) return true;
   const item = ITEM.exec(line);

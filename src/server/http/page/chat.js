@@ -1,4 +1,4 @@
-// The page: one conversation in view, at most one answer being made, and the list of all conversations.
+// The page: the conversation in view, at most one answer being generated, and the list of conversations.
 
 import { Answer, contextText } from './answer.js';
 import { askKey, askSettings, confirmed, wireSettings } from './dialogs.js';
@@ -11,9 +11,9 @@ import { model as askModel } from './stream.js';
 import { sends, Transcript } from './transcript.js';
 
 const CURRENT = 'lapidary.current';
-/** How often an answer is stored while it is being made, in milliseconds. */
+/** How often an unfinished answer is stored, in milliseconds. */
 const SAVE_EVERY = 2000;
-/** What a screen reader reads of a finished answer without being asked, in characters. */
+/** How much of a finished answer a screen reader reads aloud, in characters. */
 const READ_ALOUD = 2000;
 const COPIED = 'Another tab changed this conversation, so that it goes on here as a copy.';
 
@@ -22,13 +22,13 @@ const prompt = byId('prompt');
 
 let model = null;
 let current = store.read(session.get(CURRENT)) ?? store.create();
-/** The answer that is being made, and the promise of its end. */
+/** The answer that is being generated, and a promise that resolves when it ends. */
 let answer = null;
 let ended = Promise.resolve();
 let saidNotLasting = false;
 let savedAt = 0;
 let drawing = false;
-/** Whether the page is being closed, which ends what it reads before it ends itself. */
+/** Whether the page is being closed. The browser then breaks the connection before it ends the page. */
 let leaving = false;
 
 const follow = new Follow(byId('log'), byId('to-end'));
@@ -45,7 +45,7 @@ function show(conversation) {
   focusPrompt();
 }
 
-/** To the message box, or where that would bring up a keyboard over half of the page, to the text. */
+/** Focuses the message box, or the text where that would open an on-screen keyboard over half of the page. */
 function focusPrompt() {
   const fine = window.matchMedia('(pointer: fine)').matches;
   (fine ? prompt : byId('messages')).focus({ preventScroll: true });
@@ -77,14 +77,14 @@ function drawList() {
   sidebar.show(known, current.id, answer?.conversation.id);
 }
 
-/** The buttons and lines around the message box. */
+/** Updates the buttons and lines around the message box. */
 function drawState() {
   byId('send').hidden = answer !== null;
   byId('stop').hidden = answer === null;
   const elsewhere = answer && answer.conversation !== current ? 'In another conversation: ' : '';
   byId('live').textContent = answer ? elsewhere + answer.progress : '';
   byId('keys').hidden = answer !== null;
-  // An answer of which nothing came has used nothing.
+  // An answer without text has no figures.
   const figures = current.messages.findLast(({ role, content }) => role === 'assistant' && content)?.figures;
   const known = figures?.used !== undefined;
   byId('context').hidden = !known;
@@ -94,7 +94,7 @@ function drawState() {
   byId('context-bar').value = figures.context ? Math.min(1, figures.used / figures.context) : 0;
 }
 
-/** Draws what is new in the answer, at most once a frame. */
+/** Draws new text of the answer, at most once per frame. */
 function drawSoon() {
   if (drawing) return;
   drawing = true;
@@ -109,7 +109,7 @@ function drawSoon() {
 
 // Storage
 
-/** Stores a conversation, and says so if that fails. */
+/** Stores a conversation, and tells the reader if that fails. */
 function keep(conversation) {
   savedAt = performance.now();
   const { copied, lasting } = store.write(conversation);
@@ -126,7 +126,7 @@ function keep(conversation) {
     : 'The browser keeps nothing for this page: conversations are gone when it is closed. Export what you need.');
 }
 
-/** Takes over what another tab has made of the conversation in view. */
+/** Loads the conversation in view again if another tab has changed it. */
 function refresh() {
   if (answer?.conversation === current || transcript.editing || current.revision === '') return;
   const stored = store.read(current.id);
@@ -179,18 +179,18 @@ function send() {
   begin();
 }
 
-/** Whether the conversation in view may be changed at this message, with nothing being made of it any more. */
+/** Whether this message may be changed now. Stops an answer to this conversation that is being generated. */
 async function free(message) {
   if (answer && answer.conversation !== current) {
     notify('Another conversation is being answered. Stop it, or wait until it is done.');
     return false;
   }
   if (answer) await stop();
-  // Somebody else may have waited for the same.
+  // Another action may have waited for the same and changed the conversation.
   return answer === null && current.messages.includes(message);
 }
 
-/** Whether it was done. */
+/** Replaces a message and what follows it. Returns whether that was possible. */
 async function edit(message, content) {
   if (!(await free(message))) return false;
   current.messages.length = current.messages.indexOf(message);
@@ -223,7 +223,7 @@ async function removeExchange(message) {
 
 // Answers
 
-/** Has the last question answered. `before` is the answer that it had. */
+/** Requests an answer to the last message. `before` is the answer that it replaces. */
 function begin(before = null) {
   const message = { role: 'assistant', content: '', state: 'unfinished' };
   const conversation = current;
@@ -280,7 +280,7 @@ function finish({ conversation, message, before, discarded }) {
   announce([said && `Answer: ${said}`, ends[message.state]].filter(Boolean).join(' '));
 }
 
-/** Puts an answer back in place of one of which nothing came. */
+/** Puts the earlier answer back if the new one has no text. */
 function restore(conversation, message, before) {
   conversation.messages.splice(conversation.messages.indexOf(message), 1, before);
   keep(conversation);
@@ -299,7 +299,7 @@ function wantsKey(tried) {
   return tried ? 'The server does not take this key.' : 'This server answers only those who have a key.';
 }
 
-/** Asks which model there is; without an answer the page works on. */
+/** Asks the server for its model. The page also works if that fails. */
 async function connect() {
   try {
     model = await askModel(settings.apiKey());
@@ -316,7 +316,7 @@ async function connectAtFirst() {
   if ((await connect()) === 401 && (await askKey(wantsKey(key)))) await connectAtFirst();
 }
 
-// Words to the reader
+// Messages to the reader
 
 function notify(text) {
   byId('notice').firstElementChild.textContent = text;
@@ -324,14 +324,14 @@ function notify(text) {
   announce(text);
 }
 
-/** Reads a text out, also one that was read before. */
+/** Has a screen reader read a text, even if it is the same as the last one. */
 function announce(text) {
   const line = document.createElement('p');
   line.textContent = text;
   byId('announce').replaceChildren(line);
 }
 
-/** Makes the message box as high as its text, where the browser does not. */
+/** Makes the message box as high as its text, in browsers that cannot do so themselves. */
 function fit() {
   if (CSS.supports('field-sizing', 'content')) return;
   prompt.style.height = 'auto';
@@ -373,7 +373,7 @@ function wire() {
   document.addEventListener('visibilitychange', refresh);
   window.addEventListener('beforeunload', () => {
     leaving = true;
-    // The page may be left for a link that only downloads.
+    // It may also be a link that only downloads, and the page stays open.
     setTimeout(() => { leaving = false; }, 3000);
   });
   window.addEventListener('pagehide', () => {

@@ -1,6 +1,6 @@
-// Copying, also where browsers have no clipboard for scripts: on pages over plain http from another machine.
+// Copies text, also on pages over plain http from another machine, where scripts have no clipboard.
 
-/** Whether the text was copied. */
+/** Returns whether the text was copied. */
 export async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);

@@ -1,17 +1,17 @@
-// Questions to the reader. Each is a promise of what was answered, `null` for a dialog that was left.
+// Dialogs. Each function returns a promise of the answer, which is `null` if the dialog was closed.
 
 import { apiKey, collect, fill, keyIsRemembered, setApiKey, settings } from './settings.js';
 
 const byId = (id) => document.getElementById(id);
 
-/** Opens a dialog; `answer` makes its answer out of the form when that is sent. */
+/** Opens a dialog. When its form is submitted, `answer` makes the result from it. */
 function ask(id, answer) {
   const dialog = byId(id);
   const form = dialog.querySelector('form');
   let result = null;
   return new Promise((resolve) => {
     const submit = (event) => {
-      // Sending a form is closing the dialog and nothing else.
+      // Submitting the form only closes the dialog.
       event.preventDefault();
       result = answer(form);
       dialog.close();
@@ -30,7 +30,7 @@ function ask(id, answer) {
   });
 }
 
-/** Whether the reader wants what `action` says. */
+/** Asks for confirmation of `action`. */
 export async function confirmed(title, text, action) {
   byId('confirm-title').textContent = title;
   byId('confirm-text').textContent = text;
@@ -38,7 +38,7 @@ export async function confirmed(title, text, action) {
   return (await ask('confirm', () => true)) === true;
 }
 
-/** A new name. */
+/** Asks for a new name. */
 export function askName(name) {
   const input = byId('rename').querySelector('input');
   input.value = name;
@@ -49,7 +49,7 @@ export function askName(name) {
 
 let asking = null;
 
-/** Asks for the API key and keeps it. Whether there is one now. */
+/** Asks for the API key and stores it. Returns whether there is one now. */
 export function askKey(reason) {
   asking ??= askKeyOnce(reason).finally(() => { asking = null; });
   return asking;
@@ -66,7 +66,7 @@ async function askKeyOnce(reason) {
   return given.key !== '';
 }
 
-/** The settings as they are to be. */
+/** Shows the settings. The answer is their new values. */
 export function askSettings() {
   const form = byId('settings').querySelector('form');
   fill(form, settings());
@@ -74,7 +74,7 @@ export function askSettings() {
   return ask('settings', collect);
 }
 
-/** What the settings' own buttons do. */
+/** Connects the buttons in the settings dialog. */
 export function wireSettings() {
   const form = byId('settings').querySelector('form');
   byId('reset-settings').addEventListener('click', () => {
@@ -91,7 +91,7 @@ function showKeyState() {
   byId('key-state').textContent = !apiKey() ? 'none is kept' : keyIsRemembered() ? 'kept on this device' : 'kept until this tab is closed';
 }
 
-/** A key as a header can hold it: without what a paste may bring along unseen. */
+/** A key that fits in a header: without invisible characters, which pasting may add. */
 function visible(key) {
   return key.replace(/[^\x21-\x7e]/g, '');
 }

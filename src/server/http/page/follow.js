@@ -3,7 +3,7 @@
 const NEAR = 24;
 
 export class Follow {
-  /** @param {HTMLElement} box what scrolls  @param {HTMLElement} button leads back to the end */
+  /** @param {HTMLElement} box the scrolling element  @param {HTMLElement} button scrolls back to the end */
   constructor(box, button) {
     this.box = box;
     this.button = button;
@@ -11,7 +11,7 @@ export class Follow {
     this.last = 0;
     box.addEventListener('scroll', () => this.scrolled(), { passive: true });
     box.addEventListener('wheel', ({ deltaY }) => {
-      // Before the next piece of text pulls it back.
+      // Stop following before the next text scrolls back to the end.
       if (deltaY < 0 && box.scrollHeight > box.clientHeight) this.following = false;
     }, { passive: true });
     button.addEventListener('click', () => {
@@ -21,7 +21,7 @@ export class Follow {
     new ResizeObserver(() => this.grown()).observe(box);
   }
 
-  /** To be called when the text has changed. */
+  /** Call this when the text has changed. */
   grown() {
     if (this.following) this.toEnd();
     this.showButton();

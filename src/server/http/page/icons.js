@@ -1,4 +1,4 @@
-// The small drawings on buttons.
+// The icons on buttons.
 
 const PATHS = {
   copy: 'M9 9h10v11H9zM15 9V4H5v11h4',
@@ -9,7 +9,7 @@ const PATHS = {
 };
 const SVG = 'http://www.w3.org/2000/svg';
 
-/** A button that shows a drawing and is called `label`. */
+/** A button with an icon and the accessible name `label`. */
 export function iconButton(name, label, onClick) {
   const button = document.createElement('button');
   button.type = 'button';

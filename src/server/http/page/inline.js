@@ -1,13 +1,13 @@
-// What stands within a paragraph: code, bold, italics, struck out, links. Made of DOM nodes and text only,
-// so that nothing a model writes can become markup. Time grows with the length of the text, whatever stands
-// in it: what may open is kept on a stack, and what cannot close anything is never looked for.
+// The contents of a paragraph: code, bold, italics, strikethrough, links. It makes only DOM nodes and text, so
+// that nothing a model writes can become markup. It takes time linear in the length of any text: possible
+// openers are kept on a stack, and marks that can close nothing are not searched for.
 
 const SPECIAL = /[\\`*_~[\]!\n]|https?:\/\//g;
 const ESCAPABLE = /[!-/:-@[-`{-~]/;
 const TARGET = /\(\s{0,3}<?((?:[^\s()<>]|\([^\s()<>]*\))*)>?(?:\s{1,3}(?:"[^"]*"|'[^']*'))?\s{0,3}\)/y;
 const ADDRESS = /https?:\/\/[^\s<>"'`*]{1,2000}/y;
 const CLOSING_MARKS = '.,;:!?)]}_~';
-/** What is nested deeper, or longer than a run of marks makes sense, stays text. */
+/** Most open marks, and the longest run of marks. Anything beyond stays text. */
 const MOST_OPEN = 40;
 const LONGEST_RUN = 6;
 
@@ -20,9 +20,9 @@ class Inline {
   constructor(text) {
     this.text = text;
     this.at = 0;
-    /** Nodes so far. */
+    /** The nodes so far. */
     this.nodes = [];
-    /** What may yet be closed: `{mark, count, index}`, with `index` that of its text in `nodes`. */
+    /** Openers that may still be closed: `{mark, count, index}`; `nodes[index]` is the opener's text. */
     this.open = [];
     this.closings = closings(text);
   }
@@ -93,7 +93,7 @@ class Inline {
       this.open.splice(opener, 1);
       return this.literal(1);
     }
-    // What was opened within the link closes there or not at all; links hold no links.
+    // Openers within the link can close only within it; links contain no links.
     this.open = this.open.slice(0, opener).filter(({ mark }) => mark !== '[');
     const link = linkTo(address);
     link.append(...this.nodes.splice(index).slice(1));
@@ -124,7 +124,7 @@ class Inline {
     this.literal(rest);
   }
 
-  /** Closes what `count` marks can; returns how many are left over. */
+  /** Closes openers with up to `count` marks. Returns how many marks are left. */
   close(mark, count) {
     let rest = count;
     while (rest > 0) {
@@ -150,7 +150,7 @@ class Inline {
   }
 }
 
-/** Where the code that begins at each run of backticks ends. */
+/** For each run of backticks that opens code: where the closing run begins. */
 function closings(text) {
   const runs = [...text.matchAll(/`+/g)];
   const next = new Map();
@@ -162,7 +162,7 @@ function closings(text) {
   return ends;
 }
 
-/** What a run of marks between two characters may do. An underscore within a word does nothing. */
+/** Whether a run of marks between two characters can open or close. An underscore within a word does neither. */
 function flanks(mark, before, after) {
   const space = /\s/;
   const sign = /[\p{P}\p{S}]/u;
@@ -178,7 +178,7 @@ function runLength(text, at, mark) {
   return end - at;
 }
 
-/** Marks at an address's end are the sentence's. */
+/** Removes punctuation from the end of an address; it belongs to the sentence. */
 function withoutClosingMarks(written) {
   let end = written.length;
   while (end > 0 && CLOSING_MARKS.includes(written[end - 1])) end -= 1;
@@ -191,7 +191,7 @@ function element(name, text) {
   return made;
 }
 
-/** The address if it leads to the web or to mail, and nowhere else. */
+/** The address if its protocol is http, https or mailto, otherwise `null`. */
 function safeAddress(written) {
   try {
     const { protocol, href } = new URL(written);

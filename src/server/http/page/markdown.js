@@ -1,20 +1,20 @@
-// An answer on the page. `update` may be called with a growing text as often as it comes: what stands
-// finished is left as it is, and only what may still change is made anew.
+// An answer as Markdown on the page. `update` may be called often with a growing text: finished blocks are
+// left as they are, and only what may still change is built again.
 
 import { blocksOf } from './blocks.js';
 import { copyText } from './clipboard.js';
 import { appendInline } from './inline.js';
 
 export class Markdown {
-  /** @param {Element} root that holds nothing else */
+  /** @param {Element} root an empty element */
   constructor(root) {
     this.root = root;
     this.text = '';
-    /** All before this offset of the text is on the page for good. */
+    /** The text before this offset is finished. */
     this.settled = 0;
-    /** The level of the last heading before it. A message's own is 2. */
+    /** The level of the last finished heading. The message's own heading has level 2. */
     this.level = 2;
-    /** The elements after it, and the blocks that they show. */
+    /** The unfinished blocks and their elements. */
     this.open = [];
   }
 
@@ -24,7 +24,7 @@ export class Markdown {
     this.text = text;
     const tail = text.slice(this.settled);
     const blocks = blocksOf(tail);
-    // A block is finished when another has begun with a whole line: half a line may yet become anything.
+    // A block is finished when a later one begins with a complete line; an incomplete line may still change.
     const whole = tail.lastIndexOf('\n') + 1;
     const last = blocks.findLastIndex((block) => block.start < whole);
     rank(blocks, this.level);
@@ -56,7 +56,7 @@ export class Markdown {
   }
 }
 
-/** Gives headings levels that leave none out, whichever marks a model begins with. */
+/** Gives headings levels without gaps, whichever levels the model uses. */
 function rank(blocks, before) {
   let last = before;
   for (const block of blocks) {
@@ -64,7 +64,7 @@ function rank(blocks, before) {
   }
 }
 
-/** Whether the element shows the block already, or does after what is new was added to it. */
+/** Whether the element shows the block already, or can be made to by appending to it. */
 function grown(shown, block) {
   const before = shown.block;
   if (before.kind !== block.kind) return false;
@@ -81,7 +81,7 @@ function codeGrown(node, before, block) {
   return true;
 }
 
-/** A whole answer may be one list: only the items that have changed are made anew. */
+/** An answer may be one long list, so only the items that have changed are built again. */
 function listGrown(node, before, { ordered, first, items }) {
   if (before.ordered !== ordered || before.first !== first) return false;
   const changed = items.findIndex(({ text }, index) => text !== before.items[index]?.text);
@@ -103,7 +103,7 @@ function build(block) {
   }
 }
 
-/** One within a list or a quotation has no rank among the others. */
+/** Headings within a list or a quote have no rank. */
 function heading({ level, rank: place, text }) {
   const made = withText(place ? `h${place}` : 'p', text);
   made.className = `heading level-${level}`;
@@ -172,7 +172,7 @@ function code({ language, text }) {
   return figure;
 }
 
-/** A part that scrolls sideways has to be reached by keyboard. */
+/** Makes something that scrolls sideways reachable by keyboard. */
 function scrollable(content, label, name) {
   const box = document.createElement('div');
   box.className = `scroll ${name}`;

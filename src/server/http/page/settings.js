@@ -1,4 +1,4 @@
-// What the reader has set: how answers are made, and the key. An empty setting is the server's to choose.
+// The reader's settings: how answers are generated, and the API key. The server decides about empty settings.
 
 import { local, session } from './storage.js';
 
@@ -6,7 +6,7 @@ const SETTINGS = 'lapidary.settings';
 const KEY = 'lapidary.key';
 const NUMBERS = ['temperature', 'top_p', 'top_k', 'min_p', 'max_tokens', 'seed'];
 
-/** `{system, …}`, of the numbers only those that are set. */
+/** Returns `{system, …}` with those numbers that are set. */
 export function settings() {
   let stored;
   try {
@@ -19,7 +19,7 @@ export function settings() {
   return known;
 }
 
-/** Whether they were kept. */
+/** Returns whether the settings were stored. */
 export function save(values) {
   return local.set(SETTINGS, JSON.stringify(values));
 }
@@ -30,7 +30,7 @@ export function fill(form, values) {
   for (const name of NUMBERS) form.elements[name].value = values[name] ?? '';
 }
 
-/** What the form says. */
+/** Reads the values from the form. */
 export function collect(form) {
   const values = { system: form.elements.system.value };
   for (const name of NUMBERS) {
@@ -45,8 +45,8 @@ export function requestOf(messages, model) {
   const { system, ...numbers } = settings();
   const turns = system.trim() ? [{ role: 'system', content: system }] : [];
   for (const { role, content } of messages) {
-    // An answer of which nothing came is left out, and questions that meet thereby become one: templates
-    // want the roles to take turns.
+    // Answers without text are left out, and messages that thereby follow each other are joined: templates
+    // require the roles to alternate.
     if (role === 'assistant' && !content) continue;
     const last = turns.at(-1);
     if (last?.role === role) last.content += `\n\n${content}`;
@@ -55,19 +55,19 @@ export function requestOf(messages, model) {
   return { ...(model && { model }), messages: turns, ...numbers };
 }
 
-/** The API key, or an empty text. */
+/** The API key, or an empty string. */
 export function apiKey() {
   return session.get(KEY) ?? local.get(KEY) ?? '';
 }
 
-/** Takes an empty key for none. Returns whether it was kept as asked. */
+/** Stores the key; an empty key removes it. Returns whether it was stored as asked. */
 export function setApiKey(key, remember) {
   session.remove(KEY);
   local.remove(KEY);
   return key === '' || (remember ? local : session).set(KEY, key);
 }
 
-/** Whether the key outlives this tab. */
+/** Whether the key is kept after this tab is closed. */
 export function keyIsRemembered() {
   return local.get(KEY) !== null;
 }

@@ -1,4 +1,4 @@
-// The list of conversations, what can be done with them, and the switch below it.
+// The list of conversations, the actions on them, and the theme switch below it.
 
 import { askName, confirmed } from './dialogs.js';
 import { iconButton } from './icons.js';
@@ -11,7 +11,7 @@ const narrow = window.matchMedia('(max-width: 800px)');
 export class Sidebar {
   #actions;
 
-  /** `actions`: `open(id)`, `create()`, `rename(id, name)`, `remove(id)`, `imported(text)`, what came of it. */
+  /** `actions`: `open(id)`, `create()`, `rename(id, name)`, `remove(id)` and `imported(text)` with a report. */
   constructor(actions) {
     this.#actions = actions;
     byId('new-chat').addEventListener('click', () => {
@@ -23,7 +23,7 @@ export class Sidebar {
     byId('scrim').addEventListener('click', () => this.close());
     document.addEventListener('keydown', (event) => {
       if (event.key !== 'Escape' || !this.#isOpen || document.querySelector('dialog[open]')) return;
-      // Escape does one thing at a time.
+      // Escape closes only the sidebar and does nothing else.
       event.stopImmediatePropagation();
       this.close();
     });
@@ -33,7 +33,7 @@ export class Sidebar {
     byId('import-file').addEventListener('change', () => this.#import());
   }
 
-  /** Draws the list. `busy` is the id of the conversation that is being answered. */
+  /** Draws the list. `busy` is the id of the conversation whose answer is being generated. */
   show(conversations, current, busy) {
     const focused = document.activeElement?.closest('#conversations li')?.dataset.id;
     const rows = conversations.map((conversation) => this.#row(conversation, conversation.id === current, conversation.id === busy));
@@ -122,7 +122,7 @@ export class Sidebar {
     byId('new-chat').focus();
   }
 
-  /** On a narrow page, where it lies over the conversation. */
+  /** Closes the sidebar on a narrow page, where it covers the conversation. */
   close() {
     if (!this.#isOpen) return;
     document.body.classList.remove('sidebar-open');
@@ -133,7 +133,7 @@ export class Sidebar {
   }
 }
 
-/** The switch between light and dark, which theme.js puts into effect. */
+/** Connects the switch between light and dark. theme.js applies the choice. */
 export function wireTheme() {
   const { name, show: showTheme } = window.lapidaryTheme;
   const choose = (theme) => {

@@ -1,5 +1,5 @@
-// The browser's storage, which may be forbidden or full. What it does not take is kept in memory, so that
-// the page works on until it is closed; `set` says which of the two happened.
+// The browser's storage, which may be forbidden or full. Values that it does not accept are kept in memory,
+// so that the page works until it is closed. `set` returns whether the value was stored.
 
 export class Shelf {
   #area = null;
@@ -8,7 +8,7 @@ export class Shelf {
   /** @param {'localStorage' | 'sessionStorage'} name */
   constructor(name) {
     try {
-      // Merely to name it throws where storage is forbidden.
+      // Where storage is forbidden, accessing the property throws.
       this.#area = window[name];
       this.#area.getItem('lapidary');
     } catch {
@@ -16,7 +16,7 @@ export class Shelf {
     }
   }
 
-  /** Whether there is anything that outlives the page. */
+  /** Whether stored values are kept after the page is closed. */
   get lasting() {
     return this.#area !== null;
   }
@@ -25,7 +25,7 @@ export class Shelf {
     return this.#unsaved.get(key) ?? this.#area?.getItem(key) ?? null;
   }
 
-  /** Returns whether the value will still be there after the page. */
+  /** Returns whether the value will be kept after the page is closed. */
   set(key, value) {
     try {
       if (!this.#area) throw new Error('no storage');
@@ -43,7 +43,7 @@ export class Shelf {
     this.#area?.removeItem(key);
   }
 
-  /** Names that begin with `prefix`, in no order. */
+  /** All keys that begin with `prefix`, in no particular order. */
   keys(prefix) {
     const stored = this.#area ? Object.keys(this.#area) : [];
     return [...new Set([...stored, ...this.#unsaved.keys()])].filter((key) => key.startsWith(prefix));

@@ -1,6 +1,6 @@
-// Conversations in the browser's storage: one entry each and no list beside them, so that two tabs never
-// write over one another's. Each write has a new `revision`; who holds another one than what is stored
-// has not seen what a second tab wrote, and what it has becomes a copy.
+// Conversations in the browser's storage. Each has an entry of its own and there is no list, so that two tabs
+// never overwrite each other's changes. Each write has a new `revision`. If the stored revision is not the one
+// that a tab has, another tab has written since, and the conversation becomes a copy.
 
 import { local } from './storage.js';
 
@@ -9,18 +9,18 @@ const FORMAT = 'lapidary.conversations';
 const TITLE_LENGTH = 60;
 const STATES = ['whole', 'stopped', 'broken', 'failed', 'unfinished'];
 
-/** Not crypto.randomUUID, which browsers have only for https and localhost. */
+/** Replaces crypto.randomUUID, which browsers provide only for https and localhost. */
 function randomId() {
   return [...crypto.getRandomValues(new Uint8Array(9))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
-/** A conversation that is not stored until `write`. */
+/** A new conversation. It is stored by `write`. */
 export function create() {
   const now = Date.now();
   return { id: randomId(), title: '', named: false, created: now, updated: now, revision: '', messages: [] };
 }
 
-/** What to call a conversation that has no name of its own. */
+/** The conversation's name, or its first line if it has no name. */
 export function titleOf(conversation) {
   if (conversation.title) return conversation.title;
   const first = conversation.messages.find((message) => message.role === 'user');
@@ -30,7 +30,7 @@ export function titleOf(conversation) {
   return characters.length > TITLE_LENGTH ? characters.slice(0, TITLE_LENGTH - 1).join('').trimEnd() + '…' : line;
 }
 
-/** `null` if it is not stored, or if what is stored is no conversation. */
+/** Returns `null` if it is not stored, or if the entry is not a valid conversation. */
 export function read(id) {
   return parse(local.get(PREFIX + id));
 }
@@ -44,8 +44,8 @@ export function list() {
 }
 
 /**
- * Stores it under a new revision. `copied`: another tab had changed it, and this is a conversation of its own
- * now. `lasting`: it outlives the page.
+ * Stores the conversation under a new revision. Returns `copied`: another tab had changed it, so it was stored
+ * as a new conversation; and `lasting`: it is kept after the page is closed.
  */
 export function write(conversation) {
   const stored = read(conversation.id);
@@ -63,24 +63,24 @@ export function remove(id) {
   local.remove(PREFIX + id);
 }
 
-/** Calls back with the id of each conversation that another tab has changed, or `null` for any of them. */
+/** Calls back with the id of a conversation that another tab has changed, or `null` if any may have changed. */
 export function onForeignChange(callback) {
   window.addEventListener('storage', ({ key, storageArea }) => {
-    // Even to compare with localStorage throws where it is forbidden; no event comes then.
+    // Where localStorage is forbidden, accessing it throws; but then there are no such events.
     if (storageArea !== window.localStorage) return;
     if (key === null) callback(null);
     else if (key.startsWith(PREFIX)) callback(key.slice(PREFIX.length));
   });
 }
 
-/** A file's text. */
+/** The contents of an export file. */
 export function exported(conversations) {
   return JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 2);
 }
 
 /**
- * Stores the conversations of a file's text. What is here already, unchanged, is left; what is here and is
- * different becomes a second conversation.
+ * Stores the conversations of an export file. Those that exist unchanged are skipped; those that exist with
+ * other contents become second conversations.
  */
 export function imported(text) {
   let file;
@@ -120,7 +120,7 @@ function parse(text) {
   }
 }
 
-/** The conversation in what storage or a file holds, with nothing in it but what belongs there, or `null`. */
+/** Validates a conversation from storage or a file, and drops unknown fields. Returns `null` if it is invalid. */
 function checked(value) {
   if (typeof value !== 'object' || value === null) return null;
   const { id, title, named, created, updated, revision, messages } = value;

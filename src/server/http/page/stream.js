@@ -1,6 +1,6 @@
-// The server's API: which model it has, and answers as they come.
+// The server's API: its model, and streamed answers.
 
-/** An answer that was refused, or that cannot go on. `status` is HTTP's, 0 if there was none. */
+/** A request was refused, or an answer failed. `status` is the HTTP status, or 0 if there was none. */
 export class ServerError extends Error {
   constructor(message, status = 0) {
     super(message);
@@ -8,7 +8,7 @@ export class ServerError extends Error {
   }
 }
 
-/** The connection ended before the answer did. */
+/** The connection ended before the answer was complete. */
 export class BrokenConnection extends Error {}
 
 /** The first model of the server: `{id, context}`, with `context` in tokens or `null`. */
@@ -21,8 +21,8 @@ export async function model(key) {
 }
 
 /**
- * Asks for an answer and yields its pieces: `{text}`, `{finish}`, `{usage, timings}`, in the order in which
- * they come. Aborting `signal` ends it with an `AbortError` and frees the server's slot.
+ * Requests an answer and yields `{text}`, `{finish}` and `{usage, timings}` as they arrive. Aborting `signal`
+ * ends it with an `AbortError` and frees the server's slot.
  */
 export async function* answer(body, key, signal) {
   const response = await request('v1/chat/completions', {
@@ -49,11 +49,11 @@ export async function* answer(body, key, signal) {
     if (error instanceof ServerError || error.name === 'AbortError') throw error;
     throw new BrokenConnection(error.message);
   }
-  // Some servers send no [DONE]; one that has told its reason to finish has finished.
+  // Some servers send no [DONE], but an answer with a finish reason is complete.
   if (!finished) throw new BrokenConnection('the stream ended early');
 }
 
-/** The `data` of each server-sent event. What is cut off at the end is no event. */
+/** Yields the `data` of each server-sent event. An incomplete event at the end is ignored. */
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
@@ -75,7 +75,7 @@ async function* events(body) {
       }
     }
   } finally {
-    // Who stops listening closes the connection.
+    // If the consumer stops early, this closes the connection.
     reader.cancel().catch(() => {});
   }
 }

@@ -1,4 +1,4 @@
-// The colours that were chosen, before anything is painted. A classic script, so that it is not put off.
+// Applies the chosen colours before the first paint. It is a classic script, because modules are deferred.
 (() => {
   const name = 'lapidary.theme';
   const root = document.documentElement;
@@ -9,7 +9,7 @@
   try {
     show(localStorage.getItem(name));
   } catch {
-    // Storage is forbidden: the system's colours.
+    // Storage is forbidden: use the system's colours.
   }
   window.lapidaryTheme = { name, show };
 })();

@@ -1,4 +1,4 @@
-// The messages of a conversation on the page.
+// The messages of a conversation, on the page.
 
 import { figuresText } from './answer.js';
 import { copyText } from './clipboard.js';
@@ -14,7 +14,7 @@ const NOTES = {
 export class Transcript {
   #root;
   #actions;
-  /** The drawn answers, by message. */
+  /** A redraw function for each answer on the page, by message. */
   #answers = new Map();
 
   /** `actions`: `edit(message, text)`, `retry(message)` and `remove(message)`. */
@@ -23,7 +23,7 @@ export class Transcript {
     this.#actions = actions;
   }
 
-  /** Draws all anew. `busy` is the answer that is being made. */
+  /** Draws all messages again. `busy` is the answer that is being generated. */
   show(messages, busy) {
     this.#answers.clear();
     this.#root.replaceChildren(...messages.map((message) => (
@@ -31,12 +31,12 @@ export class Transcript {
     )));
   }
 
-  /** Draws what is new in an answer, if it is on the page. */
+  /** Draws new text of an answer, if the answer is on the page. */
   update(message, busy) {
     this.#answers.get(message)?.(busy);
   }
 
-  /** The words of an answer as they are shown. */
+  /** The text of an answer as it is displayed. */
   textOf(message) {
     return this.#root.querySelector(`[data-index="${[...this.#answers.keys()].indexOf(message)}"] .prose`)?.innerText ?? '';
   }
@@ -56,7 +56,7 @@ export class Transcript {
     const edit = iconButton('edit', 'Edit this message', () => {
       const follows = messages.at(-1) !== message;
       const form = editForm(message.content, follows, async (text) => {
-        // What was written stays where it cannot be sent.
+        // If it cannot be sent, the form stays open with the text.
         if (text !== null) return this.#actions.edit(message, text);
         form.replaceWith(bubble, tools);
         return edit.focus();
@@ -96,7 +96,7 @@ export class Transcript {
       prose.hidden = message.content === '';
       this.#note(note, message, working);
       waiting.hidden = !working || message.content !== '';
-      // Without a text there is only to retry, and the note has a button for that.
+      // Without text the only action is to retry, and the note has a button for that.
       tools.hidden = working || (message.content === '' && !note.hidden);
       figures.textContent = message.figures ? figuresText(message.figures) : '';
     };
@@ -142,7 +142,7 @@ function copyButton(text, label) {
   return button;
 }
 
-/** A form in place of a message; `done` gets the new text, or `null` if it was left. */
+/** A form in place of a message. `done` gets the new text, or `null` if editing was cancelled. */
 function editForm(content, follows, done) {
   const form = document.createElement('form');
   form.className = 'edit';
@@ -184,7 +184,7 @@ function editForm(content, follows, done) {
   return form;
 }
 
-/** Whether a key is the one that sends. While a word is being composed, Enter chooses it. */
+/** Whether this key event sends the message. In an input method's composition, Enter chooses a word. */
 export function sends(event) {
   const composing = event.isComposing || event.keyCode === 229;
   return event.key === 'Enter' && !event.shiftKey && !event.ctrlKey && !event.altKey && !event.metaKey && !composing;

@@ -1,22 +1,22 @@
-//! The way of models through a text.
+//! Evaluates the chunks of a text with one or more models.
 
 use super::{Options, PerplexityError};
 use crate::kernels::KvType;
 use crate::model::{logit_blocks, Model, State, StateOptions, N_UBATCH};
 
-/// One or more models that read the same chunks, side by side: where one predicts a token, all do.
-pub(super) struct Walk<'a, 'm, const N: usize> {
+/// One or more models that evaluate the same chunks side by side, to be scored at the same tokens.
+pub(super) struct ChunkEvaluator<'a, 'm, const N: usize> {
     models: [(&'a Model<'m>, State); N],
     tokens: &'a [u32],
     options: Options,
-    /// Chunks that there will be, at least one.
-    pub chunks: usize,
-    /// Chunks that were evaluated.
+    /// Number of chunks to evaluate, at least one.
+    pub count: usize,
+    /// Number of chunks that have been evaluated.
     pub done: usize,
 }
 
-impl<'a, 'm, const N: usize> Walk<'a, 'm, N> {
-    /// Before the first chunk of `tokens`; each model with what its cache holds.
+impl<'a, 'm, const N: usize> ChunkEvaluator<'a, 'm, N> {
+    /// Starts before the first chunk of `tokens`. Each model comes with the type of its KV cache.
     pub fn new(
         models: [(&'a Model<'m>, KvType); N],
         tokens: &'a [u32],
@@ -30,23 +30,23 @@ impl<'a, 'm, const N: usize> Walk<'a, 'm, N> {
             return Err(PerplexityError::TextTooShort { tokens: tokens.len(), n_ctx });
         }
         let available = tokens.len() / n_ctx;
-        let chunks = options.chunks.map_or(available, |n| n.clamp(1, available));
+        let count = options.chunks.map_or(available, |n| n.clamp(1, available));
         let models =
             models.map(|(m, kv)| (m, State::new(m.config(), StateOptions::new(n_ctx, kv))));
-        Ok(Self { models, tokens, options, chunks, done: 0 })
+        Ok(Self { models, tokens, options, count, done: 0 })
     }
 
-    /// Evaluates the next chunk and calls `score` with the logits of a few positions at a time,
-    /// `[positions, n_vocab]` of each model, and with the tokens that come after them. The result
-    /// is whether there is another chunk.
-    pub fn chunk(
+    /// Evaluates the next chunk. Calls `score` with the logits of a few positions at a time,
+    /// `[positions, n_vocab]` for each model, and with the tokens that follow these positions.
+    /// Returns whether there is another chunk.
+    pub fn evaluate_next(
         &mut self,
         mut score: impl FnMut([&[f32]; N], &[u32]),
     ) -> Result<bool, PerplexityError> {
         let n_ctx = self.options.n_ctx;
         let chunk = chunk(self.tokens, n_ctx, self.done, self.options.bos);
         self.models.iter_mut().for_each(|(_, state)| state.clear());
-        // The last token is predicted and never evaluated: nothing after it is scored.
+        // The last token is predicted but not evaluated: nothing after it is scored.
         let (inputs, first) = (&chunk[..n_ctx - 1], n_ctx / 2);
         for (i, ubatch) in inputs.chunks(N_UBATCH).enumerate() {
             for (model, state) in &mut self.models {
@@ -64,11 +64,11 @@ impl<'a, 'm, const N: usize> Walk<'a, 'm, N> {
             }
         }
         self.done += 1;
-        Ok(self.done < self.chunks)
+        Ok(self.done < self.count)
     }
 }
 
-/// Chunk `i` of a text, `n_ctx` tokens, with `bos`, if there is one, in the place of its first.
+/// Chunk `i` of a text: `n_ctx` tokens, with the first one replaced by `bos` if there is one.
 pub(crate) fn chunk(tokens: &[u32], n_ctx: usize, i: usize, bos: Option<u32>) -> Vec<u32> {
     let mut chunk = tokens[i * n_ctx..][..n_ctx].to_vec();
     if let Some(bos) = bos {

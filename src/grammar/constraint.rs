@@ -1,25 +1,25 @@
-//! A grammar that follows an answer, token by token.
+//! A constraint that checks an answer against a grammar, token by token.
 
 use std::fmt;
 
 use llguidance::toktrie::{SimpleVob, TokEnv};
 use llguidance::Matcher;
 
-use super::plainly;
+use super::constraint_error;
 use crate::sampling::{Constraint, ConstraintError};
 
-/// Where an answer stands in its grammar.
-pub(super) struct Following {
+/// A grammar, and how far an answer has got in it.
+pub(super) struct GrammarConstraint {
     matcher: Matcher,
     tokens: TokEnv,
-    /// The model ended it.
+    /// Whether a stop token has ended the answer.
     ended: bool,
 }
 
-impl Following {
-    /// At the beginning.
+impl GrammarConstraint {
+    /// A constraint at the beginning of an answer.
     pub(super) fn new(matcher: Matcher) -> Result<Self, ConstraintError> {
-        let tokens = matcher.tok_env().map_err(|error| plainly(&error))?;
+        let tokens = matcher.tok_env().map_err(|error| constraint_error(&error))?;
         Ok(Self { matcher, tokens, ended: false })
     }
 
@@ -27,22 +27,25 @@ impl Following {
         self.tokens.tok_trie().eos_tokens().contains(&id)
     }
 
-    /// Whether a token has a text that may come here.
-    fn takes(&mut self, id: u32) -> Result<bool, ConstraintError> {
-        // Asked of a token that it has no text of, the matcher would go on with its number.
+    /// Consumes a token if it has text and the grammar allows it next; otherwise returns `false`.
+    fn try_consume(&mut self, id: u32) -> Result<bool, ConstraintError> {
+        // For a token without text the matcher would use the token's number as text.
         if self.tokens.tok_trie().token(id).is_empty() {
             return Ok(false);
         }
-        let taken = self.matcher.try_consume_tokens(&[id]).map_err(|error| plainly(&error))?;
+        let taken =
+            self.matcher.try_consume_tokens(&[id]).map_err(|error| constraint_error(&error))?;
         Ok(taken == 1)
     }
 }
 
-impl Constraint for Following {
+impl Constraint for GrammarConstraint {
     fn mask(&mut self, logits: &mut [f32]) -> Result<(), ConstraintError> {
         let allowed = match self.ended {
             true => self.tokens.tok_trie().eos_token_set(),
-            false => self.matcher.compute_mask_or_eos().map_err(|error| plainly(&error))?,
+            false => {
+                self.matcher.compute_mask_or_eos().map_err(|error| constraint_error(&error))?
+            }
         };
         keep(&allowed, logits);
         Ok(())
@@ -55,11 +58,11 @@ impl Constraint for Following {
                 self.ended |= may_end;
                 may_end
             }
-            false => !self.is_complete() && self.takes(id)?,
+            false => !self.is_complete() && self.try_consume(id)?,
         };
         match fits {
             true => Ok(()),
-            false => Err(ConstraintError(format!("token {id} may not come here"))),
+            false => Err(ConstraintError(format!("token {id} is not allowed here"))),
         }
     }
 
@@ -67,19 +70,21 @@ impl Constraint for Following {
         self.ended || (self.matcher.is_stopped() && !self.matcher.is_error())
     }
 
-    fn another(&self) -> Box<dyn Constraint> {
+    fn boxed_clone(&self) -> Box<dyn Constraint> {
         let (matcher, tokens) = (self.matcher.deep_clone(), self.tokens.clone());
         Box::new(Self { matcher, tokens, ended: self.ended })
     }
 }
 
-impl fmt::Debug for Following {
+impl fmt::Debug for GrammarConstraint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Following").field("complete", &self.is_complete()).finish_non_exhaustive()
+        f.debug_struct("GrammarConstraint")
+            .field("complete", &self.is_complete())
+            .finish_non_exhaustive()
     }
 }
 
-/// Makes all logits `-inf` but those of `allowed`.
+/// Sets all logits to `-inf` except those of the tokens in `allowed`.
 fn keep(allowed: &SimpleVob, logits: &mut [f32]) {
     let words = allowed.as_slice().iter().copied().chain(std::iter::repeat(0));
     for (logits, word) in logits.chunks_mut(u32::BITS as usize).zip(words) {
