@@ -3,6 +3,7 @@
 
 mod budget;
 mod calibrate;
+mod digests;
 mod errors;
 mod recipes;
 mod resume;

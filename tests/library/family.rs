@@ -71,6 +71,8 @@ impl Golden {
     }
 }
 
+/// In f32 every branch is told apart: the smallest error that is known is 5e-8. A cache in 8 bits moves
+/// random models with large scores by some 1e-4, and is allowed what one position may have.
 #[test]
 fn logits_are_those_of_transformers_at_every_position() {
     for (name, architecture) in MODELS {
@@ -79,7 +81,7 @@ fn logits_are_those_of_transformers_at_every_position() {
         assert_eq!(source.config().architecture, architecture, "{name}");
         let model = Model::load(&source, None).unwrap();
         let expected = golden_f32(&format!("{name}.logits.f32"));
-        for (kv, tolerance, _) in CACHES {
+        for (kv, _, tolerance) in CACHES {
             let found = golden.logits(&model, usize::MAX, kv);
             let error = nmse(&found, &expected);
             println!("{name}, {kv:?}: NMSE {error:.2e}");

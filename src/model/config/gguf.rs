@@ -225,12 +225,15 @@ impl Metadata<'_> {
                 return self.refuse("rope.scaling.factor", &Value::F32(factor), &rule);
             }
         };
-        let default = if row.local_rope { LOCAL_ROPE_BASE } else { base };
-        let local = self.float("rope.freq_base_swa")?.unwrap_or(default);
-        if local != base && !row.local_rope {
-            let rule = format!("all layers of {} have one base", row.name);
-            return self.refuse("rope.freq_base_swa", &Value::F32(local), &rule);
-        }
+        let local = match self.float("rope.freq_base_swa")? {
+            None if row.local_rope => LOCAL_ROPE_BASE,
+            None => base,
+            Some(local) if local == base || row.local_rope => local,
+            Some(local) => {
+                let rule = format!("all layers of {} have one base", row.name);
+                return self.refuse("rope.freq_base_swa", &Value::F32(local), &rule);
+            }
+        };
         Ok((RopeSpec { base, factor }, RopeSpec { base: local, factor: 1.0 }))
     }
 
