@@ -226,6 +226,7 @@ fn tokenizers_larger_than_the_embedding_are_refused() {
         let mut config = config();
         config["vocab_size"] = json!(1 << 20);
         dir.json("config.json", &config);
+        dir.write("tokenizer.model", &model().encode_to_vec());
     });
     assert_eq!(claimed.unwrap().pieces.len(), 16, "the embedding decides, whatever is claimed");
 }
