@@ -50,6 +50,7 @@ impl Size {
             n_head_kv,
             head_dim,
             rms_eps: 1e-6,
+            embd_scale: Config::root_of_width(n_embd),
             attn_scale: 1.0 / scalar.sqrt(),
             final_softcap: Some(30.0),
             layers: Architecture::Gemma2.layers(n_layer),

@@ -237,7 +237,7 @@ impl<'a> Model<'a> {
         let (c, x) = (&self.config, &mut work.buffers.x);
         let tokens: Vec<u32> = batch.iter().flat_map(|entry| entry.tokens).copied().collect();
         refit(x, tokens.len() * c.n_embd, 0.0);
-        self.cpu.embed(&self.weights.token_embd, &tokens, c.embd_scale(), x);
+        self.cpu.embed(&self.weights.token_embd, &tokens, c.embd_scale, x);
         observer.stream(0, x);
         let positions: Vec<usize> = batch.iter().flat_map(BatchEntry::positions).collect();
         work.ropes.prepare(positions.iter().copied());

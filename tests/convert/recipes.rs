@@ -17,6 +17,7 @@ fn config(sizes: [usize; 6]) -> Config {
         n_head_kv,
         head_dim,
         rms_eps: 1e-6,
+        embd_scale: Config::root_of_width(n_embd),
         attn_scale: 0.0625,
         final_softcap: Some(30.0),
         layers: Architecture::Gemma2.layers(n_layer),

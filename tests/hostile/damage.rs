@@ -187,9 +187,11 @@ fn models_of_strange_sizes() {
         let layers = small::layers(1 + random.below(3), 1 + random.below(12)).into_iter();
         let rope = RopeSpec { base, factor: 1.0 };
         let layers = layers.map(|layer| LayerSpec { softcap, rope, ..layer }).collect();
+        let n_embd = random.one_of(&[1, 2, 31, 32, 33, 96, 256, 512]);
         let config = Config {
             n_ctx_train: 1 + random.below(40),
-            n_embd: random.one_of(&[1, 2, 31, 32, 33, 96, 256, 512]),
+            n_embd,
+            embd_scale: Config::root_of_width(n_embd),
             n_ff: random.one_of(&[1, 3, 32, 64, 255, 256, 288]),
             n_head: n_head_kv * (1 + random.below(3)),
             n_head_kv,

@@ -132,7 +132,12 @@ fn head_widths_that_disagree() {
 #[test]
 fn constants_that_are_no_numbers() {
     for x in [f32::NAN, f32::INFINITY, 0.0, -1.0] {
-        for key in ["attention.layer_norm_rms_epsilon", "rope.freq_base", "attention.scale"] {
+        for key in [
+            "attention.layer_norm_rms_epsilon",
+            "rope.freq_base",
+            "attention.scale",
+            "embedding_scale",
+        ] {
             let expected = format!("`gemma2.{key}` is {x}: it must be finite and above zero");
             key_says(key, x, &expected);
         }

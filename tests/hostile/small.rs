@@ -29,6 +29,7 @@ pub fn config() -> Config {
         n_head_kv: 1,
         head_dim: 16,
         rms_eps: 1e-6,
+        embd_scale: Config::root_of_width(32),
         attn_scale: 0.25,
         final_softcap: Some(30.0),
         layers: layers(2, 4),

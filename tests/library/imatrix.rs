@@ -64,7 +64,7 @@ impl Plain<'_> {
     }
 
     fn embedding(&self, token: u32) -> Vec<f64> {
-        let scale = f64::from(self.0.config().embd_scale());
+        let scale = f64::from(self.0.config().embd_scale);
         self.rows(TensorKind::TokenEmbd, None)[token as usize].iter().map(|x| x * scale).collect()
     }
 

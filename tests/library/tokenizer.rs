@@ -1,7 +1,7 @@
-//! Token ids against SentencePiece, on the vocabulary of the tiny checkpoint and, where the
-//! environment variable `LAPIDARY_GEMMA2_DIR` names a directory with Gemma 2's `tokenizer.model`
-//! or `tokenizer.json` and the ids that `tests/scripts/oracles/make_tokenizer_goldens.py` wrote
-//! for it, on the real one.
+//! Token ids against SentencePiece, on the vocabulary of the tiny checkpoint and on the real ones of
+//! Gemma 2 and Gemma 3, where `LAPIDARY_GEMMA2_DIR` and `LAPIDARY_GEMMA3_DIR` name directories with
+//! their `tokenizer.model` or `tokenizer.json` and the ids that
+//! `tests/scripts/oracles/make_tokenizer_goldens.py` wrote for them.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -19,14 +19,24 @@ use crate::tokens::TINY;
 /// `vocab_size` of all three Gemma 2 models.
 const GEMMA2_VOCAB_SIZE: usize = 256_000;
 
-static GEMMA2: LazyLock<Option<(PathBuf, Tokenizer)>> = LazyLock::new(|| {
-    let Some(dir) = std::env::var_os("LAPIDARY_GEMMA2_DIR").map(PathBuf::from) else {
-        eprintln!("skipped on the real vocabulary: LAPIDARY_GEMMA2_DIR is not set");
+/// Pieces of Gemma 3's tokenizer.
+const GEMMA3_PIECES: usize = 262_144;
+
+static GEMMA2: LazyLock<Option<(PathBuf, Tokenizer)>> =
+    LazyLock::new(|| real("LAPIDARY_GEMMA2_DIR", GEMMA2_VOCAB_SIZE));
+
+static GEMMA3: LazyLock<Option<(PathBuf, Tokenizer)>> =
+    LazyLock::new(|| real("LAPIDARY_GEMMA3_DIR", GEMMA3_PIECES));
+
+/// A real vocabulary of `n` pieces, if the environment `variable` says where it is.
+fn real(variable: &str, n: usize) -> Option<(PathBuf, Tokenizer)> {
+    let Some(dir) = std::env::var_os(variable).map(PathBuf::from) else {
+        eprintln!("skipped on a real vocabulary: {variable} is not set");
         return None;
     };
-    let vocab = vocab_from_dir(&dir, GEMMA2_VOCAB_SIZE).unwrap();
+    let vocab = vocab_from_dir(&dir, n).unwrap();
     Some((dir, Tokenizer::new(vocab).unwrap()))
-});
+}
 
 fn corpus() -> Vec<String> {
     let path = tests_dir("goldens/tokenizer/corpus.jsonl");
@@ -72,6 +82,24 @@ fn gemma2_ids_are_sentencepiece() {
     if let Some((dir, tokenizer)) = &*GEMMA2 {
         assert_ids_are_golden(tokenizer, dir);
     }
+}
+
+#[test]
+fn gemma3_ids_are_sentencepiece() {
+    if let Some((dir, tokenizer)) = &*GEMMA3 {
+        assert_ids_are_golden(tokenizer, dir);
+    }
+}
+
+/// The vocabulary of a file that llama.cpp's converter wrote.
+#[test]
+fn ids_of_a_file_of_gemma3_are_sentencepiece() {
+    let (Some((dir, _)), Some(file)) = (&*GEMMA3, std::env::var_os("LAPIDARY_GEMMA3")) else {
+        eprintln!("skipped: LAPIDARY_GEMMA3_DIR or LAPIDARY_GEMMA3 is not set");
+        return;
+    };
+    let vocab = Vocab::from_gguf(&Gguf::open(Path::new(&file)).unwrap()).unwrap();
+    assert_ids_are_golden(&Tokenizer::new(vocab).unwrap(), dir);
 }
 
 #[test]
@@ -143,8 +171,8 @@ fn a_file_gives_the_ids_of_its_checkpoint() {
 
 #[test]
 fn the_tables_of_a_file_take_what_was_predicted() {
-    let gemma2 = GEMMA2.as_ref().map(|(_, tokenizer)| tokenizer);
-    for from_dir in [&TINY].into_iter().map(|tiny| &**tiny).chain(gemma2) {
+    let real = [&*GEMMA2, &*GEMMA3].into_iter().flatten().map(|(_, tokenizer)| tokenizer);
+    for from_dir in [&TINY].into_iter().map(|tiny| &**tiny).chain(real) {
         let (n, tokenizer) = (from_dir.vocab().pieces.len(), from_gguf(from_dir.vocab()));
         let predicted = Tokenizer::predicted_heap_bytes(n) as f64;
         let found = tokenizer.heap_bytes() as f64;

@@ -53,6 +53,7 @@ impl Config {
             n_head_kv: required("num_key_value_heads", t.num_key_value_heads, n_head_kv)?,
             head_dim,
             rms_eps: t.rms_norm_eps.unwrap_or(1e-6) as f32,
+            embd_scale: Self::root_of_width(n_embd),
             attn_scale: (1.0 / scalar.sqrt()) as f32,
             final_softcap,
             layers: layers.specs(),

@@ -58,6 +58,11 @@ impl Config {
             rms_eps: metadata
                 .float(rms_eps)?
                 .ok_or_else(|| ConfigError::Missing(metadata.key(rms_eps)))?,
+            // llama.cpp has this key for other architectures, and multiplies by the root as it is; some
+            // conversions may say so.
+            embd_scale: metadata
+                .float("embedding_scale")?
+                .unwrap_or_else(|| Self::root_of_width(n_embd)),
             attn_scale: metadata.float("attention.scale")?.unwrap_or(inferred),
             final_softcap: metadata
                 .softcap("final_logit_softcapping", row.defaults.final_softcap)?,
@@ -111,6 +116,9 @@ impl Config {
             if cap.or(default).is_some() {
                 set(key, cap.unwrap_or(0.0));
             }
+        }
+        if self.embd_scale != Self::root_of_width(self.n_embd) {
+            set("embedding_scale", self.embd_scale);
         }
         // llama.cpp does not read it for these architectures and infers it from the number of layers;
         // here it is read, and holds for sizes that Google never made too.

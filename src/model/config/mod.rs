@@ -33,6 +33,9 @@ pub struct Config {
     pub head_dim: usize,
     /// RMSNorm's epsilon.
     pub rms_eps: f32,
+    /// Multiplies the embedding of each token: [`root_of_width`](Self::root_of_width), unless a file says
+    /// otherwise.
+    pub embd_scale: f32,
     /// Multiplies q·k: 1/√`query_pre_attn_scalar`.
     pub attn_scale: f32,
     /// Logits are squashed to ± this, if given.
@@ -66,11 +69,8 @@ impl Config {
 
     /// √`n_embd` rounded to bf16, which the embedding is multiplied by. Rounded because Gemma was
     /// trained so (Gemma 2 2B 48.0, 9B 59.75, 27B 68.0).
-    pub fn embd_scale(&self) -> f32 {
-        let root = (self.n_embd as f32).sqrt();
-        // Round to nearest even at the 16th bit; the root is finite and positive.
-        let bits = root.to_bits();
-        f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
+    pub fn root_of_width(n_embd: usize) -> f32 {
+        half::bf16::from_f32((n_embd as f32).sqrt()).to_f32()
     }
 
     /// Width of all query heads together.
@@ -161,6 +161,7 @@ impl Config {
             ("rope_scaling.factor", "rope.scaling.factor", Some(global.factor)),
             ("rms_norm_eps", "attention.layer_norm_rms_epsilon", Some(self.rms_eps)),
             ("query_pre_attn_scalar", "attention.scale", Some(self.attn_scale)),
+            ("hidden_size", "embedding_scale", Some(self.embd_scale)),
             ("attn_logit_softcapping", "attn_logit_softcapping", self.attn_softcap()),
             ("final_logit_softcapping", "final_logit_softcapping", self.final_softcap),
         ];

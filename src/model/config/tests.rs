@@ -313,3 +313,10 @@ fn values_that_cannot_be_are_refused() {
         );
     }
 }
+
+#[test]
+fn the_embedding_is_scaled_by_a_rounded_root() {
+    let widths = [2304, 3584, 4608, 640, 1152, 256];
+    let expected = [48.0, 59.75, 68.0, 25.25, 34.0, 16.0];
+    assert_eq!(widths.map(Config::root_of_width), expected);
+}
