@@ -9,6 +9,7 @@ use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use lapidary::convert::{convert_and_check, Check, ConvertError, Options, Progress, Report};
 use lapidary::kernels::{Cpu, Isa};
+use lapidary::model::Source;
 use lapidary_formats::printable::Printable;
 use lapidary_formats::quant::Effort;
 
@@ -63,6 +64,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let isa = args.isa.unwrap_or_default();
     let options = Options { threads, isa, force: args.force, resume: args.resume };
     let cpu = Cpu::new(args.threads, isa)?;
+    say_left_out(&source)?;
     let mut bar = Bar(bar());
     let weighting = args.importance.weighting(&source, cpu.clone())?;
     let chosen = args.types.choose(&source, weighting, options, &mut bar);
@@ -100,6 +102,21 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             writeln!(out)?;
             print_divergence(&mut out, found)?;
         }
+    }
+    Ok(())
+}
+
+/// Says which added tokens of a checkpoint the new file will not have.
+fn say_left_out(source: &Source) -> anyhow::Result<()> {
+    let names = source.checkpoint().map(|checkpoint| checkpoint.added_tokens_without_row());
+    let names = names.transpose()?.unwrap_or_default();
+    if !names.is_empty() {
+        let (path, names) = (source.path().display(), names.join(" "));
+        let names = Printable::new(&names).at_most(200);
+        writeln!(
+            io::stderr(),
+            "{path}: tokens without a row in the embedding are left out: {names}"
+        )?;
     }
     Ok(())
 }

@@ -98,9 +98,9 @@ fn perplexity_and_greedy_tokens_are_those_of_llama_cpp() {
     convert(&quantized, &out, &plan, Options::default(), &mut ()).unwrap();
     let source = Source::open(&out).unwrap();
     // With weights in F16 llama.cpp rounds activations to f16, which moves each logit by some 1e-3 and
-    // averages out. With quantized weights it quantizes them otherwise than we do, to Q8_1 for Q5_0 and
-    // Q8_0 matrices, which moves logits by 1 % of what they differ in.
-    for (recipe, source, tolerance) in [("Q4_K_M", &quantized, 1e-3), ("F16", &source, 1e-4)] {
+    // averages out. With quantized weights both programs quantize activations to 8 bits, each in its own
+    // way: with these very weights that costs them 0.45 and 0.63 % of the perplexity.
+    for (recipe, source, tolerance) in [("Q4_K_M", &quantized, 3e-3), ("F16", &source, 1e-4)] {
         let [found, expected] = perplexities(source, &golden["perplexity"][recipe]);
         println!("{recipe}: perplexity {found:.4}, llama.cpp's {expected:.4}");
         assert!((found / expected - 1.0).abs() <= tolerance, "{recipe}: {found} for {expected}");

@@ -97,11 +97,23 @@ impl Checkpoint {
     /// If there is neither file, one is malformed or no BPE, the tokenizer has ids that the embedding
     /// has not, or there is no embedding.
     pub fn vocab(&self) -> Result<Vocab, CheckpointError> {
-        // The embedding decides: nothing larger is allocated, whatever `config.json` claims.
-        match self.tensors().find(|tensor| tensor.name.ends_with("embed_tokens.weight")) {
-            Some(embedding) => tokenizer::vocab(&self.dir, embedding.rows()),
-            None => Err(CheckpointError::NoEmbedding { dir: self.dir.clone() }),
-        }
+        tokenizer::vocab(&self.dir, self.embedding_rows()?)
+    }
+
+    /// The added tokens that have no row in the embedding. The vocabulary leaves them out.
+    ///
+    /// # Errors
+    /// As [`vocab`](Self::vocab).
+    pub fn added_tokens_without_row(&self) -> Result<Vec<String>, CheckpointError> {
+        tokenizer::added_without_row(&self.dir, self.embedding_rows()?)
+    }
+
+    /// Rows of the embedding, which decide how large a vocabulary is: nothing larger is allocated,
+    /// whatever `config.json` claims.
+    fn embedding_rows(&self) -> Result<usize, CheckpointError> {
+        let embedding = self.tensors().find(|tensor| tensor.name.ends_with("embed_tokens.weight"));
+        let rows = embedding.map(|tensor| tensor.rows());
+        rows.ok_or_else(|| CheckpointError::NoEmbedding { dir: self.dir.clone() })
     }
 
     /// The Jinja source of the chat template: `chat_template.jinja`, or `chat_template` in

@@ -14,7 +14,6 @@ use super::unique::unique;
 use super::{
     parse_json, read_if_there, sentencepiece, tokenizer_json, CheckpointError, MAX_SETTINGS,
 };
-use crate::printable::Printable;
 use crate::vocab::{is_control_text, Piece, PieceKind, Vocab, VocabError};
 
 /// `tokenizer_config.json`.
@@ -73,6 +72,31 @@ pub(super) fn chat_template(dir: &Path) -> Result<Option<String>, CheckpointErro
 /// Reads the vocabulary of the checkpoint `dir`. It has exactly `vocab_size` pieces.
 pub(super) fn vocab(dir: &Path, vocab_size: usize) -> Result<Vocab, CheckpointError> {
     let config = TokenizerConfig::read(dir)?;
+    let (path, base, added) = base_and_added(dir, &config, vocab_size)?;
+    let error = |cause| CheckpointError::Vocab { path, cause };
+    assemble(base, &added, &config, vocab_size).map_err(error)
+}
+
+/// The added tokens of the checkpoint `dir` that have no place in a vocabulary of `vocab_size` pieces.
+pub(super) fn added_without_row(
+    dir: &Path,
+    vocab_size: usize,
+) -> Result<Vec<String>, CheckpointError> {
+    let (_, _, added) = base_and_added(dir, &TokenizerConfig::read(dir)?, vocab_size)?;
+    let beyond = added.into_iter().filter(|token| token.id as usize >= vocab_size);
+    let mut names: Vec<String> = beyond.map(|token| token.content).collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// Reads the tokenizer's own file, its path, and every list of added tokens in the order of precedence,
+/// the last of which decides.
+fn base_and_added(
+    dir: &Path,
+    config: &TokenizerConfig,
+    vocab_size: usize,
+) -> Result<(PathBuf, Base, Vec<AddedToken>), CheckpointError> {
     let (path, base, mut added) = base(dir, vocab_size)?;
     added.extend(added_tokens_json(dir)?);
     let decoder = config.added_tokens_decoder.iter();
@@ -81,8 +105,7 @@ pub(super) fn vocab(dir: &Path, vocab_size: usize) -> Result<Vocab, CheckpointEr
         content: token.content.clone(),
         special: token.special,
     }));
-    let error = |cause| CheckpointError::Vocab { path, cause };
-    assemble(base, &added, &config, vocab_size).map_err(error)
+    Ok((path, base, added))
 }
 
 /// Reads the tokenizer's own file. Also returns its path and the added tokens in it.
@@ -126,12 +149,11 @@ fn assemble(
     }
     pieces.extend((pieces.len()..vocab_size).map(filler));
     for token in added {
-        let piece = pieces.get_mut(token.id as usize).ok_or_else(|| VocabError::Id {
-            what: format!("added token \"{}\"", Printable::new(&token.content)),
-            id: token.id.into(),
-            len: vocab_size,
-        })?;
-        apply(piece, token);
+        // A token without a row in the embedding can be neither read nor written. Gemma 3's tokenizer
+        // has `<image_soft_token>` beside models that read no images.
+        if let Some(piece) = pieces.get_mut(token.id as usize) {
+            apply(piece, token);
+        }
     }
     pieces.iter_mut().for_each(normalize);
     let mut vocab = Vocab {

@@ -220,8 +220,6 @@ fn tokenizers_larger_than_the_embedding_are_refused() {
     let mut large = json();
     large["model"]["vocab"]["more"] = json!(4_000_000_000u32);
     assert!(matches!(cause(from_json(large)), VocabError::Id { id: 4_000_000_000, .. }));
-    let added = json!({"added_tokens_decoder": {"16": {"content": "<more>"}}});
-    assert!(matches!(cause(configured(added)), VocabError::Id { id: 16, .. }));
     let claimed = vocab(|dir| {
         let mut config = config();
         config["vocab_size"] = json!(1 << 20);
@@ -229,6 +227,23 @@ fn tokenizers_larger_than_the_embedding_are_refused() {
         dir.write("tokenizer.model", &model().encode_to_vec());
     });
     assert_eq!(claimed.unwrap().pieces.len(), 16, "the embedding decides, whatever is claimed");
+}
+
+/// Gemma 3's tokenizer has a token for images beside models of text.
+#[test]
+fn added_tokens_without_a_row_are_left_out_and_named() {
+    let dir = Dir::new();
+    dir.write("tokenizer.model", &model().encode_to_vec());
+    let added = json!({"16": {"content": "<image>"}, "4000000000": {"content": "<more>"}});
+    dir.json("tokenizer_config.json", &json!({ "added_tokens_decoder": added }));
+    dir.json("added_tokens.json", &json!({"<image>": 16, "<here>": 15}));
+    let checkpoint = dir.open().unwrap();
+    let vocab = checkpoint.vocab().unwrap();
+    assert_eq!(
+        (vocab.pieces.len(), vocab.find("<image>"), vocab.find("<here>")),
+        (16, None, Some(15))
+    );
+    assert_eq!(checkpoint.added_tokens_without_row().unwrap(), ["<image>", "<more>"]);
 }
 
 #[test]
