@@ -110,7 +110,7 @@ fn ids_of_a_file_of_gemma3_are_sentencepiece() {
     let pieces = ours.vocab().pieces.iter().zip(vocab.pieces.iter());
     let differ = pieces.filter(|(a, b)| a.kind != b.kind).map(|(a, _)| a.text.into_owned());
     let differ: Vec<String> = differ.collect();
-    println!("of another kind than in tokenizer.json: {differ:?}");
+    println!("{} pieces are of another kind than in tokenizer.json", differ.len());
     let compared = assert_ids_are_golden_without(&differ, &Tokenizer::new(vocab).unwrap(), dir);
     assert!(compared > 13_000, "only {compared} texts were compared");
 }
