@@ -1,17 +1,18 @@
 //! Checks whether a model's file is intact. Everything in it is read once, including the weights.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use lapidary_formats::gguf::{Checksum, Checksums, Gguf, GgufError};
 use lapidary_formats::printable::Printable;
 use lapidary_formats::tensor::TensorView;
-use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use thiserror::Error;
 
 use crate::chat::ChatTemplate;
 use crate::convert::Progress;
+use crate::kernels::{all_finite, processors, Cpu, Isa, ThreadPoolError};
 use crate::model::{Source, SourceError};
 use crate::tokenizer::Tokenizer;
 
@@ -20,6 +21,9 @@ const MAX_CAUSE: usize = 1000;
 
 /// Number of values that are checked before progress is reported and memory is released.
 const CHUNK_VALUES: usize = 4 << 20;
+
+/// Number of values that a thread checks at a time, in whole rows.
+const ITEM_VALUES: usize = 1 << 14;
 
 /// What was checked, and what is wrong.
 #[derive(Clone, Debug)]
@@ -79,13 +83,8 @@ pub enum VerifyError {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The threads cannot be started.
-    #[error("cannot start {threads} threads: {error}")]
-    Threads {
-        /// How many were asked for; 0 means one per processor.
-        threads: usize,
-        /// What is wrong.
-        error: rayon::ThreadPoolBuildError,
-    },
+    #[error(transparent)]
+    Threads(#[from] ThreadPoolError),
     /// [`Progress::cancelled`] returned true.
     #[error("cancelled")]
     Cancelled,
@@ -105,9 +104,8 @@ pub fn verify(
     threads: Option<usize>,
     progress: &mut dyn Progress,
 ) -> Result<Verified, VerifyError> {
-    let threads = threads.unwrap_or(0);
-    let pool = ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|error| VerifyError::Threads { threads, error })?;
+    let threads = threads.and_then(NonZeroUsize::new).unwrap_or_else(processors);
+    let cpu = Cpu::new(Some(threads), Isa::best())?;
     let (opened, mut problems) = Opened::open(path)?;
     if let Opened::Source(source) = &opened {
         problems = model_problems(source);
@@ -130,7 +128,7 @@ pub fn verify(
     };
     for (i, view) in tensors.iter().enumerate() {
         progress.tensor(view.name);
-        let problems = tensor_problems(&opened, view, stored.get(i), &pool, progress)?;
+        let problems = tensor_problems(&opened, view, stored.get(i), &cpu, progress)?;
         let path = opened.path_of(view.data).unwrap_or(path);
         let finding = |problem| Finding {
             path: path.to_owned(),
@@ -254,7 +252,7 @@ fn tensor_problems(
     opened: &Opened,
     view: &TensorView,
     stored: Option<&u64>,
-    pool: &ThreadPool,
+    cpu: &Cpu,
     progress: &mut dyn Progress,
 ) -> Result<Vec<Problem>, VerifyError> {
     let (mut checksum, mut rows, mut first) = (Checksum::new(), 0, None);
@@ -265,7 +263,7 @@ fn tensor_problems(
             return Err(VerifyError::Cancelled);
         }
         let hash = || stored.iter().for_each(|_| checksum.update(chunk));
-        let (_, (more, at)) = pool.join(hash, || not_finite(view, chunk, row_bytes));
+        let (more, at) = not_finite(view, chunk, row_bytes, cpu, hash);
         rows += more;
         first = first.or(at.map(|(row, block)| (i * step + row, block)));
         opened.release(chunk);
@@ -280,28 +278,34 @@ fn tensor_problems(
 }
 
 /// How many rows of `chunk`, some rows of `view`, have values that are not finite; and the first such
-/// row with its first such block.
+/// row with its first such block. Meanwhile `beside` is called.
 fn not_finite(
     view: &TensorView,
     chunk: &[u8],
     row_bytes: usize,
+    cpu: &Cpu,
+    beside: impl FnOnce(),
 ) -> (usize, Option<(usize, usize)>) {
-    let dequantize = view.ty.traits().dequantize;
-    let is_bad = |x: &mut Vec<f32>, (i, row): (usize, &[u8])| {
-        dequantize(row, x);
-        // Checking every value is faster than stopping at the first bad one.
-        let finite = x.iter().fold(true, |finite, x| finite & x.is_finite());
-        if finite {
-            return (0, None);
+    let found = Mutex::new((0, None));
+    let check = |x: &mut [f32], i: usize, row: &[u8]| {
+        (view.ty.traits().dequantize)(row, x);
+        if all_finite(x) {
+            return;
         }
         let at = x.iter().position(|x| !x.is_finite());
-        (1, at.map(|at| (i, at / view.ty.block_len())))
+        let at = at.map(|at| (i, at / view.ty.block_len()));
+        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+        let (rows, first) = *found;
+        *found = (rows + 1, first.into_iter().chain(at).min());
     };
-    let rows = chunk.par_chunks_exact(row_bytes).enumerate();
-    rows.map_init(|| vec![0.0; view.cols()], is_bad).reduce(
-        || (0, None),
-        |(a, first), (b, second)| (a + b, first.into_iter().chain(second).min()),
-    )
+    let step = (ITEM_VALUES / view.cols()).max(1);
+    let items = chunk.chunks(step * row_bytes).enumerate();
+    let work = |x: &mut Vec<f32>, (item, rows): (usize, &[u8])| {
+        let rows = rows.chunks_exact(row_bytes).enumerate();
+        rows.for_each(|(i, row)| check(x, item * step + i, row));
+    };
+    cpu.for_each_beside(beside, items, || vec![0.0; view.cols()], work);
+    found.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Problem {

@@ -5,9 +5,9 @@ use lapidary_formats::quant::QuantType;
 use super::allocation::{allocate, Choice};
 use super::damage::{candidates, relative_errors};
 use super::metadata::header;
-use super::pipeline::pool;
+use super::pipeline::cpu;
 use super::{ConvertError, Options, Plan, Progress, Weighting};
-use crate::kernels::{Isa, KvType};
+use crate::kernels::{Cpu, KvType};
 use crate::memory::{Load, Memory};
 use crate::model::{
     Config, Role, RowSource, Source, StateOptions, TensorKind, TensorRows, TensorSpec,
@@ -76,7 +76,7 @@ pub fn fit(
 ) -> Result<Fitted, ConvertError> {
     let (rows, source) = (source, source.model());
     let weights: u64 = source.tensors().iter().map(|spec| spec.values() as u64).sum();
-    let pool = pool(options.threads)?;
+    let cpu = cpu(options)?;
     progress.measuring(weights);
     let mut measured = Vec::new();
     for (i, spec) in source.tensors().iter().enumerate() {
@@ -86,7 +86,7 @@ pub fn fit(
         progress.tensor(&spec.name);
         let importance = weighting.and_then(|w| w.of(i));
         let of_tensor = rows.rows(spec);
-        measured.push(pool.install(|| measure(&*of_tensor, spec, importance, options.isa)));
+        measured.push(measure(&cpu, &*of_tensor, spec, importance));
         of_tensor.release(0..spec.rows());
         progress.advanced(spec.values() as u64, 0);
     }
@@ -121,16 +121,16 @@ pub fn fit(
 
 /// The types that a tensor may get, and the relative error of each.
 fn measure(
+    cpu: &Cpu,
     rows: &dyn TensorRows,
     spec: &TensorSpec,
     importance: Option<&[f32]>,
-    isa: Isa,
 ) -> Vec<(QuantType, f64)> {
     if spec.role() == Role::Norm {
         return vec![(QuantType::F32, 0.0)];
     }
     let types = candidates(rows.stored().map(|view| view.ty), spec.cols());
-    let errors = relative_errors(rows, spec, &types, importance, isa);
+    let errors = relative_errors(cpu, rows, spec, &types, importance);
     types.into_iter().zip(errors).collect()
 }
 

@@ -1,9 +1,8 @@
 //! What each type would cost each tensor, measured on some of its rows.
 
 use lapidary_formats::quant::{Effort, QuantType};
-use rayon::prelude::*;
 
-use crate::kernels::{largest, weighted_error, Isa, Quantize};
+use crate::kernels::{largest, weighted_error, Cpu, Isa, Quantize};
 use crate::model::{TensorRows, TensorSpec};
 
 /// Rows that are measured: one in so many, but so many at least.
@@ -35,34 +34,38 @@ pub(super) fn candidates(from: Option<QuantType>, cols: usize) -> Vec<QuantType>
 /// The relative error that each of `types` would give a matrix: Σ w (x - y)² / Σ w x² over some of
 /// its rows, with `importance` for w, `[cols]`.
 pub(super) fn relative_errors(
+    cpu: &Cpu,
     rows: &dyn TensorRows,
     spec: &TensorSpec,
     types: &[QuantType],
     importance: Option<&[f32]>,
-    isa: Isa,
 ) -> Vec<f64> {
     let (n_rows, cols, stored) = (spec.rows(), spec.cols(), rows.stored().map(|view| view.ty));
     let wanted = n_rows.div_ceil(ONE_IN).max(AT_LEAST).min(n_rows);
-    let sums: Vec<Vec<[f64; 2]>> = (0..wanted)
-        .into_par_iter()
-        .map_init(
-            || (vec![0.0; cols], vec![0.0; cols], Vec::new()),
-            |(x, y, bytes), i| {
-                rows.read(i * n_rows / wanted, x);
-                let of = |ty: &QuantType| match Some(*ty) == stored {
+    let isa = cpu.isa();
+    // By row, and then by type.
+    let mut sums = vec![[0.0; 2]; wanted * types.len()];
+    cpu.for_each_with(
+        sums.chunks_exact_mut(types.len()).enumerate(),
+        || (vec![0.0; cols], vec![0.0; cols], Vec::new()),
+        |(x, y, bytes), (i, sums)| {
+            rows.read(i * n_rows / wanted, x);
+            for (sums, ty) in sums.iter_mut().zip(types) {
+                *sums = match Some(*ty) == stored {
                     // It would be copied.
                     true => weighted_error(isa, x, x, importance),
                     false => row_errors(*ty, importance, isa, x, (y, bytes)),
                 };
-                types.iter().map(of).collect()
-            },
-        )
-        .collect();
+            }
+        },
+    );
     (0..types.len())
         .map(|t| {
             let [error, square] = sums
                 .iter()
-                .fold([0.0, 0.0], |[error, square], row| [error + row[t][0], square + row[t][1]]);
+                .skip(t)
+                .step_by(types.len())
+                .fold([0.0, 0.0], |[error, square], row| [error + row[0], square + row[1]]);
             if square > 0.0 {
                 error / square
             } else {

@@ -8,6 +8,7 @@ use lapidary_formats::printable::Printable;
 use lapidary_formats::quant::QuantType;
 use thiserror::Error;
 
+use crate::kernels::ThreadPoolError;
 use crate::model::SourceError;
 
 /// Why a conversion failed. Every message names the file. No output file is left behind, and an
@@ -134,13 +135,8 @@ pub enum ConvertError {
         smallest: u64,
     },
     /// The threads cannot be started.
-    #[error("cannot start {threads} threads: {error}")]
-    Threads {
-        /// How many were asked for; 0 stands for one per processor.
-        threads: usize,
-        /// What is wrong.
-        error: rayon::ThreadPoolBuildError,
-    },
+    #[error(transparent)]
+    Threads(#[from] ThreadPoolError),
     /// [`Progress::cancelled`](super::Progress::cancelled) said so.
     #[error("cancelled")]
     Cancelled,

@@ -2,26 +2,30 @@
 //! while the chunk before is written.
 
 use std::io::{BufWriter, Seek, Write};
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use lapidary_formats::gguf::{GgufError, Header, Writer};
 use lapidary_formats::quant::QuantType;
-use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::check::{self, Check};
 use super::metadata::header;
 use super::resume::{finished, unfinished, Finished};
 use super::target::Target;
 use super::{ConvertError, Plan, Report, Totals};
-use crate::kernels::{largest, Isa, Quantize};
+use crate::kernels::{largest, processors, Cpu, Isa, Quantize};
 use crate::model::{RowSource, TensorRows};
 
 /// Values that are converted before progress is told and cancelling looked at: rows enough for
 /// many threads (27B: 113 of the longest), and a few megabytes.
 const CHUNK: usize = 4 << 20;
+
+/// Values that a thread converts at a time, in whole rows: so many that handing them out takes no
+/// time, and so few that no thread waits long for the last.
+const ITEM: usize = 1 << 14;
 
 /// How to work.
 #[derive(Clone, Copy, Debug, Default)]
@@ -100,12 +104,12 @@ pub fn convert_and_check(
     if check.is_some() {
         check::reserve(&mut header);
     }
-    let pool = pool(options.threads)?;
+    let cpu = cpu(options)?;
     let mut report = outlook(source, &header);
     let mut target = Target::create(out, options.force, Some(source.model()), report.file_bytes)?;
     progress.started(report.bytes_read);
-    let work = Work { source, header: &header, plan, isa: options.isa };
-    match work.write_file(&mut target, &pool, options.resume, check, progress) {
+    let work = Work { source, header: &header, plan, cpu: &cpu };
+    match work.write_file(&mut target, options.resume, check, progress) {
         Ok(resumed) => report.resumed = resumed,
         Err(error) => return Err(unfinished(target, &header, error)),
     }
@@ -115,11 +119,10 @@ pub fn convert_and_check(
     Ok(report)
 }
 
-/// `threads`, or as many as there are processors.
-pub(super) fn pool(threads: Option<usize>) -> Result<ThreadPool, ConvertError> {
-    let threads = threads.unwrap_or(0);
-    let pool = ThreadPoolBuilder::new().num_threads(threads).build();
-    pool.map_err(|error| ConvertError::Threads { threads, error })
+/// The threads, which are as many as there are processors if no number is given, and the instructions.
+pub(super) fn cpu(options: Options) -> Result<Cpu, ConvertError> {
+    let threads = options.threads.and_then(NonZeroUsize::new).unwrap_or_else(processors);
+    Ok(Cpu::new(Some(threads), options.isa)?)
 }
 
 /// What the conversion is going to do.
@@ -150,7 +153,7 @@ struct Work<'a> {
     /// Its tensors are those of the source in the same order.
     header: &'a Header,
     plan: &'a Plan,
-    isa: Isa,
+    cpu: &'a Cpu,
 }
 
 impl Work<'_> {
@@ -159,7 +162,6 @@ impl Work<'_> {
     fn write_file(
         &self,
         target: &mut Target,
-        pool: &ThreadPool,
         resume: bool,
         check: Option<Check>,
         progress: &mut dyn Progress,
@@ -171,7 +173,8 @@ impl Work<'_> {
         let resumed = finished.checksums.len();
         target.begin(finished.len)?;
         let out = BufWriter::new(target.file());
-        let mut chunks = Chunks::new(pool, target.path(), out, self.header, finished.checksums)?;
+        let mut chunks =
+            Chunks::new(self.cpu, target.path(), out, self.header, finished.checksums)?;
         self.write_tensors(&mut chunks, CHUNK, progress)?;
         let (_, checksums) = chunks.finish()?;
         if let Some(check) = check {
@@ -189,7 +192,7 @@ impl Work<'_> {
     }
 
     /// Writes every tensor that is not finished, in chunks of about `values` values.
-    fn write_tensors<W: Write + Seek + Send>(
+    fn write_tensors<W: Write + Seek>(
         &self,
         chunks: &mut Chunks<W>,
         values: usize,
@@ -208,11 +211,9 @@ impl Work<'_> {
                     return Err(ConvertError::Cancelled);
                 }
                 let chunk = start..spec.rows().min(start + step);
-                let bytes_out = chunks.push(|out| {
-                    let largest =
-                        convert_rows(&*rows, chunk.clone(), spec.cols(), quantize, self.isa, out);
-                    self.refuse(rows.name(), info.ty, largest)
-                })?;
+                let (largest, bytes_out) =
+                    chunks.push(&*rows, chunk.clone(), spec.cols(), quantize)?;
+                self.refuse(rows.name(), info.ty, largest)?;
                 rows.release(chunk.clone());
                 progress.advanced(rows.bytes(chunk), bytes_out);
             }
@@ -235,7 +236,7 @@ impl Work<'_> {
 
 /// Two buffers that change places: while one is written, the other is filled.
 struct Chunks<'a, W: Write> {
-    pool: &'a ThreadPool,
+    cpu: &'a Cpu,
     /// For errors.
     path: &'a Path,
     writer: Writer<W>,
@@ -243,11 +244,11 @@ struct Chunks<'a, W: Write> {
     next: Vec<u8>,
 }
 
-impl<'a, W: Write + Seek + Send> Chunks<'a, W> {
+impl<'a, W: Write + Seek> Chunks<'a, W> {
     /// Writes `header` to `out`, for the tensors to follow, or goes on after the first tensors,
     /// which are `finished` and have these checksums.
     fn new(
-        pool: &'a ThreadPool,
+        cpu: &'a Cpu,
         path: &'a Path,
         out: W,
         header: &Header,
@@ -264,20 +265,46 @@ impl<'a, W: Write + Seek + Send> Chunks<'a, W> {
         });
         let writer =
             writer.map_err(|error| ConvertError::Write { path: path.to_owned(), error })?;
-        Ok(Self { pool, path, writer, ready: Vec::new(), next: Vec::new() })
+        Ok(Self { cpu, path, writer, ready: Vec::new(), next: Vec::new() })
     }
 
-    /// Takes the bytes that `fill` leaves, which follow those taken before; gives their number.
-    fn push<F>(&mut self, fill: F) -> Result<u64, ConvertError>
-    where
-        F: FnOnce(&mut Vec<u8>) -> Result<(), ConvertError> + Send,
-    {
-        let Self { writer, ready, next, .. } = self;
-        let (written, filled) = self.pool.join(|| write(writer, ready), || fill(next));
+    /// Converts a chunk of the `rows`, of `cols` values each, on all threads, while the chunk before
+    /// is written. Returns the [`largest`] magnitude and the number of bytes that the rows became.
+    /// Rows that are not finite are left out of these, for the caller has to refuse them.
+    fn push(
+        &mut self,
+        rows: &dyn TensorRows,
+        chunk: Range<usize>,
+        cols: usize,
+        quantize: Quantize,
+    ) -> Result<(f32, u64), ConvertError> {
+        let Self { cpu, writer, ready, next, .. } = self;
+        let row_bytes = quantize.ty.row_bytes(cols).expect("rows were checked to be whole blocks");
+        let copied = rows.stored().filter(|view| view.ty == quantize.ty).map(|view| view.data);
+        next.resize(chunk.len() * row_bytes, 0);
+        let convert = |row: usize, x: &mut [f32], out: &mut [u8]| {
+            rows.read(row, x);
+            match copied {
+                Some(data) => {
+                    out.copy_from_slice(&data[row * row_bytes..][..row_bytes]);
+                    largest(x)
+                }
+                None => quantize.row(cpu.isa(), x, out),
+            }
+        };
+        let step = (ITEM / cols).max(1);
+        let items = chunk.step_by(step).zip(next.chunks_mut(step * row_bytes));
+        // As bits, which are in the order of `largest`.
+        let max = AtomicU32::new(0);
+        let work = |x: &mut Vec<f32>, (first, out): (usize, &mut [u8])| {
+            for (i, out) in out.chunks_exact_mut(row_bytes).enumerate() {
+                max.fetch_max(convert(first + i, x, out).to_bits(), Ordering::Relaxed);
+            }
+        };
+        let written = cpu.for_each_beside(|| write(writer, ready), items, || vec![0.0; cols], work);
         written.map_err(|error| self.error(error))?;
-        filled?;
         std::mem::swap(&mut self.ready, &mut self.next);
-        Ok(self.ready.len() as u64)
+        Ok((f32::from_bits(max.into_inner()), self.ready.len() as u64))
     }
 
     /// Writes what is left.
@@ -312,37 +339,6 @@ fn write<W: Write + Seek>(writer: &mut Writer<W>, chunk: &[u8]) -> Result<(), Gg
     Ok(())
 }
 
-/// Converts some `rows` of `cols` values to `out`, all threads together; the result is their
-/// [`largest`] magnitude. Rows that are not finite are left out of it, for the caller has to refuse
-/// them.
-fn convert_rows(
-    rows: &dyn TensorRows,
-    chunk: Range<usize>,
-    cols: usize,
-    quantize: Quantize,
-    isa: Isa,
-    out: &mut Vec<u8>,
-) -> f32 {
-    let row_bytes = quantize.ty.row_bytes(cols).expect("rows were checked to be whole blocks");
-    let copied = rows.stored().filter(|view| view.ty == quantize.ty).map(|view| view.data);
-    out.resize(chunk.len() * row_bytes, 0);
-    let convert = |x: &mut Vec<f32>, (row, out): (usize, &mut [u8])| {
-        rows.read(row, x);
-        match copied {
-            Some(data) => {
-                out.copy_from_slice(&data[row * row_bytes..][..row_bytes]);
-                largest(x)
-            }
-            None => quantize.row(isa, x, out),
-        }
-    };
-    chunk
-        .into_par_iter()
-        .zip(out.par_chunks_exact_mut(row_bytes))
-        .map_init(|| vec![0.0; cols], convert)
-        .reduce(|| 0.0, |a, b| if a.to_bits() > b.to_bits() { a } else { b })
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
@@ -357,14 +353,14 @@ mod tests {
     }
 
     /// Writes the whole model to `out`, in chunks of `values` values.
-    fn write<W: Write + Seek + Send>(out: W, values: usize) -> Result<W, ConvertError> {
+    fn write<W: Write + Seek>(out: W, values: usize) -> Result<W, ConvertError> {
         let source = micro();
         let plan = Plan::of_recipe(&source, Recipe::Q4_K_M);
         let header = header(&source, &plan)?;
-        let pool = ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        let cpu = cpu(Options { threads: Some(3), ..Options::default() })?;
         let path = Path::new("out.gguf");
-        let mut chunks = Chunks::new(&pool, path, out, &header, Vec::new())?;
-        let work = Work { source: &source, header: &header, plan: &plan, isa: Isa::best() };
+        let mut chunks = Chunks::new(&cpu, path, out, &header, Vec::new())?;
+        let work = Work { source: &source, header: &header, plan: &plan, cpu: &cpu };
         work.write_tensors(&mut chunks, values, &mut ())?;
         Ok(chunks.finish()?.0)
     }

@@ -1,4 +1,4 @@
-//! The input of a matrix product, quantized once for all the matrices that read it.
+//! The input of matrix products, quantized once for all the matrices that are multiplied with it.
 
 use std::mem::size_of;
 
@@ -9,23 +9,23 @@ use super::isa::Isa;
 use super::quantize::{QuantizeBlock, Quantized, Quantizer};
 use super::{refit, ThreadPool};
 
-/// Rows of activations, `[n, cols]`, and their quantized forms as far as they were asked for.
+/// Rows of activations, `[n, cols]`, and the quantized forms of them that a product has asked for.
 #[derive(Debug, Default)]
 pub struct Activations {
     cols: usize,
     x: Vec<f32>,
-    /// Forgotten when new rows come.
+    /// Cleared when new rows come.
     forms: Vec<(QuantType, Layout, Form)>,
 }
 
-/// How quantized rows lie in memory.
+/// How quantized rows are laid out in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// As the type's blocks, for the reference.
+    /// As blocks of the type, for the reference.
     Blocks,
-    /// Codes of a row one after the other, and scales and sums apart.
+    /// The codes of a row in sequence, with scales and sums in arrays of their own.
     Rows,
-    /// Columns of the product side by side, so many in a register.
+    /// Columns of the product side by side, as many as given in a register.
     Panels(usize),
 }
 
@@ -37,9 +37,9 @@ struct Form {
     panels: Vec<Line>,
 }
 
-/// Rows in [`Layout::Rows`]; every array is `[n, blocks of a row, …]`. Of Q8_K, the first
-/// [`WRAPPED`] blocks follow the last once more: kernels take four blocks at a time, from the end of
-/// one row of the matrix into the next.
+/// Rows in [`Layout::Rows`]. Every array is `[n, blocks of a row, …]`. In Q8_K the first [`WRAPPED`]
+/// blocks of a row follow once more after its last: kernels take four blocks at a time, which may
+/// belong to two rows of the matrix.
 #[derive(Debug, Default)]
 pub struct QuantizedRows {
     /// Codes, 32 at a time.
@@ -54,27 +54,31 @@ pub struct QuantizedRows {
     pub d: Vec<f32>,
 }
 
-/// See [`QuantizedRows`].
+/// Blocks that are repeated; see [`QuantizedRows`].
 pub const WRAPPED: usize = 3;
 
-/// What registers of up to 512 bits are loaded from.
+/// A cache line, as registers of up to 512 bits are loaded from it.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub struct Line([u8; 64]);
 
-/// Registers of [`Layout::Panels`] that stand side by side in a panel; the last panel of an input
-/// may have but one.
+/// Registers side by side in a panel of [`Layout::Panels`]. The last panel of an input may be one
+/// register wide.
 pub const PANEL: usize = 2;
 
-/// Registers that a block of Q8_K takes in a panel of one: its codes, four to a column; its sums,
-/// two to a column; its scale.
+/// Registers that a block of Q8_K takes in a panel one register wide: codes, of which a register has
+/// four for each column, sums, of which it has two, and the scale.
 pub const K_REGISTERS: usize = 64 + 8 + 1;
 
 /// The same for a block of Q8_0: codes, sum, scale.
 pub const REGISTERS_32: usize = 8 + 1 + 1;
 
+/// Bytes that a register of a panel has for each column.
+const COLUMN_BYTES: usize = 4;
+
 impl Activations {
-    /// Takes `n` new rows of `cols` values, which `write` puts into the buffer it is given.
+    /// Replaces the rows with `n` new ones of `cols` values, which `write` puts into the buffer that
+    /// it is given.
     pub fn fill(&mut self, n: usize, cols: usize, write: impl FnOnce(&mut [f32])) {
         self.cols = cols;
         refit(&mut self.x, n * cols, 0.0);
@@ -82,10 +86,10 @@ impl Activations {
         self.forms.iter_mut().for_each(|(_, _, form)| form.clear());
     }
 
-    /// Bytes that a row of `cols` values takes: the values, and a quantized form of at most a byte and a
-    /// quarter for each (Q8_0 in panels).
+    /// Bytes that a row of `cols` values takes: the values, and the largest of their quantized forms,
+    /// which is Q8_0 in panels.
     pub fn row_bytes(cols: usize) -> usize {
-        cols * size_of::<f32>() + cols * 5 / 4
+        cols * size_of::<f32>() + cols * REGISTERS_32 * COLUMN_BYTES / 32
     }
 
     /// Number of rows.
@@ -98,15 +102,16 @@ impl Activations {
         self.cols
     }
 
-    /// The rows as they came.
+    /// The rows as they were written.
     pub fn x(&self) -> &[f32] {
         &self.x
     }
 
-    /// Makes the rows as `ty` in `layout`, unless they are there.
+    /// Quantizes the rows to `ty` in `layout`, unless that has been done.
     ///
     /// # Panics
-    /// If a row is no whole number of `ty`'s blocks: the matrix that asks has rows of that length.
+    /// If a row is not a whole number of blocks of `ty`. The rows of the matrix are as long, and they
+    /// are whole blocks.
     pub fn prepare(&mut self, pool: &ThreadPool, isa: Isa, ty: QuantType, layout: Layout) {
         let (cols, n) = (self.cols, self.n());
         let at = self.find(ty, layout).unwrap_or_else(|| {
@@ -203,19 +208,19 @@ struct Panels {
     cols: usize,
     /// Columns of the product in a register.
     width: usize,
-    /// Whether they are Q8_K, and otherwise Q8_0.
+    /// Whether the type is Q8_K; otherwise it is Q8_0.
     k: bool,
 }
 
 impl Panels {
     fn fill(&self, pool: &ThreadPool, isa: Isa, x: &[f32], lines: &mut Vec<Line>) {
         let (len, registers) = if self.k { (256, K_REGISTERS) } else { (32, REGISTERS_32) };
-        let (blocks, register) = (self.cols / len, 4 * self.width);
+        let (blocks, register) = (self.cols / len, COLUMN_BYTES * self.width);
         let count = self.n.div_ceil(self.width);
         let bytes = count * blocks * registers * register;
         refit(lines, bytes.div_ceil(size_of::<Line>()), Line::zeroed());
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(lines);
-        // A panel at a time; within it a block of all its columns at a time.
+        // An item is a block of all columns of a panel.
         let panels = bytes.chunks_mut(blocks * registers * register * PANEL).enumerate();
         let items = panels.take(count.div_ceil(PANEL)).flat_map(|(i, panel)| {
             let first = i * PANEL * self.width;
@@ -238,7 +243,7 @@ impl Panels {
     }
 }
 
-/// Where the numbers of one column go in a block of a panel.
+/// The places of one column in a block of a panel.
 struct Place<'a> {
     to: &'a mut [u8],
     /// Bytes of a register.
@@ -252,13 +257,14 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Puts `values` in this column's place in the registers from `first` on.
-    fn put(&mut self, first: usize, values: impl Iterator<Item = [u8; 4]>) {
-        let offset = self.column / self.width * self.register + self.column % self.width * 4;
+    /// Puts `values` into the column's places in the registers from `first` on.
+    fn put(&mut self, first: usize, values: impl Iterator<Item = [u8; COLUMN_BYTES]>) {
+        let (register, place) = (self.column / self.width, self.column % self.width);
+        let offset = register * self.register + place * COLUMN_BYTES;
         let step = self.across * self.register;
         let places = self.to[first * step + offset..].chunks_mut(step);
         for (to, value) in places.zip(values) {
-            to[..4].copy_from_slice(&value);
+            to[..COLUMN_BYTES].copy_from_slice(&value);
         }
     }
 

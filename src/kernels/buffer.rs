@@ -1,12 +1,12 @@
-//! Buffers that are used again and again.
+//! Buffers that are reused.
 
-/// Makes `buffer` of `len` values, of which none counts on what was there before.
+/// Resizes `buffer` to `len` values, which are any: the caller overwrites all of them.
 ///
-/// A vector that grows by itself takes up to twice what it needs, and while it moves holds both the
-/// old and the new; what a run takes could then not be said before.
+/// A vector that grows by itself takes up to twice the memory it needs, and more while it is moved.
+/// The memory that a run takes could then not be predicted.
 pub fn refit<T: Copy>(buffer: &mut Vec<T>, len: usize, value: T) {
     if buffer.capacity() < len {
-        // The old one first.
+        // Frees the old memory first.
         *buffer = Vec::new();
         *buffer = vec![value; len];
     }

@@ -44,6 +44,30 @@ impl Cpu {
         self.pool.for_each(items, work);
     }
 
+    /// Calls `work` with every item and what `scratch` made for the thread, on all threads. `work` must
+    /// not use this `Cpu` itself.
+    pub fn for_each_with<T: Send, W>(
+        &self,
+        items: impl IntoIterator<Item = T>,
+        scratch: impl Fn() -> W + Sync,
+        work: impl Fn(&mut W, T) + Sync,
+    ) {
+        self.pool.for_each_with(items, scratch, work);
+    }
+
+    /// Calls `work` with every item and what `scratch` made for the thread, on all threads, after the
+    /// calling thread has called `beside`. The other threads begin meanwhile, so `beside` may wait for a
+    /// disk. Neither may use this `Cpu` itself. Returns what `beside` returns.
+    pub fn for_each_beside<T: Send, W, R>(
+        &self,
+        beside: impl FnOnce() -> R,
+        items: impl IntoIterator<Item = T>,
+        scratch: impl Fn() -> W + Sync,
+        work: impl Fn(&mut W, T) + Sync,
+    ) -> R {
+        self.pool.for_each_beside(beside, items, scratch, work)
+    }
+
     /// `out[t] = factor * w[ids[t]]`, `[n, cols]`.
     ///
     /// # Panics

@@ -1,4 +1,4 @@
-//! How two predictions of one position differ.
+//! How much two predictions for the same position differ.
 
 use super::isa::{Isa, Op, Simd};
 use super::math;
@@ -6,7 +6,7 @@ use super::math;
 /// Elements whose sum is formed in single precision.
 const PART: usize = 1024;
 
-/// A probability below e to the minus this is taken as that: exp goes no further.
+/// Probabilities below e to the minus this are raised to that: `exp` goes no further.
 const FLOOR: f64 = 87.0;
 
 /// See [`kl_divergence`].
@@ -17,12 +17,12 @@ struct KlDivergence<'a> {
     log_sum_q: f64,
 }
 
-/// What is the same for all elements of a row, in every lane.
+/// Values that are the same for all elements of a row, in every lane.
 struct Row<F> {
     log_sum_p: F,
     lowest_p: F,
     lowest_q: F,
-    /// By how much `q` is larger for the same probability.
+    /// How much larger `q` is than `p` for the same probability.
     shift: F,
 }
 
@@ -67,18 +67,18 @@ impl Op for KlDivergence<'_> {
 }
 
 /// The Kullback-Leibler divergence D(P ‖ Q) = Σ P · ln(P / Q) in nats of P = softmax(p) and
-/// Q = softmax(q); both come with their [`log_sum_exp`](super::log_sum_exp).
+/// Q = softmax(q). Both are given with their [`log_sum_exp`](super::log_sum_exp).
 ///
-/// It is summed as Σ P · (Q / P - 1 - ln(Q / P)), which is the same since P and Q both add up to 1:
-/// no term is negative, nothing cancels where P and Q are close, an error of a log_sum_exp counts
-/// squared, and it is 0 if they are equal. What is less likely than e^-87 counts as that
-/// likely; the result is finite also where a logit is -∞. NaN stays NaN.
+/// It is summed as Σ P · (Q / P - 1 - ln(Q / P)), which is the same since P and Q both add up to 1.
+/// No term is negative, nothing cancels where P and Q are close, an error of a log_sum_exp counts
+/// squared, and the result is 0 if P and Q are equal. A probability below e^-87 counts as e^-87, so
+/// the result is finite even if a logit is -∞. NaN gives NaN.
 pub fn kl_divergence(
     isa: Isa,
     (p, log_sum_p): (&[f32], f64),
     (q, log_sum_q): (&[f32], f64),
 ) -> f64 {
-    assert_eq!(p.len(), q.len(), "the two predict the same pieces");
+    assert_eq!(p.len(), q.len(), "both predict the same vocabulary");
     isa.run(KlDivergence { p, q, log_sum_p, log_sum_q })
 }
 
@@ -112,14 +112,14 @@ mod tests {
     use super::*;
     use crate::kernels::log_sum_exp;
 
-    /// `n` logits within ± `size`, in no order, another set for each seed.
+    /// `n` pseudo-random logits within ± `size`, different for each seed.
     fn logits(n: usize, size: f32, seed: u32) -> Vec<f32> {
         let hash = |i: usize| (i as u32 ^ (seed << 20)).wrapping_mul(0x9e37_79b9).rotate_left(15);
         let uniform = |i: usize| hash(i).wrapping_mul(0x85eb_ca6b) as f32 / u32::MAX as f32;
         (0..n).map(|i| (2.0 * uniform(i) - 1.0) * size).collect()
     }
 
-    /// `x` with each element off by at most `size`.
+    /// `x` with each element changed by at most `size`.
     fn near(x: &[f32], size: f32) -> Vec<f32> {
         x.iter().zip(logits(x.len(), size, 9)).map(|(x, by)| x + by).collect()
     }
@@ -128,7 +128,7 @@ mod tests {
         kl_divergence(isa, (p, log_sum_exp(isa, p)), (q, log_sum_exp(isa, q)))
     }
 
-    /// In double precision, as the definition has it.
+    /// From the definition, in double precision.
     fn plain(p: &[f32], q: &[f32]) -> f64 {
         let log_softmax = |x: &[f32]| {
             let max = f64::from(x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
@@ -140,7 +140,7 @@ mod tests {
         p.iter().zip(&q).filter(|(p, _)| p.is_finite()).map(|(p, q)| p.exp() * (p - q)).sum()
     }
 
-    /// Pairs of logits: of all lengths, close to each other and far apart, up to the softcap.
+    /// Pairs of logits of several lengths, close to each other and far apart, up to the softcap.
     fn pairs() -> Vec<(Vec<f32>, Vec<f32>)> {
         let mut pairs = Vec::new();
         for n in [1, 15, 16, 17, 1000, 1024, 2048, 5003] {
@@ -149,7 +149,7 @@ mod tests {
                 pairs.extend([1e-3, 0.03, 1.0].map(|by| (p.clone(), near(&p, by))));
                 pairs.push((p, logits(n, size, 2)));
             }
-            // All that one holds for likely, the other holds for impossible.
+            // What is certain to one is impossible to the other.
             let mut sure = [vec![-30.0; n], vec![-30.0; n]];
             sure[0][0] = 30.0;
             sure[1][n - 1] = 30.0;
@@ -163,9 +163,9 @@ mod tests {
     fn divergence_is_that_of_double_precision() {
         for (p, q) in pairs() {
             let (found, expected) = (kl(Isa::SCALAR, &p, &q), plain(&p, &q));
-            // A term is off by some roundings of the logits, 2e-6 at 30, in its probability, and by
-            // ones of the logarithm of the ratio, which counts squared. The plain
-            // sum cancels, and is off by some 1e-14 itself.
+            // The probability in a term is off by some roundings of the logits, 2e-6 at 30. The
+            // logarithm of the ratio is off by the same, which counts squared. The plain sum
+            // cancels, and is itself off by some 1e-14.
             let error = (found - expected).abs();
             assert!(error <= 2e-5 * expected + 1e-12, "{found} for {expected}, {} pieces", p.len());
         }
@@ -182,15 +182,15 @@ mod tests {
 
     #[test]
     fn divergence_of_close_predictions_keeps_its_digits() {
-        // Where all of P is equal and half of the logits are off by d, half by -d, it is ln cosh d, about
-        // d² / 2.
+        // If all of P is equal, half of Q's logits are larger by d and half are smaller by d, the
+        // divergence is ln cosh d, about d² / 2.
         let n = 4096;
         let p = vec![3.0; n];
         for d in [1e-2f32, 1e-3, 1e-4] {
             let q: Vec<f32> = (0..n).map(|i| 3.0 + if i % 2 == 0 { d } else { -d }).collect();
             let exact = f64::from(q[0] - 3.0).cosh().ln();
             let found = kl(Isa::SCALAR, &p, &q);
-            // The sums' logarithms are off by 1e-7 at most, and that counts squared.
+            // Each log_sum_exp is off by 1e-7 at most, and that counts squared.
             assert!((found - exact).abs() <= 1e-5 * exact + 1e-14, "{found} for {exact}");
         }
     }
@@ -205,12 +205,12 @@ mod tests {
         for isa in Isa::available() {
             for n in [17, 1000] {
                 let (p, q) = (with(n, f32::NEG_INFINITY), with(n, 30.0));
-                // P has nothing where Q has much. The logarithm of the ratio, some 80, has an ulp
-                // of 8e-6, and its exponential that relative error.
+                // P is 0 where Q is large. The logarithm of the ratio is about 80, with an ulp of
+                // 8e-6, which is the relative error of its exponential.
                 let (found, expected) = (kl(isa, &p, &q), plain(&p, &q));
                 assert!((found - expected).abs() <= 5e-5 * expected, "{found} for {expected}");
                 assert_eq!(kl(isa, &p, &p), 0.0);
-                // The other way round it is infinite by definition.
+                // With P and Q exchanged it is infinite by definition.
                 let (p, q) = (vec![1.0; n], p);
                 assert!(kl(isa, &p, &q).is_finite() && kl(isa, &p, &q) > 1.0 / n as f64);
             }

@@ -1,8 +1,7 @@
 //! Exponentials, sixteen at a time.
 //!
-//! exp(x) = 2^n · exp(r) with |r| ≤ ln 2 / 2, and the Taylor series of exp(r) - 1 as far as
-//! single precision shows it. Kept as r and what comes after r, it gives tanh and exp(x) - 1 - x
-//! without cancellation.
+//! exp(x) = 2^n · exp(r) with |r| ≤ ln 2 / 2, and the Taylor series of exp(r) - 1 to single precision.
+//! With r and the rest of the series kept apart, tanh and exp(x) - 1 - x follow without cancellation.
 
 use super::isa::Simd;
 
@@ -12,7 +11,7 @@ fn split<S: Simd>(s: S, x: S::F) -> (S::F, S::F, S::F) {
     // ln 2 in two parts; products of the first with integers below 2^15 are exact.
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    // From 2^23 up, floats are integers, so the addition rounds.
+    // Floats from 2^23 on are integers, so the addition rounds.
     let round = s.splat(1.5 * (1 << 23) as f32);
     let t = s.add(s.mul(x, s.splat(std::f32::consts::LOG2_E)), round);
     let n = s.sub(t, round);
@@ -25,25 +24,25 @@ fn split<S: Simd>(s: S, x: S::F) -> (S::F, S::F, S::F) {
     (s.exp2_of_rounded(t), r, s.mul(s.mul(r, r), series))
 }
 
-/// Within ± `limit`; NaN stays NaN, since the second operand is given then.
+/// Limited to ± `limit`. NaN stays NaN, since `min` and `max` give their second operand then.
 #[inline(always)]
 fn clamp<S: Simd>(s: S, x: S::F, limit: f32) -> S::F {
     s.min(s.splat(limit), s.max(s.splat(-limit), x))
 }
 
-/// e^x; what lies outside of ±87 is taken as that.
+/// e^x, with x limited to ±87.
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     let (power, r, rest) = split(s, clamp(s, x, 87.0));
     s.add(power, s.mul(power, s.add(r, rest)))
 }
 
-/// e^x - 1 - x, which is about x² / 2 where x is small; what lies outside of ±87 is taken as that.
+/// e^x - 1 - x, which is about x² / 2 where x is small, with x limited to ±87.
 #[inline(always)]
 pub fn exp_rest<S: Simd>(s: S, x: S::F) -> S::F {
     let x = clamp(s, x, 87.0);
     let (power, r, rest) = split(s, x);
-    // (2^n - 1) · (1 + r) - n · ln 2 + 2^n · rest, of which only the last is there if n = 0.
+    // (2^n - 1) · (1 + r) - n · ln 2 + 2^n · rest, of which all but the last are 0 if n = 0.
     let far = s.mul(s.sub(power, s.splat(1.0)), s.add(s.splat(1.0), r));
     s.add(s.sub(far, s.sub(x, r)), s.mul(power, rest))
 }
@@ -102,14 +101,14 @@ mod tests {
             let [exps, tanhs, caps, rests] = Isa::SCALAR.run(All(x));
             for l in 0..16 {
                 let wide = f64::from(x[l]);
-                // Two or three roundings of the result's size.
+                // Two or three roundings of a number as large as the result.
                 let near = |y: f32, exact: f64| {
                     (f64::from(y) - exact).abs() <= 4.0 * f64::from(f32::EPSILON) * exact.abs()
                 };
                 assert!(near(exps[l], wide.clamp(-87.0, 87.0).exp()), "exp {wide}: {}", exps[l]);
                 assert!(near(tanhs[l], wide.tanh()), "tanh {wide}: {}", tanhs[l]);
                 assert!(near(caps[l], 50.0 * (wide / 50.0).tanh()), "softcap {wide}: {}", caps[l]);
-                // Larger terms cancel to it, by the most where n is the first that is not 0.
+                // Larger terms cancel, the most where n is 1 or -1.
                 let x = wide.clamp(-87.0, 87.0);
                 let (exact, eps) = (x.exp_m1() - x, f64::from(f32::EPSILON));
                 let error = (f64::from(rests[l]) - exact).abs();
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_stays_none() {
+    fn nan_gives_nan() {
         for isa in Isa::available() {
             assert!(isa.run(All([f32::NAN; 16])).as_flattened().iter().all(|y| y.is_nan()));
         }

@@ -36,5 +36,5 @@ pub use isa::Isa;
 pub use matmul::{Matrix, Product};
 pub use rope::{Rope, RopeSpec};
 use thread_pool::ThreadPool;
-pub use thread_pool::{default_threads, ThreadPoolError};
+pub use thread_pool::{default_threads, processors, ThreadPoolError};
 pub use weights::{largest, weighted_error, Quantize};

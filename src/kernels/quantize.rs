@@ -1,4 +1,4 @@
-//! Activations to Q8_K and Q8_0, with the codes of the reference.
+//! Activations to Q8_K and Q8_0, with the same codes as the reference.
 
 use lapidary_formats::quant::blocks::F16;
 
@@ -87,8 +87,8 @@ fn k<S: Simd>(s: S, x: &[f32; 256]) -> Quantized<256> {
     quantize::<S, 256, false>(s, x)
 }
 
-/// As `BlockQ8_0::quantize`: codes are rounded half away from zero, with the scale as it was before
-/// it was rounded to a half.
+/// As `BlockQ8_0::quantize`: codes are rounded half away from zero, and computed with the scale before
+/// that is rounded to f16.
 #[inline(always)]
 pub(super) fn block_32<S: Simd>(s: S, x: &[f32; 32]) -> Quantized<32> {
     let y = quantize::<S, 32, true>(s, x);
@@ -106,9 +106,9 @@ fn quantize<S: Simd, const N: usize, const HALF_AWAY: bool>(s: S, x: &[f32; N]) 
     let d = s.largest(largest) / 127.0;
     let inverse = s.splat(if d < f32::MIN_POSITIVE { 0.0 } else { 1.0 / d });
     let (low, high) = (s.splat(-127.0), s.splat(127.0));
-    // From 2^23 up, floats are integers, so the addition rounds.
+    // Floats from 2^23 on are integers, so the addition rounds.
     let round = s.splat(1.5 * (1 << 23) as f32);
-    // The largest float below a half: what truncation leaves of the sum with it is rounded.
+    // The largest float below 0.5: truncating after adding it rounds.
     let below_half = s.splat(0.499_999_97);
     let mut qs = [0; N];
     let (groups, _) = qs.as_chunks_mut::<16>();
@@ -123,7 +123,7 @@ fn quantize<S: Simd, const N: usize, const HALF_AWAY: bool>(s: S, x: &[f32; N]) 
     Quantized { qs, d }
 }
 
-/// NaN as 0, and magnitudes within the reference's bounds.
+/// NaN as 0, and magnitudes limited as the reference limits them.
 #[inline(always)]
 fn finite<S: Simd>(s: S, x: S::F) -> S::F {
     let limit = (1 << 28) as f32;

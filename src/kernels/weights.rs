@@ -1,14 +1,13 @@
-//! Rows of weights from one type to another, as conversion wants them: the quantizers of the formats
-//! with each instruction set behind them.
+//! Quantizing rows of weights, for conversion: the quantizers of the formats with every instruction set.
 
-use lapidary_formats::quant::{Effort, Lanes, QuantType, LANES};
+use lapidary_formats::quant::{Effort, QuantType, LANES};
 
 use super::isa::{Isa, Op, Simd};
 
-/// Rows to be quantized.
+/// How rows are to be quantized.
 #[derive(Clone, Copy, Debug)]
 pub struct Quantize<'a> {
-    /// What they are wanted in.
+    /// The type that they get.
     pub ty: QuantType,
     /// How much each column's squared error counts, `[cols]`; equally much if not given.
     pub importance: Option<&'a [f32]>,
@@ -17,8 +16,8 @@ pub struct Quantize<'a> {
 }
 
 impl Quantize<'_> {
-    /// Writes the row `x`, `[cols]`, to `out`, unless it has values that are not finite, and gives the
-    /// row's [`largest`] magnitude. The bytes do not depend on `isa`.
+    /// Writes the row `x`, `[cols]`, to `out`, unless it has values that are not finite. Returns its
+    /// [`largest`] magnitude. The bytes do not depend on `isa`.
     pub fn row(&self, isa: Isa, x: &[f32], out: &mut [u8]) -> f32 {
         isa.run(Row { quantize: self, x, out })
     }
@@ -38,69 +37,21 @@ impl Op for Row<'_> {
         let Row { quantize: Quantize { ty, importance, effort }, x, out } = self;
         let largest = largest(x);
         if largest.is_finite() {
-            ty.quantize_by(Vectors(s), x, *importance, *effort, out);
+            ty.quantize_by(s, x, *importance, *effort, out);
         }
         largest
     }
 }
 
-/// An instruction set for the quantizers.
-#[derive(Clone, Copy)]
-struct Vectors<S>(S);
-
-macro_rules! lanes {
-    ($($name:ident($($arg:ident),*);)*) => {
-        $(
-            #[inline(always)]
-            fn $name(self, $($arg: S::F),*) -> S::F {
-                self.0.$name($($arg),*)
-            }
-        )*
-    };
-}
-
-impl<S: Simd> Lanes for Vectors<S> {
-    type V = S::F;
-
-    #[inline(always)]
-    fn splat(self, x: f32) -> S::F {
-        self.0.splat(x)
-    }
-    #[inline(always)]
-    fn load(self, x: &[f32; LANES]) -> S::F {
-        self.0.load(x)
-    }
-    #[inline(always)]
-    fn store(self, x: S::F) -> [f32; LANES] {
-        let mut to = [0.0; LANES];
-        self.0.store(x, &mut to);
-        to
-    }
-
-    #[inline(always)]
-    fn least(self, x: S::F) -> usize {
-        self.0.least(x)
-    }
-
-    lanes! {
-        add(a, b);
-        sub(a, b);
-        mul(a, b);
-        div(a, b);
-        max(a, b);
-        min(a, b);
-        select_less(a, b, x, y);
-    }
-}
-
-/// The largest magnitude, where infinity is larger than every number and NaN larger still. That is
-/// the order of the bits without the sign, which needs no comparison of floats.
+/// The largest magnitude. Infinity is larger than every number, and NaN is larger than infinity, which
+/// is the order of the bits without the sign.
 #[inline(always)]
 pub fn largest(x: &[f32]) -> f32 {
     f32::from_bits(x.iter().fold(0, |largest, x| largest.max(x.abs().to_bits())))
 }
 
-/// `Σ w (x - y)²` and `Σ w x²` of a row and what became of it, with `w` for the columns' importance.
+/// `Σ w (x - y)²` and `Σ w x²` of a row `x` and its quantized values `y`, where `w` is the importance of
+/// the columns, or 1.
 pub fn weighted_error(isa: Isa, x: &[f32], y: &[f32], importance: Option<&[f32]>) -> [f64; 2] {
     isa.run(WeightedError { x, y, importance })
 }
@@ -145,7 +96,7 @@ mod tests {
         assert!(largest(&[f32::NAN, f32::INFINITY, 1.0]).is_nan());
     }
 
-    /// Values with a bell's shape and a few that stick out; importances over three magnitudes.
+    /// Values with a bell-shaped distribution and a few outliers, and importances over three magnitudes.
     fn data(n: usize) -> (Vec<f32>, Vec<f32>) {
         let mut state = 1u64;
         let mut uniform = || {
@@ -193,7 +144,7 @@ mod tests {
     fn what_counts_more_errs_less() {
         const COLS: usize = 2048;
         let (x, w) = data(COLS);
-        // Without those that stick out: where one value rules a block, its scale is no choice.
+        // Without outliers: a value much larger than the others leaves no choice of a scale.
         let x: Vec<f32> = x.into_iter().map(|x| x.clamp(-0.05, 0.05)).collect();
         let error = |ty: QuantType, importance| {
             let (mut bytes, mut y) = (vec![0; ty.row_bytes(COLS).unwrap()], vec![0.0; COLS]);
@@ -201,11 +152,11 @@ mod tests {
             (ty.traits().dequantize)(&bytes, &mut y);
             weighted_error(Isa::best(), &x, &y, Some(&w))[0]
         };
-        // Q8_0 follows ggml's rule to the byte, and floats have no choice.
+        // Q8_0 gives the same bytes as ggml, and floats leave no choice.
         let choosing = QuantType::all()
             .filter(|ty| ty.block_len() > 1 && !matches!(ty, QuantType::Q8_0 | QuantType::Q8_K));
         for ty in choosing {
-            // A tenth less at least, importances being spread over three magnitudes.
+            // At least a tenth less, since the importances are spread over three magnitudes.
             let limit = 0.9;
             let ratio = error(ty, Some(&w)) / error(ty, None);
             assert!(ratio < limit, "{ty}: {ratio}");

@@ -189,7 +189,7 @@ impl<const SUBS: usize> Affine<SUBS> {
                 xm = l.add(xm, l.mul(wm, x));
             }
         }
-        let sum = |v: L::V| l.store(v).iter().fold(0.0, |sum, x| sum + f64::from(*x));
+        let sum = |v: L::F| l.to_array(v).iter().fold(0.0, |sum, x| sum + f64::from(*x));
         let [qq, qm, xq, mm, xm] = [qq, qm, xq, mm, xm].map(sum);
         let determinant = qq * mm - qm * qm;
         if determinant == 0.0 {

@@ -1,46 +1,56 @@
-//! Sixteen floats side by side: what the search for scales is written in, so that one text serves
-//! as the reference and, with vector instructions behind it, as the fast quantizer.
+//! Sixteen floats side by side. The search for scales is written in these operations, so that the same
+//! code is the reference and, with an instruction set behind the operations, the fast quantizer. The
+//! kernels that run models extend them.
 
 /// How many floats there are.
 pub const LANES: usize = 16;
 
-/// Operations on sixteen floats, each rounded by itself: products are not contracted with sums. All
-/// implementations give the same bits. They are `#[inline(always)]`.
+/// Operations on sixteen floats. Each result is rounded by itself: a product is not contracted with a
+/// sum, so that no result depends on whether a machine has fused multiply-add. All implementations
+/// give the same bits. The methods are `#[inline(always)]`.
 pub trait Lanes: Copy {
     /// Sixteen f32.
-    type V: Copy;
+    type F: Copy;
 
     /// `x` in every lane.
-    fn splat(self, x: f32) -> Self::V;
+    fn splat(self, x: f32) -> Self::F;
     /// From memory.
-    fn load(self, x: &[f32; LANES]) -> Self::V;
+    fn load(self, x: &[f32; LANES]) -> Self::F;
     /// To memory.
-    fn store(self, x: Self::V) -> [f32; LANES];
+    fn store(self, x: Self::F, to: &mut [f32; LANES]);
     /// `a + b`
-    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a - b`
-    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a * b`
-    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a / b`
-    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
     /// `if a > b { a } else { b }`: the second if one is NaN.
-    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// `if a < b { a } else { b }`: the second if one is NaN.
-    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// `if a < b { x } else { y }`
-    fn select_less(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
+    fn select_less(self, a: Self::F, b: Self::F, x: Self::F, y: Self::F) -> Self::F;
 
-    /// The first lane that is least; none is NaN.
+    /// The lanes as an array.
     #[inline(always)]
-    fn least(self, x: Self::V) -> usize {
-        let x = self.store(x);
+    fn to_array(self, x: Self::F) -> [f32; LANES] {
+        let mut y = [0.0; LANES];
+        self.store(x, &mut y);
+        y
+    }
+
+    /// The index of the smallest lane, the first of equals. No lane may be NaN.
+    #[inline(always)]
+    fn least(self, x: Self::F) -> usize {
+        let x = self.to_array(x);
         let least = x.iter().fold(x[0], |least, x| if *x < least { *x } else { least });
         x.iter().position(|x| *x == least).unwrap_or(0)
     }
 }
 
-/// The reference: arrays, and what the compiler makes of them.
+/// The reference: arrays, with the vector instructions that the compiler uses by itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Plain;
 
@@ -54,46 +64,46 @@ fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; L
 }
 
 impl Lanes for Plain {
-    type V = [f32; LANES];
+    type F = [f32; LANES];
 
     #[inline(always)]
-    fn splat(self, x: f32) -> Self::V {
+    fn splat(self, x: f32) -> Self::F {
         [x; LANES]
     }
     #[inline(always)]
-    fn load(self, x: &[f32; LANES]) -> Self::V {
+    fn load(self, x: &[f32; LANES]) -> Self::F {
         *x
     }
     #[inline(always)]
-    fn store(self, x: Self::V) -> [f32; LANES] {
-        x
+    fn store(self, x: Self::F, to: &mut [f32; LANES]) {
+        *to = x;
     }
     #[inline(always)]
-    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
         zip(a, b, |a, b| a + b)
     }
     #[inline(always)]
-    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
         zip(a, b, |a, b| a - b)
     }
     #[inline(always)]
-    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
         zip(a, b, |a, b| a * b)
     }
     #[inline(always)]
-    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
         zip(a, b, |a, b| a / b)
     }
     #[inline(always)]
-    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
         zip(a, b, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]
-    fn min(self, a: Self::V, b: Self::V) -> Self::V {
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
         zip(a, b, |a, b| if a < b { a } else { b })
     }
     #[inline(always)]
-    fn select_less(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V {
+    fn select_less(self, a: Self::F, b: Self::F, x: Self::F, y: Self::F) -> Self::F {
         std::array::from_fn(|i| if a[i] < b[i] { x[i] } else { y[i] })
     }
 }

@@ -51,13 +51,13 @@ impl Range {
 
     /// [`clamp`](Self::clamp) of each lane.
     #[inline(always)]
-    pub(super) fn clamp_lanes<L: Lanes>(self, l: L, x: L::V) -> L::V {
+    pub(super) fn clamp_lanes<L: Lanes>(self, l: L, x: L::F) -> L::F {
         l.min(l.max(x, l.splat(self.low)), l.splat(self.high))
     }
 
     /// [`nearest`](Self::nearest) of each lane.
     #[inline(always)]
-    pub(super) fn nearest_lanes<L: Lanes>(self, l: L, x: L::V) -> L::V {
+    pub(super) fn nearest_lanes<L: Lanes>(self, l: L, x: L::F) -> L::F {
         let round = l.splat(ROUND);
         l.sub(l.add(self.clamp_lanes(l, x), round), round)
     }

@@ -51,8 +51,8 @@ pub(super) fn magnitude(x: &[f32]) -> f32 {
 fn fold<L: Lanes>(
     l: L,
     x: &[f32],
-    mut each: impl FnMut(usize, L::V) -> L::V,
-    pair: impl Fn(L::V, L::V) -> L::V,
+    mut each: impl FnMut(usize, L::F) -> L::F,
+    pair: impl Fn(L::F, L::F) -> L::F,
     pair_one: impl Fn(f32, f32) -> f32,
 ) -> f32 {
     let (x, rest) = x.as_chunks::<LANES>();
@@ -61,7 +61,7 @@ fn fold<L: Lanes>(
     for (i, x) in x.iter().enumerate().skip(1) {
         sum = pair(sum, each(i, l.load(x)));
     }
-    let mut sum = l.store(sum);
+    let mut sum = l.to_array(sum);
     for n in [8, 4, 2, 1] {
         for i in 0..n {
             sum[i] = pair_one(sum[i], sum[i + n]);
@@ -72,7 +72,7 @@ fn fold<L: Lanes>(
 
 /// The vector of `w` that starts at `16 * i`.
 #[inline(always)]
-fn lanes_of<L: Lanes>(l: L, w: &[f32], i: usize) -> L::V {
+fn lanes_of<L: Lanes>(l: L, w: &[f32], i: usize) -> L::F {
     l.load(&w.as_chunks::<LANES>().0[i])
 }
 
@@ -134,11 +134,11 @@ pub(super) fn better<T>(a: (f32, T), b: (f32, T)) -> (f32, T) {
 #[inline(always)]
 pub(super) fn least<L: Lanes, const N: usize>(
     l: L,
-    error: L::V,
-    values: [L::V; N],
+    error: L::F,
+    values: [L::F; N],
 ) -> (f32, [f32; N]) {
     let at = l.least(error);
-    (l.store(error)[at], values.map(|v| l.store(v)[at]))
+    (l.to_array(error)[at], values.map(|v| l.to_array(v)[at]))
 }
 
 /// The codes that make `d * q + m` nearest to `x`, in two's complement.
@@ -152,7 +152,7 @@ pub(super) fn encode(x: &[f32], d: f32, m: f32, codes: Range, q: &mut [u8]) {
 
 /// The squared error of `x = d * q` with the nearest codes, for each trial scale `d`, none of them 0.
 #[inline(always)]
-pub(super) fn errors<L: Lanes>(l: L, x: &[f32], w: &[f32], d: L::V, codes: Range) -> L::V {
+pub(super) fn errors<L: Lanes>(l: L, x: &[f32], w: &[f32], d: L::F, codes: Range) -> L::F {
     let inverse = l.div(l.splat(1.0), d);
     let mut errors = l.splat(0.0);
     for (x, w) in x.iter().zip(w) {
@@ -172,7 +172,7 @@ const NUMBERS: [f32; LANES] =
 
 /// `first` and the integers that follow it, one per lane.
 #[inline(always)]
-pub(super) fn consecutive<L: Lanes>(l: L, first: f32) -> L::V {
+pub(super) fn consecutive<L: Lanes>(l: L, first: f32) -> L::F {
     l.add(l.splat(first), l.load(&NUMBERS))
 }
 
@@ -204,7 +204,7 @@ pub(super) fn scale<L: Lanes>(l: L, x: &[f32], w: &[f32], codes: Range) -> f32 {
 
 /// How much the codes nearest to `x * inverse` lower the error, and the best `d` for them.
 #[inline(always)]
-fn scale_gain<L: Lanes>(l: L, x: &[f32], w: &[f32], inverse: L::V, codes: Range) -> (L::V, L::V) {
+fn scale_gain<L: Lanes>(l: L, x: &[f32], w: &[f32], inverse: L::F, codes: Range) -> (L::F, L::F) {
     let (mut xq, mut qq) = (l.splat(0.0), l.splat(0.0));
     for (x, w) in x.iter().zip(w) {
         let x = l.splat(*x);
@@ -282,9 +282,9 @@ impl Trials<'_> {
         l: L,
         x: &[f32],
         w: &[f32],
-        inverse: L::V,
-        below: L::V,
-    ) -> (L::V, L::V, L::V) {
+        inverse: L::F,
+        below: L::F,
+    ) -> (L::F, L::F, L::F) {
         // Sums use `x - min`, so that a large `min` costs no precision.
         let (mut q1, mut qq, mut xq) = (l.splat(0.0), l.splat(0.0), l.splat(0.0));
         for (x, w) in x.iter().zip(w) {
@@ -338,8 +338,8 @@ impl MinTrials<'_> {
         &self,
         l: L,
         (x, w): (&[f32], &[f32]),
-        scales: L::V,
-        d: L::V,
+        scales: L::F,
+        d: L::F,
         ideal: (f32, f32),
     ) -> (f32, [f32; 2]) {
         let (errors, mins) = self.best(l, x, w, d, ideal);
@@ -354,9 +354,9 @@ impl MinTrials<'_> {
         l: L,
         x: &[f32],
         w: &[f32],
-        d: L::V,
+        d: L::F,
         ideal: (f32, f32),
-    ) -> (L::V, L::V) {
+    ) -> (L::F, L::F) {
         let Moments { total, mean, spread } = *self.moments;
         let mean_code = self.codes.clamp((mean - ideal.1) * inverse(ideal.0));
         let inverse = l.div(l.splat(1.0), d);

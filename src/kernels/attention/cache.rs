@@ -12,9 +12,9 @@ use crate::kernels::Cpu;
 /// What keys and values are stored as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvType {
-    /// Half precision, what every peer does by default.
+    /// Half precision, the default of other programs too.
     F16,
-    /// Eight bits, with a scale for 32 values: the blocks of the quant type of that name.
+    /// Eight bits, with a scale for every 32 values: blocks of the quant type of that name.
     Q8_0,
     /// Single precision, for exact comparisons.
     F32,
@@ -24,7 +24,7 @@ impl KvType {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::F16, Self::Q8_0, Self::F32];
 
-    /// What `--kv` calls it.
+    /// Its name in `--kv`.
     pub fn name(self) -> &'static str {
         match self {
             Self::F16 => "f16",
@@ -33,7 +33,7 @@ impl KvType {
         }
     }
 
-    /// Bytes that a head's keys, or its values, take at one position: whole units of 32.
+    /// Bytes of a head's key, or of its value, at one position: whole units of 32 values.
     pub fn head_bytes(self, head_dim: usize) -> usize {
         let unit = match self {
             Self::F16 => size_of::<[u16; UNIT]>(),
@@ -44,14 +44,14 @@ impl KvType {
     }
 }
 
-/// The keys (or the values) of one layer, by position. Memory is taken a span of positions at a time,
-/// as they come; a ring, when it is full, writes over what is oldest.
+/// The keys (or the values) of one layer, by position. Memory is allocated a span of positions at a
+/// time, as they come. A ring that is full overwrites the oldest positions.
 #[derive(Debug)]
 pub struct KvRows {
     shape: Shape,
-    /// Positions that were written, since it was empty, and not cut off.
+    /// Positions that were written since it was empty, without those that were truncated.
     len: usize,
-    /// The most there were: everything before `reached - capacity` is written over.
+    /// The largest `len` since it was empty: everything before `reached - capacity` is overwritten.
     reached: usize,
     slots: Slots,
 }
@@ -60,11 +60,11 @@ pub struct KvRows {
 struct Shape {
     n_head_kv: usize,
     head_dim: usize,
-    /// Positions that it has room for. If a ring, a multiple of [`SPAN`].
+    /// Positions that there is room for. A multiple of [`SPAN`] in a ring.
     capacity: usize,
 }
 
-/// Spans, each in the slot that its number leaves as a remainder.
+/// The spans. Span `i` is in slot `i` modulo the number of slots.
 #[derive(Debug)]
 pub(super) enum Slots {
     F16(Spans<[u16; UNIT]>),
@@ -72,15 +72,15 @@ pub(super) enum Slots {
     F32(Spans<[f32; UNIT]>),
 }
 
-/// By slot, `[n_head_kv, positions of the span, units of a head]`, so that attention reads each
-/// head's in a row. Pages that are never written take no memory.
+/// By slot, `[n_head_kv, positions of the span, units of a head]`, so that attention reads what
+/// belongs to a head in sequence. Pages that are never written take no memory.
 #[derive(Debug)]
 pub(super) struct Spans<U> {
     shape: Shape,
     slots: Vec<Vec<U>>,
 }
 
-/// Calls `$then` with whatever the spans are of.
+/// Evaluates `$then` with the spans as `$spans`, whatever their type.
 macro_rules! each_type {
     ($slots:expr, $spans:ident => $then:expr) => {
         match $slots {
@@ -94,7 +94,7 @@ macro_rules! each_type {
 mod stored;
 
 impl KvRows {
-    /// Room for `capacity` positions, and then for no more.
+    /// With room for `capacity` positions.
     pub fn new(ty: KvType, n_head_kv: usize, head_dim: usize, capacity: usize) -> Self {
         let shape = Shape { n_head_kv, head_dim, capacity };
         let slots = match ty {
@@ -105,8 +105,8 @@ impl KvRows {
         Self { shape, len: 0, reached: 0, slots }
     }
 
-    /// Keeps the last positions, and enough of them for queries that see `window` positions, their
-    /// own included, when up to `ubatch` rows are appended before they ask.
+    /// The capacity of a ring for queries that attend to `window` positions, their own included, when
+    /// up to `n_ubatch` rows are appended before the queries are computed.
     pub fn ring_capacity(window: usize, n_ubatch: usize) -> usize {
         (window - 1 + n_ubatch).next_multiple_of(SPAN)
     }
@@ -114,7 +114,7 @@ impl KvRows {
     /// Appends rows, `[n, n_head_kv * head_dim]`.
     ///
     /// # Panics
-    /// If they are more than there is room for at all.
+    /// If they are more rows than the capacity.
     pub fn push(&mut self, cpu: &Cpu, x: &[f32]) {
         let Shape { n_head_kv, head_dim, capacity } = self.shape;
         let n = x.len() / (n_head_kv * head_dim);
@@ -125,7 +125,7 @@ impl KvRows {
         self.reached = self.reached.max(self.len);
     }
 
-    /// The first position that is still there.
+    /// The first position that is not overwritten.
     pub fn first(&self) -> usize {
         self.reached.saturating_sub(self.shape.capacity)
     }
@@ -138,10 +138,11 @@ impl KvRows {
         }
     }
 
-    /// Holds the positions of `other` before `len` that are still there, and nothing else.
+    /// Makes it hold the positions of `other` before `len`, as far as they are not overwritten, and
+    /// nothing else.
     ///
     /// # Panics
-    /// If the other one has another shape or type.
+    /// If the shapes or types differ.
     pub fn copy_from(&mut self, other: &Self, len: usize) {
         assert_eq!(self.shape, other.shape, "caches of one shape");
         let wrapped = other.reached > self.shape.capacity;
@@ -153,7 +154,7 @@ impl KvRows {
             _ => panic!("caches of one type"),
         }
         self.len = len;
-        // What is written over there is missing here.
+        // What is overwritten there is missing here.
         self.reached = if wrapped { other.reached } else { len };
     }
 
@@ -167,7 +168,7 @@ impl<U: Unit> Spans<U> {
         Self { shape, slots: Vec::new() }
     }
 
-    /// Makes the first `n` slots, or all that there are, the same.
+    /// Copies the first `n` slots, or all that there are.
     fn copy_from(&mut self, other: &Self, n: usize) {
         for (slot, from) in other.slots.iter().take(n).enumerate() {
             match self.slots.get_mut(slot) {
@@ -177,7 +178,8 @@ impl<U: Unit> Spans<U> {
         }
     }
 
-    /// Positions of every slot but perhaps the last, and units of a head at one of them.
+    /// The number of positions in `slot`, which may be fewer in the last one, and of a head's units
+    /// at a position.
     fn rows(&self, slot: usize) -> (usize, usize) {
         let Shape { head_dim, capacity, .. } = self.shape;
         (SPAN.min(capacity - slot * SPAN), head_dim.div_ceil(UNIT))
@@ -187,7 +189,7 @@ impl<U: Unit> Spans<U> {
         pos / SPAN % self.shape.capacity.div_ceil(SPAN)
     }
 
-    /// What a head has from position `at` on, the first of a span: `[positions, units]`.
+    /// What a head has in the span that begins at position `at`, `[positions, units]`.
     pub fn span(&self, at: usize, head_kv: usize) -> &[U] {
         let slot = self.slot(at);
         let (positions, units) = self.rows(slot);
@@ -201,18 +203,18 @@ impl<U: Unit> Spans<U> {
         while at < rows.end {
             let end = rows.end.min((at / SPAN + 1) * SPAN);
             let x = &x[(at - rows.start) * row..(end - rows.start) * row];
-            let jobs = self.jobs(at, x);
-            // A few rows are written sooner than the threads are called.
+            let writes = self.writes(at, x);
+            // Calling the threads would take longer than writing a few rows.
             match few {
-                true => jobs.for_each(|job| cpu.isa.run(job)),
-                false => cpu.pool.for_each(jobs, |job| cpu.isa.run(job)),
+                true => writes.for_each(|write| cpu.isa.run(write)),
+                false => cpu.pool.for_each(writes, |write| cpu.isa.run(write)),
             }
             at = end;
         }
     }
 
-    /// Rows of one span, by head.
-    fn jobs<'a>(&'a mut self, at: usize, x: &'a [f32]) -> impl Iterator<Item = Write<'a, U>> {
+    /// What is to be written to one span, by head.
+    fn writes<'a>(&'a mut self, at: usize, x: &'a [f32]) -> impl Iterator<Item = Write<'a, U>> {
         let Shape { n_head_kv, head_dim, .. } = self.shape;
         let slot = self.slot(at);
         let (positions, units) = self.rows(slot);
@@ -230,7 +232,7 @@ impl<U: Unit> Spans<U> {
     }
 }
 
-/// One head's part of rows, on its way to the cache.
+/// Stores one head's part of some rows.
 struct Write<'a, U> {
     /// `[n, n_head_kv * head_dim]`
     x: &'a [f32],

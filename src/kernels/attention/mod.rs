@@ -1,8 +1,9 @@
 //! Attention over a cache of keys and values.
 //!
-//! Positions are taken in spans of [`SPAN`], the same ones wherever a query stands. Within a span
-//! the order of additions is fixed, and spans are added in order: so the result does not depend on
-//! which queries are computed together, and the spans of one query can go to several threads.
+//! Positions are taken in spans of [`SPAN`], which begin at the same positions for every query.
+//! Within a span the order of additions is fixed, and spans are added in order. So the result does
+//! not depend on which queries are computed together, and the spans of one query can go to several
+//! threads.
 
 mod cache;
 mod span;
@@ -17,14 +18,15 @@ use cache::{Slots, Spans};
 use span::{Partial, Span};
 use unit::Unit;
 
-/// Positions whose scores are held at a time.
-const SPAN: usize = 256;
+/// Positions in a span, whose scores are held at a time.
+pub const SPAN: usize = 256;
 
-/// Queries, heads and positions counted, that share the reading of keys and values.
+/// Queries that share the reading of keys and values: query heads of one group times positions.
 const QUERIES: usize = 16;
 
-/// Up to so many positions, spans are shared out to the threads; more give enough work each. Few
-/// enough to be one group.
+/// A sequence with at most so many new positions has its spans shared out to the threads. More
+/// positions are shared out themselves. All of these few positions are in one [`QueryGroup`] for each
+/// key/value head.
 const FEW: usize = 4;
 
 /// The shape of an attention layer.
@@ -40,7 +42,7 @@ pub struct Attention {
     pub scale: f32,
     /// Squashes scores, if given.
     pub softcap: Option<f32>,
-    /// Positions that a query sees, its own included.
+    /// Positions that a query attends to, its own included.
     pub window: usize,
 }
 
@@ -49,69 +51,72 @@ pub struct Attention {
 pub struct Partials(Vec<Partial>);
 
 impl Partials {
-    /// Bytes for one sequence of `n_ctx` positions: for each span of a head the query, its scores, and
-    /// the sum of values.
+    /// Bytes for one sequence of `n_ctx` positions: for every query head and span, the query, its
+    /// scores and the sum of the values.
     pub fn bytes(n_ctx: usize, n_head: usize, head_dim: usize) -> usize {
         n_ctx.div_ceil(SPAN) * n_head * (2 * head_dim + SPAN) * size_of::<f32>()
     }
 }
 
-/// The keys and values of one sequence, and where its queries stand.
+/// The keys and values of one sequence, and the positions of its queries.
 #[derive(Clone, Copy, Debug)]
 pub struct CausalRange<'c> {
     /// The first query's position.
     pub pos: usize,
-    /// Queries, at least one.
+    /// Number of queries, at least one.
     pub n: usize,
-    /// What they see, up to position `pos + n`.
+    /// The keys that they attend to, up to position `pos + n`.
     pub k: &'c KvRows,
-    /// The same of the values.
+    /// The values of the same positions.
     pub v: &'c KvRows,
 }
 
-/// The same, of a type.
-struct Part<'c, U> {
+/// A [`CausalRange`] with the type of its keys and values.
+struct TypedRange<'c, U> {
     pos: usize,
     n: usize,
     k: &'c Spans<U>,
     v: &'c Spans<U>,
 }
 
-/// Some positions of one key/value head's queries, and where their output goes.
-struct Job<'a> {
+/// The queries of one key/value head at a few positions, and where their output goes.
+struct QueryGroup<'a> {
     head_kv: usize,
     /// The first position.
     pos: usize,
-    /// By position, `[group * head_dim]` each.
+    /// By position, the query heads of the group, `[group * head_dim]` each.
     q: Vec<&'a [f32]>,
     out: Vec<&'a mut [f32]>,
 }
 
 impl Attention {
-    /// `out[t] = softmax(softcap(q[t]·k * scale)) · v` over what each query sees of its own sequence.
-    /// `q` and `out` are `[n, n_head * head_dim]`, the queries of all sequences in order.
+    /// `out[t] = softmax(softcap(q[t]·k * scale)) · v` over the positions that each query attends to
+    /// in its own sequence. `q` and `out` are `[n, n_head * head_dim]`, the queries of all
+    /// sequences in the order of `ranges`.
     ///
     /// # Panics
     /// If the caches are not all of one type.
     pub fn run(
         &self,
         cpu: &Cpu,
-        seen: &[CausalRange<'_>],
+        ranges: &[CausalRange<'_>],
         q: &[f32],
         partials: &mut Partials,
         out: &mut [f32],
     ) {
         macro_rules! of {
             ($ty:ident) => {{
-                let parts = seen.iter().map(|seen| match (seen.k.slots(), seen.v.slots()) {
-                    (Slots::$ty(k), Slots::$ty(v)) => Part { pos: seen.pos, n: seen.n, k, v },
+                let ranges = ranges.iter().map(|range| match (range.k.slots(), range.v.slots()) {
+                    (Slots::$ty(k), Slots::$ty(v)) => {
+                        TypedRange { pos: range.pos, n: range.n, k, v }
+                    }
                     _ => panic!("keys and values have one type"),
                 });
-                let parts: Vec<_> = parts.collect();
-                self.heads(cpu, &parts, q, partials, out);
+                let ranges: Vec<_> = ranges.collect();
+                self.run_typed(cpu, &ranges, q, partials, out);
             }};
         }
-        match seen.first().map(|first| first.k.slots()) {
+        match ranges.first().map(|first| first.k.slots()) {
             Some(Slots::F16(_)) => of!(F16),
             Some(Slots::Q8_0(_)) => of!(Q8_0),
             Some(Slots::F32(_)) => of!(F32),
@@ -119,99 +124,105 @@ impl Attention {
         }
     }
 
-    fn heads<U: Unit>(
+    fn run_typed<U: Unit>(
         &self,
         cpu: &Cpu,
-        parts: &[Part<'_, U>],
+        ranges: &[TypedRange<'_, U>],
         mut q: &[f32],
         Partials(partials): &mut Partials,
         mut out: &mut [f32],
     ) {
-        let span = |part: &Part<'_, U>, job: &Job, at: usize, partial: &mut Partial| {
-            let (k, v) = (part.k.span(at, job.head_kv), part.v.span(at, job.head_kv));
-            let span = Span { shape: self, pos: job.pos, q: &job.q, k, v, at };
+        let span = |range: &TypedRange<'_, U>, group: &QueryGroup, at, partial: &mut Partial| {
+            let (k, v) = (range.k.span(at, group.head_kv), range.v.span(at, group.head_kv));
+            let span = Span { shape: self, pos: group.pos, q: &group.q, k, v, at };
             cpu.isa.run(span.into_op(partial));
         };
         let (mut many, mut few) = (Vec::new(), Vec::new());
-        for part in parts {
+        for range in ranges {
             let (q_of, out_of);
-            let len = part.n * self.n_head * self.head_dim;
+            let len = range.n * self.n_head * self.head_dim;
             (q_of, q) = q.split_at(len);
             (out_of, out) = out.split_at_mut(len);
-            let jobs = self.jobs(part.pos, q_of, out_of);
-            match part.n > FEW {
-                true => many.extend(jobs.into_iter().map(|job| (part, job))),
-                false => few.push((part, jobs)),
+            let groups = self.query_groups(range.pos, q_of, out_of);
+            match range.n > FEW {
+                true => many.extend(groups.into_iter().map(|group| (range, group))),
+                false => few.push((range, groups)),
             }
         }
         if !many.is_empty() {
             let new = || (Partial::default(), Partial::default());
-            cpu.pool.for_each_with(many, new, |(sum, partial), (part, mut job)| {
+            cpu.pool.for_each_with(many, new, |(sum, partial), (range, mut group)| {
                 sum.clear();
-                for at in self.spans(job.pos, job.out.len()) {
-                    span(part, &job, at, partial);
+                for at in self.spans(group.pos, group.out.len()) {
+                    span(range, &group, at, partial);
                     sum.add(partial);
                 }
-                sum.write(&mut job.out, self.head_dim);
+                sum.write(&mut group.out, self.head_dim);
             });
         }
         // By span and then by head, as the caches lie in memory.
         let items: Vec<_> = few
             .iter()
-            .flat_map(|(part, jobs)| {
-                let spans = self.spans(part.pos, part.n);
-                spans.flat_map(move |at| jobs.iter().map(move |job| (*part, job, at)))
+            .flat_map(|(range, groups)| {
+                let spans = self.spans(range.pos, range.n);
+                spans.flat_map(move |at| groups.iter().map(move |group| (*range, group, at)))
             })
             .collect();
         partials.resize_with(items.len().max(partials.len()), Partial::default);
         let places = items.into_iter().zip(partials.iter_mut());
-        cpu.pool.for_each(places, |((part, job, at), to)| span(part, job, at, to));
+        cpu.pool.for_each(places, |((range, group, at), to)| span(range, group, at, to));
         let (mut sum, mut rest) = (Partial::default(), partials.as_slice());
-        for (part, jobs) in few {
-            let (of_part, others) =
-                rest.split_at(jobs.len() * self.spans(part.pos, part.n).count());
-            let n_job = jobs.len();
-            for (i, mut job) in jobs.into_iter().enumerate() {
+        for (range, groups) in few {
+            let (of_range, others) =
+                rest.split_at(groups.len() * self.spans(range.pos, range.n).count());
+            let n_group = groups.len();
+            for (i, mut group) in groups.into_iter().enumerate() {
                 sum.clear();
-                of_part[i..].iter().step_by(n_job).for_each(|partial| sum.add(partial));
-                sum.write(&mut job.out, self.head_dim);
+                of_range[i..].iter().step_by(n_group).for_each(|partial| sum.add(partial));
+                sum.write(&mut group.out, self.head_dim);
             }
             rest = others;
         }
     }
 
-    /// The queries, in groups that share keys and values.
-    fn jobs<'a>(&self, pos: usize, q: &'a [f32], out: &'a mut [f32]) -> Vec<Job<'a>> {
+    /// The queries in groups that share keys and values: by a few positions, and then by key/value
+    /// head.
+    fn query_groups<'a>(
+        &self,
+        pos: usize,
+        q: &'a [f32],
+        out: &'a mut [f32],
+    ) -> Vec<QueryGroup<'a>> {
         let row = self.n_head * self.head_dim;
-        let group = row / self.n_head_kv;
+        let group_row = row / self.n_head_kv;
         let together = (QUERIES * self.n_head_kv / self.n_head).max(FEW);
-        let mut jobs = Vec::new();
+        let mut groups = Vec::new();
         for (i, (q, out)) in
             q.chunks(together * row).zip(out.chunks_mut(together * row)).enumerate()
         {
             let pos = pos + i * together;
-            let first = jobs.len();
-            let new = |head_kv| Job { head_kv, pos, q: Vec::new(), out: Vec::new() };
-            jobs.extend((0..self.n_head_kv).map(new));
+            let first = groups.len();
+            let new = |head_kv| QueryGroup { head_kv, pos, q: Vec::new(), out: Vec::new() };
+            groups.extend((0..self.n_head_kv).map(new));
             for (q, out) in q.chunks(row).zip(out.chunks_mut(row)) {
-                let groups = q.chunks(group).zip(out.chunks_mut(group));
-                for (job, (q, out)) in jobs[first..].iter_mut().zip(groups) {
-                    job.q.push(q);
-                    job.out.push(out);
+                let rows = q.chunks(group_row).zip(out.chunks_mut(group_row));
+                for (group, (q, out)) in groups[first..].iter_mut().zip(rows) {
+                    group.q.push(q);
+                    group.out.push(out);
                 }
             }
         }
-        jobs
+        groups
     }
 
-    /// The positions that position `pos` sees.
-    fn seen(&self, pos: usize) -> Range<usize> {
+    /// The positions that a query at `pos` attends to.
+    fn causal_range(&self, pos: usize) -> Range<usize> {
         (pos + 1).saturating_sub(self.window)..pos + 1
     }
 
-    /// The beginnings of the spans that `n` positions from `pos` on see.
+    /// The first positions of the spans that queries at `n` positions from `pos` on attend to.
     fn spans(&self, pos: usize, n: usize) -> impl Iterator<Item = usize> + Clone {
-        let first = self.seen(pos).start / SPAN * SPAN;
+        let first = self.causal_range(pos).start / SPAN * SPAN;
         (first..pos + n).step_by(SPAN)
     }
 }

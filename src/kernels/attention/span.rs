@@ -12,7 +12,7 @@ pub struct Span<'a, U> {
     pub shape: &'a Attention,
     /// The position of the first queries.
     pub pos: usize,
-    /// By position, the queries of one group, `[group * head_dim]`.
+    /// By position, the query heads of one key/value head, `[group * head_dim]`.
     pub q: &'a [&'a [f32]],
     /// From `at` on, `[positions, units of a head]`.
     pub k: &'a [U],
@@ -22,7 +22,7 @@ pub struct Span<'a, U> {
     pub at: usize,
 }
 
-/// What one span gives, or several: numerators and denominators of the weighted means.
+/// The result of one span, or the sum of several: numerators and denominators of the weighted means.
 #[derive(Debug, Default)]
 pub struct Partial {
     /// Σ exp(score - max), `[queries]`.
@@ -31,14 +31,14 @@ pub struct Partial {
     max: Vec<f32>,
     /// Σ exp(score - max) · v, `[queries, padded head_dim]`.
     sums: Vec<f32>,
-    /// Of the span in the making: queries, `[queries, padded head_dim]`.
+    /// The queries of the span that is being computed, `[queries, padded head_dim]`.
     q: Vec<f32>,
-    /// Of the span in the making: scores, then their exponentials, `[queries, SPAN]`.
+    /// The scores of that span and then their exponentials, `[queries, SPAN]`.
     p: Vec<f32>,
 }
 
-/// The most that scores may be squashed to for exp to need no maximum taken off: sums of 2^23 of
-/// them are finite, and the smallest still normal.
+/// With scores squashed to at most this, no maximum has to be subtracted before exp: sums of 2^23
+/// exponentials are finite, and the smallest exponential is still a normal number.
 const BOUNDED: f32 = 64.0;
 
 impl<'a, U: Unit> Span<'a, U> {
@@ -61,12 +61,13 @@ impl<U: Unit> Op for SpanOp<'_, U> {
         let Self { span, to } = self;
         let (d, width) = (span.shape.head_dim, padded(span.shape.head_dim));
         let queries = span.q.len() * (span.q[0].len() / d);
-        // What a query sees of the span, from the span's beginning; and what some query sees.
-        let seen = |query| {
-            let seen = span.shape.seen(span.pos + query);
-            seen.start.saturating_sub(span.at)..seen.end.saturating_sub(span.at).min(SPAN)
+        // The keys of the span in a query's causal range, counted from the span's beginning; and those
+        // in the range of any query.
+        let causal_range = |query| {
+            let Range { start, end } = span.shape.causal_range(span.pos + query);
+            start.saturating_sub(span.at)..end.saturating_sub(span.at).min(SPAN)
         };
-        let keys = seen(0).start..seen(span.q.len() - 1).end;
+        let keys = causal_range(0).start..causal_range(span.q.len() - 1).end;
         let Partial { denominators, max, sums, q, p } = to;
         q.clear();
         for row in span.q {
@@ -81,7 +82,7 @@ impl<U: Unit> Op for SpanOp<'_, U> {
         max.clear();
         let group = queries / span.q.len();
         for (i, p) in p.chunks_exact_mut(SPAN).enumerate() {
-            let Range { start, end } = seen(i / group);
+            let Range { start, end } = causal_range(i / group);
             let start = start.min(keys.end);
             let (largest, sum) = exponentials(s, span.shape, p, start..end.max(start));
             max.push(largest);
@@ -93,9 +94,9 @@ impl<U: Unit> Op for SpanOp<'_, U> {
     }
 }
 
-/// Calls `$tile` with a number of queries, and of keys or of a value's registers to meet them, whose
-/// products fill the registers: many queries where there are many, so that each key or value is
-/// loaded and widened once for all of them.
+/// Covers all queries with tiles: `$tile` gets a number of queries, a number of keys (or of registers
+/// of a value) and the first query. The sums of a tile fill the registers. Tiles have many queries if
+/// there are many, so that each key or value is loaded and widened once for all of them.
 macro_rules! in_tiles {
     ($s:ty, $queries:expr, $tile:ident) => {
         let mut first = 0;
@@ -122,11 +123,11 @@ macro_rules! in_tiles {
     };
 }
 
-/// How far ahead of its use the cache is asked for, in bytes, where few queries meet it and memory is
-/// what is waited for.
+/// How far ahead of its use the cache is prefetched, in bytes, where there are few queries and memory
+/// is the limit.
 const AHEAD: usize = 4096;
 
-/// Asks for `x`'s like from [`AHEAD`] behind its beginning on.
+/// Prefetches as many bytes as `x` has, [`AHEAD`] bytes after it.
 #[inline(always)]
 fn prefetch<S: Simd, T>(s: S, x: &[T]) {
     let at = x.as_ptr().cast::<u8>().wrapping_add(AHEAD);
@@ -223,16 +224,16 @@ fn score_tile<S: Simd, U: Unit, const Q: usize, const K: usize>(
     }
 }
 
-/// Turns the scores of one query into exponentials, 0 outside of `seen`, and gives what was taken
-/// off the scores and their sum.
+/// Turns the scores of one query into exponentials, 0 outside of `keys`. Returns what was subtracted
+/// from the scores, and the sum of the exponentials.
 #[inline(always)]
-fn exponentials<S: Simd>(s: S, shape: &Attention, p: &mut [f32], seen: Range<usize>) -> (f32, f32) {
-    let end = seen.end;
-    p[..seen.start].fill(0.0);
+fn exponentials<S: Simd>(s: S, shape: &Attention, p: &mut [f32], keys: Range<usize>) -> (f32, f32) {
+    let Range { start, end } = keys;
+    p[..start].fill(0.0);
     p[end..].fill(0.0);
     let scale = s.splat(shape.scale);
     let (chunks, _) = p.as_chunks_mut::<16>();
-    let chunks = &mut chunks[seen.start / 16..end.div_ceil(16)];
+    let chunks = &mut chunks[start / 16..end.div_ceil(16)];
     for x in chunks.iter_mut() {
         let score = s.mul(s.load(x), scale);
         let score = match shape.softcap {
@@ -244,15 +245,15 @@ fn exponentials<S: Simd>(s: S, shape: &Attention, p: &mut [f32], seen: Range<usi
     let max = match shape.softcap {
         Some(cap) if cap <= BOUNDED => 0.0,
         _ => {
-            let scores = p[seen.start..end].iter();
+            let scores = p[start..end].iter();
             scores.fold(f32::NEG_INFINITY, |max, x| if *x > max { *x } else { max })
         }
     };
     let (chunks, _) = p.as_chunks_mut::<16>();
-    for x in &mut chunks[seen.start / 16..end.div_ceil(16)] {
+    for x in &mut chunks[start / 16..end.div_ceil(16)] {
         s.store(math::exp(s, s.sub(s.load(x), s.splat(max))), x);
     }
-    p[..seen.start].fill(0.0);
+    p[..start].fill(0.0);
     p[end..].fill(0.0);
     let mut sum = s.splat(0.0);
     for x in p.as_chunks::<16>().0 {
@@ -346,12 +347,12 @@ fn padded(head_dim: usize) -> usize {
 }
 
 impl Partial {
-    /// Nothing yet.
+    /// Makes it the sum of no spans.
     pub fn clear(&mut self) {
         self.denominators.clear();
     }
 
-    /// Adds another span's part, in the order of spans.
+    /// Adds the result of another span. Spans have to come in order.
     pub fn add(&mut self, next: &Partial) {
         let queries = next.denominators.len();
         if self.denominators.is_empty() {
@@ -380,7 +381,7 @@ impl Partial {
         }
     }
 
-    /// Writes the means, by position `[group * head_dim]`.
+    /// Writes the weighted means, by position `[group * head_dim]`.
     pub fn write(&self, out: &mut [&mut [f32]], head_dim: usize) {
         let width = padded(head_dim);
         let heads = out.iter_mut().flat_map(|out| out.chunks_exact_mut(head_dim));

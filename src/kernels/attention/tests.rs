@@ -43,7 +43,7 @@ impl Case {
         self.q.len() / (self.shape.n_head * self.shape.head_dim)
     }
 
-    /// The output of all positions, evaluated in pieces, with everything kept.
+    /// The output of all positions, evaluated `piece` at a time, with a cache of all positions.
     fn run(&self, isa: Isa, kv: KvType, piece: usize) -> Vec<f32> {
         self.run_within(self.positions(), isa, kv, piece)
     }
@@ -61,8 +61,8 @@ impl Case {
             values.push(&cpu, &self.v[pos * kv_row..end * kv_row]);
             let q = &self.q[pos * row..end * row];
             let mut out = vec![f32::NAN; q.len()];
-            let seen = CausalRange { pos, n: end - pos, k: &keys, v: &values };
-            self.shape.run(&cpu, &[seen], q, &mut partials, &mut out);
+            let range = CausalRange { pos, n: end - pos, k: &keys, v: &values };
+            self.shape.run(&cpu, &[range], q, &mut partials, &mut out);
             all.extend(out);
         }
         all
@@ -97,7 +97,7 @@ impl Case {
     }
 }
 
-/// Shapes with and without a window and a softcap, heads that fill no register, several groups.
+/// Shapes with and without a window and a softcap, narrow heads, several groups of query heads.
 fn cases() -> Vec<Case> {
     let shape = |heads: (usize, usize), head_dim, softcap, window| Attention {
         n_head: heads.0,
@@ -141,7 +141,7 @@ fn every_instruction_set_gives_the_bits_of_the_reference() {
     }
 }
 
-/// Alone (spans are shared out), a few, and many (positions are shared out).
+/// One position at a time and a few (spans are shared out), and many (positions are shared out).
 #[test]
 fn pieces_change_nothing() {
     for (i, case) in cases().iter().enumerate() {
@@ -169,9 +169,9 @@ fn a_ring_gives_the_bits_of_a_whole_cache() {
     assert!(wrapped >= 4, "no ring was full: {wrapped}");
 }
 
-/// Blocks of 32 within ±m are off by at most m / 254, and half of the scale's last bit for each of up
-/// to 127 steps (m / 4096): a value within ±1 by 0.0042, and a score within
-/// ±3 · 3 · √d · softcap's slope by what moves weights less than that again.
+/// A block of 32 values within ±m is off by at most m / 254, and by half of the scale's last bit for
+/// each of up to 127 steps (m / 4096). So a value within ±1 is off by at most 0.0042, and what the
+/// errors of the keys do to the weights is less than that.
 #[test]
 fn eight_bits_are_near_single_precision() {
     for (i, case) in cases().iter().enumerate() {
@@ -181,7 +181,7 @@ fn eight_bits_are_near_single_precision() {
             found.iter().zip(&exact).map(|(a, b)| square(f64::from(*a) - b)).sum::<f64>();
         let rms = (error / found.len() as f64).sqrt();
         assert!(rms <= 0.005, "case {i}: {rms}");
-        // Not what single precision gives: the cache did hold eight bits.
+        // More than the error of single precision: the cache did hold eight bits.
         assert!(rms >= 1e-5, "case {i}: {rms}");
     }
 }
@@ -201,7 +201,7 @@ fn positions_that_were_cut_are_forgotten() {
     assert_eq!(format!("{once:?}"), format!("{again:?}"));
 }
 
-/// What is written over counts from the furthest position.
+/// What is overwritten is counted from the largest length.
 #[test]
 fn what_a_ring_still_has() {
     let cpu = cpu(Isa::best());

@@ -1,4 +1,4 @@
-//! What keys and values are stored as: 32 values at a time.
+//! How keys and values are stored, 32 values at a time.
 
 use bytemuck::Pod;
 use half::f16;
@@ -15,19 +15,20 @@ pub const UNIT: usize = 32;
 pub trait Unit: Pod + Send + Sync {
     /// From single precision.
     fn store<S: Simd>(s: S, x: &[f32; UNIT]) -> Self;
-    /// The first sixteen values or the others, widened.
+    /// The first sixteen values (`half` is 0) or the last (1), widened.
     fn load<S: Simd>(&self, s: S, half: usize) -> S::F;
-    /// The same in the order of bytes that files have, and back again.
+    /// The same with little-endian bytes, as in files, or back again.
     fn to_le(self) -> Self;
 }
 
 impl Unit for [u16; UNIT] {
     #[inline(always)]
     fn store<S: Simd>(_: S, x: &[f32; UNIT]) -> Self {
-        let mut halves = [f16::ZERO; UNIT];
-        halves.convert_from_f32_slice(x);
-        // Not infinite: what a query does not see is multiplied by 0, which must give 0.
-        halves.map(|x| if x.is_infinite() { f16::MAX.copysign(x) } else { x }.to_bits())
+        let mut y = [f16::ZERO; UNIT];
+        y.convert_from_f32_slice(x);
+        // Not infinite: values outside of a query's causal range are multiplied by 0, which must
+        // give 0.
+        y.map(|x| if x.is_infinite() { f16::MAX.copysign(x) } else { x }.to_bits())
     }
 
     #[inline(always)]
@@ -65,12 +66,12 @@ impl Unit for BlockQ8_0 {
 
     #[inline(always)]
     fn load<S: Simd>(&self, s: S, half: usize) -> S::F {
-        let d = s.splat(s.half(self.d.to_bits()));
+        let d = s.splat(s.widen_f16(self.d.to_bits()));
         s.mul(s.load_i8(&self.qs.as_chunks().0[half]), d)
     }
 
     fn to_le(self) -> Self {
-        // Bytes, all of it.
+        // It consists of bytes.
         self
     }
 }

@@ -2,14 +2,16 @@
 
 use std::arch::x86_64::*;
 
+use lapidary_formats::quant::Lanes;
+
 use super::ops::{ops, token};
-use super::simd::{Q3_HIGH, Q3_LOW};
 use super::x86::{float_ops, int_ops};
 use super::{IntOp, Simd, SimdInt};
 
 token!(
     /// AVX2 with FMA and F16C.
     Avx2,
+    "avx2",
     "avx2,fma,f16c",
     is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
@@ -37,7 +39,7 @@ macro_rules! shift {
     };
 }
 
-/// The sum of the lanes of each of four.
+/// The sum of the lanes of each of four registers.
 macro_rules! sums {
     ($x:expr) => {{
         let x = $x;
@@ -48,23 +50,8 @@ macro_rules! sums {
     }};
 }
 
-/// Sixteen bytes of four blocks: those of block `$b`, twice.
-macro_rules! block {
-    ($b:expr, $x:expr) => {
-        match $b {
-            0 => _mm256_permute4x64_epi64::<0b01_00_01_00>($x[0]),
-            1 => _mm256_permute4x64_epi64::<0b11_10_11_10>($x[0]),
-            2 => _mm256_permute4x64_epi64::<0b01_00_01_00>($x[1]),
-            _ => _mm256_permute4x64_epi64::<0b11_10_11_10>($x[1]),
-        }
-    };
-}
-
-impl Simd for Avx2 {
+impl Lanes for Avx2 {
     type F = Floats;
-    const FLOATS: usize = 8;
-
-    float_ops!();
 
     ops! {
         fn splat(x: f32) -> Floats { [_mm256_set1_ps(x); 2] }
@@ -74,22 +61,6 @@ impl Simd for Avx2 {
         fn store(x: Floats, to: &mut [f32; 16]) {
             _mm256_storeu_ps(to.as_mut_ptr(), x[0]);
             _mm256_storeu_ps(to[8..].as_mut_ptr(), x[1]);
-        }
-        fn load_f16(x: &[u16; 16]) -> Floats {
-            let low = _mm_loadu_si128(x.as_ptr().cast());
-            let high = _mm_loadu_si128(x[8..].as_ptr().cast());
-            [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
-        }
-        fn load_bf16(x: &[u16; 16]) -> Floats {
-            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
-            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(x[8..].as_ptr().cast()));
-            let (low, high) = (_mm256_slli_epi32::<16>(low), _mm256_slli_epi32::<16>(high));
-            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
-        }
-        fn load_i8(x: &[i8; 16]) -> Floats {
-            let x = _mm_loadu_si128(x.as_ptr().cast());
-            let high = _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(x, x));
-            [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)), _mm256_cvtepi32_ps(high)]
         }
         fn add(a: Floats, b: Floats) -> Floats {
             [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])]
@@ -121,6 +92,31 @@ impl Simd for Avx2 {
             let low = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a[0], least));
             let high = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a[1], least));
             (low | high << 8).trailing_zeros() as usize & 15
+        }
+    }
+}
+
+impl Simd for Avx2 {
+    const FLOATS: usize = 8;
+
+    float_ops!();
+
+    ops! {
+        fn load_f16(x: &[u16; 16]) -> Floats {
+            let low = _mm_loadu_si128(x.as_ptr().cast());
+            let high = _mm_loadu_si128(x[8..].as_ptr().cast());
+            [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
+        }
+        fn load_bf16(x: &[u16; 16]) -> Floats {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(x[8..].as_ptr().cast()));
+            let (low, high) = (_mm256_slli_epi32::<16>(low), _mm256_slli_epi32::<16>(high));
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
+        }
+        fn load_i8(x: &[i8; 16]) -> Floats {
+            let x = _mm_loadu_si128(x.as_ptr().cast());
+            let high = _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(x, x));
+            [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)), _mm256_cvtepi32_ps(high)]
         }
         fn abs(a: Floats) -> Floats {
             let sign = _mm256_set1_ps(-0.0);
@@ -156,27 +152,33 @@ impl Simd for Avx2 {
 }
 
 impl SimdInt for Avx2 {
-    type B = [__m256i; 2];
-    type W = [__m256i; 2];
-    type H = [__m256i; 2];
-    type I = __m256i;
-    type D = [__m256i; 2];
+    type Bytes = [__m256i; 2];
+    type Words = [__m256i; 2];
+    type Sums = __m256i;
+    type HalfSums = [__m256i; 2];
 
     int_ops!();
 
     ops! {
-        fn load_bytes(x: &[u8; 64]) -> Self::B {
+        fn load_bytes(x: &[u8; 64]) -> Self::Bytes {
             let p = x.as_ptr();
             [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())]
         }
-        fn load_halves(a: &[u8; 32], b: &[u8; 32]) -> Self::B {
+        fn load_halves(a: &[u8; 32], b: &[u8; 32]) -> Self::Bytes {
             let (a, b) = (a.as_ptr(), b.as_ptr());
             [_mm256_loadu_si256(a.cast()), _mm256_loadu_si256(b.cast())]
         }
-        fn load_twice(x: &[u8; 32]) -> Self::B {
+        fn load_quarters(x: [&[u8; 16]; 4]) -> Self::Bytes {
+            let [a, b, c, d] = x;
+            let first = _mm256_castsi128_si256(_mm_loadu_si128(a.as_ptr().cast()));
+            let second = _mm256_castsi128_si256(_mm_loadu_si128(c.as_ptr().cast()));
+            let (b, d) = (_mm_loadu_si128(b.as_ptr().cast()), _mm_loadu_si128(d.as_ptr().cast()));
+            [_mm256_inserti128_si256::<1>(first, b), _mm256_inserti128_si256::<1>(second, d)]
+        }
+        fn load_twice(x: &[u8; 32]) -> Self::Bytes {
             [_mm256_loadu_si256(x.as_ptr().cast()); 2]
         }
-        fn nibbles(a: &[u8; 16], b: &[u8; 16]) -> Self::B {
+        fn nibbles(a: &[u8; 16], b: &[u8; 16]) -> Self::Bytes {
             let counts = _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4);
             let low = _mm256_set1_epi8(15);
             let a = _mm256_broadcastsi128_si256(_mm_loadu_si128(a.as_ptr().cast()));
@@ -184,23 +186,55 @@ impl SimdInt for Avx2 {
             let (a, b) = (_mm256_srlv_epi32(a, counts), _mm256_srlv_epi32(b, counts));
             [_mm256_and_si256(a, low), _mm256_and_si256(b, low)]
         }
-        fn store_bytes(x: Self::B, to: &mut [u8; 64]) {
+        fn store_bytes(x: Self::Bytes, to: &mut [u8; 64]) {
             let p = to.as_mut_ptr();
             _mm256_storeu_si256(p.cast(), x[0]);
             _mm256_storeu_si256(p.add(32).cast(), x[1]);
         }
-        fn splat_byte(x: u8) -> Self::B { [_mm256_set1_epi8(x as i8); 2] }
-        fn and(a: Self::B, b: Self::B) -> Self::B {
+        fn splat_byte(x: u8) -> Self::Bytes { [_mm256_set1_epi8(x as i8); 2] }
+        fn and(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
             [_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])]
         }
-        fn or(a: Self::B, b: Self::B) -> Self::B {
+        fn or(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
             [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])]
         }
-        fn shift_halves<const FIRST: i32, const SECOND: i32>(a: Self::B) -> Self::B {
+        fn sub_bytes(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+            [_mm256_sub_epi8(a[0], b[0]), _mm256_sub_epi8(a[1], b[1])]
+        }
+        fn shift_halves<const FIRST: i32, const SECOND: i32>(a: Self::Bytes) -> Self::Bytes {
             [shift!(FIRST, a[0]), shift!(SECOND, a[1])]
         }
-        fn bit_mask(bits: u64) -> Self::B {
-            // Each byte gets the byte of `bits` that its bit is in, then only that bit.
+        fn shift_dwords<const A: i32, const B: i32, const C: i32, const D: i32>(
+            x: Self::Bytes
+        ) -> Self::Bytes {
+            let n = [A.max(0), B.max(0), C.max(0), D.max(0)];
+            let right = _mm256_setr_epi32(n[0], n[1], n[2], n[3], n[0], n[1], n[2], n[3]);
+            let n = [(-A).max(0), (-B).max(0), (-C).max(0), (-D).max(0)];
+            let left = _mm256_setr_epi32(n[0], n[1], n[2], n[3], n[0], n[1], n[2], n[3]);
+            let mut y = x;
+            for y in &mut y {
+                if A < 0 || B < 0 || C < 0 || D < 0 {
+                    *y = _mm256_sllv_epi32(*y, left);
+                }
+                *y = _mm256_srlv_epi32(*y, right);
+            }
+            y
+        }
+        fn shuffle(x: Self::Bytes, places: &[u8; 64]) -> Self::Bytes {
+            let p = places.as_ptr();
+            let first = _mm256_shuffle_epi8(x[0], _mm256_loadu_si256(p.cast()));
+            [first, _mm256_shuffle_epi8(x[1], _mm256_loadu_si256(p.add(32).cast()))]
+        }
+        fn broadcast_quarter<const Q: i32>(x: Self::Bytes) -> Self::Bytes {
+            [match Q {
+                0 => _mm256_permute4x64_epi64::<0b01_00_01_00>(x[0]),
+                1 => _mm256_permute4x64_epi64::<0b11_10_11_10>(x[0]),
+                2 => _mm256_permute4x64_epi64::<0b01_00_01_00>(x[1]),
+                _ => _mm256_permute4x64_epi64::<0b11_10_11_10>(x[1]),
+            }; 2]
+        }
+        fn bit_mask(bits: u64) -> Self::Bytes {
+            // Each byte becomes the byte of `bits` that its bit is in, and then only that bit.
             const BYTE: i64 = 0x0101_0101_0101_0101;
             let order = _mm256_setr_epi64x(0, BYTE, 2 * BYTE, 3 * BYTE);
             let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
@@ -210,59 +244,9 @@ impl SimdInt for Avx2 {
             [low, _mm256_cmpeq_epi8(_mm256_and_si256(high, bit), bit)]
         }
 
-        fn load_heads(x: [&[u8; 16]; 4]) -> Self::H {
-            let [a, b, c, d] = x;
-            let first = _mm256_castsi128_si256(_mm_loadu_si128(a.as_ptr().cast()));
-            let second = _mm256_castsi128_si256(_mm_loadu_si128(c.as_ptr().cast()));
-            let (b, d) = (_mm_loadu_si128(b.as_ptr().cast()), _mm_loadu_si128(d.as_ptr().cast()));
-            [_mm256_inserti128_si256::<1>(first, b), _mm256_inserti128_si256::<1>(second, d)]
-        }
-        fn nibble_heads(x: Self::H, high: bool) -> Self::H {
-            let low = _mm256_set1_epi8(15);
-            let [a, b] = if high {
-                [_mm256_srli_epi16::<4>(x[0]), _mm256_srli_epi16::<4>(x[1])]
-            } else {
-                x
-            };
-            [_mm256_and_si256(a, low), _mm256_and_si256(b, low)]
-        }
-        fn six_bit_heads(x: Self::H) -> Self::H {
-            // The low parts of scales and minimums, from where they lie; then the high bits of the
-            // last four of each, which the first four carry.
-            let (low_bits, six, top) = (0x0f0f_0f0f, 0x3f3f_3f3f, 0x3030_3030);
-            let counts = _mm256_setr_epi32(0, 0, 0, 4, 0, 0, 0, 4);
-            let masks =
-                _mm256_setr_epi32(six, low_bits, six, low_bits, six, low_bits, six, low_bits);
-            let tops = _mm256_setr_epi32(0, top, 0, top, 0, top, 0, top);
-            let mut y = x;
-            for y in &mut y {
-                let low = _mm256_srlv_epi32(_mm256_shuffle_epi32::<0b11_10_11_01>(*y), counts);
-                let high = _mm256_srli_epi32::<2>(_mm256_shuffle_epi32::<0b10_10_01_01>(*y));
-                let (low, high) = (_mm256_and_si256(low, masks), _mm256_and_si256(high, tops));
-                *y = _mm256_or_si256(low, high);
-            }
-            y
-        }
-        fn signed_six_bit_heads(x: Self::H) -> Self::H {
-            let low_place = _mm256_broadcastsi128_si256(bytemuck::cast::<_, __m128i>(Q3_LOW));
-            let high_place = _mm256_broadcastsi128_si256(bytemuck::cast::<_, __m128i>(Q3_HIGH));
-            let right = _mm256_setr_epi32(0, 0, 4, 4, 0, 0, 4, 4);
-            let left = _mm256_setr_epi32(4, 2, 0, 0, 4, 2, 0, 0);
-            let last = _mm256_setr_epi32(0, 0, 0, 2, 0, 0, 0, 2);
-            let mut y = x;
-            for y in &mut y {
-                let low = _mm256_srlv_epi32(_mm256_shuffle_epi8(*y, low_place), right);
-                let high = _mm256_sllv_epi32(_mm256_shuffle_epi8(*y, high_place), left);
-                let low = _mm256_and_si256(low, _mm256_set1_epi8(15));
-                let high = _mm256_srlv_epi32(high, last);
-                let high = _mm256_and_si256(high, _mm256_set1_epi8(0x30));
-                *y = _mm256_sub_epi8(_mm256_or_si256(low, high), _mm256_set1_epi8(32));
-            }
-            y
-        }
-        fn first_halves(x: Self::H) -> [[f32; 4]; 2] {
+        fn first_f16_pairs(x: Self::Bytes) -> [[f32; 4]; 2] {
             let low = _mm256_unpacklo_epi32(x[0], x[1]);
-            // The first words of blocks 0, 2, 1, 3.
+            // The first dwords of quarters 0, 2, 1, 3.
             let pairs = _mm_unpacklo_epi64(
                 _mm256_castsi256_si128(low),
                 _mm256_extracti128_si256::<1>(low),
@@ -270,88 +254,72 @@ impl SimdInt for Avx2 {
             let order = _mm_setr_epi8(0, 1, 8, 9, 4, 5, 12, 13, 2, 3, 10, 11, 6, 7, 14, 15);
             bytemuck::cast(_mm256_cvtph_ps(_mm_shuffle_epi8(pairs, order)))
         }
-        fn scale_32<const B: i32, const U: i32>(x: Self::H) -> Self::W {
-            // The upper byte of a word is zero: its place says so.
-            let (a, b) = ((0x8000 | (2 * U)) as i16, (0x8000 | (2 * U + 1)) as i16);
-            let x = block!(B, x);
-            [
-                _mm256_shuffle_epi8(x, _mm256_set1_epi16(a)),
-                _mm256_shuffle_epi8(x, _mm256_set1_epi16(b)),
-            ]
+
+        fn load_words(x: &[i16; 32]) -> Self::Words {
+            let p = x.as_ptr();
+            [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(16).cast())]
         }
-        fn scale_16<const B: i32, const U: i32>(x: Self::H) -> Self::W {
-            // To the upper byte of each word, and down with the sign.
-            let place = |g: i32| (((4 * U + g) << 8) | 0x80) * 0x1_0001;
-            let (a, b, c, d) = (place(0), place(1), place(2), place(3));
-            let x = block!(B, x);
-            let first = _mm256_shuffle_epi8(x, _mm256_setr_epi32(a, a, a, a, b, b, b, b));
-            let second = _mm256_shuffle_epi8(x, _mm256_setr_epi32(c, c, c, c, d, d, d, d));
-            [_mm256_srai_epi16::<8>(first), _mm256_srai_epi16::<8>(second)]
+        fn high_bytes(x: Self::Bytes) -> Self::Words {
+            [_mm256_srai_epi16::<8>(x[0]), _mm256_srai_epi16::<8>(x[1])]
         }
-        fn products_32(x: Self::H, sums: &[[i16; 8]; 4]) -> [i32; 4] {
-            let upper = _mm256_broadcastsi128_si256(_mm_setr_epi8(
-                8, -1, 9, -1, 10, -1, 11, -1, 12, -1, 13, -1, 14, -1, 15, -1,
-            ));
-            let p = sums.as_ptr();
-            let first = _mm256_loadu_si256(p.cast());
-            let first = _mm256_madd_epi16(_mm256_shuffle_epi8(x[0], upper), first);
-            let second = _mm256_loadu_si256(p.add(2).cast());
-            let second = _mm256_madd_epi16(_mm256_shuffle_epi8(x[1], upper), second);
-            // Blocks 0 and 2 lie in the lower halves, 1 and 3 in the upper ones.
+        fn widen_half<const HALF: i32>(x: Self::Bytes) -> Self::Words {
+            let x = x[HALF as usize];
+            let second = _mm256_extracti128_si256::<1>(x);
+            [_mm256_cvtepi8_epi16(_mm256_castsi256_si128(x)), _mm256_cvtepi8_epi16(second)]
+        }
+
+        fn pairs(u: Self::Bytes, s: Self::Bytes) -> Self::Words {
+            [_mm256_maddubs_epi16(u[0], s[0]), _mm256_maddubs_epi16(u[1], s[1])]
+        }
+        fn products(a: Self::Words, b: Self::Words) -> __m256i {
+            _mm256_add_epi32(_mm256_madd_epi16(a[0], b[0]), _mm256_madd_epi16(a[1], b[1]))
+        }
+        fn add_products(sum: __m256i, a: Self::Words, b: Self::Words) -> __m256i {
+            let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(a[0], b[0]));
+            _mm256_add_epi32(sum, _mm256_madd_epi16(a[1], b[1]))
+        }
+        fn products_by_half(a: Self::Words, b: Self::Words) -> Self::HalfSums {
+            [_mm256_madd_epi16(a[0], b[0]), _mm256_madd_epi16(a[1], b[1])]
+        }
+        fn products_by_quarter(a: Self::Words, b: Self::Words) -> [i32; 4] {
+            let (first, second) = (_mm256_madd_epi16(a[0], b[0]), _mm256_madd_epi16(a[1], b[1]));
+            // Quarters 0 and 2 lie in the lower halves, 1 and 3 in the upper ones.
             let twos = _mm256_hadd_epi32(first, second);
             let ones = _mm256_hadd_epi32(twos, twos);
             let high = _mm256_extracti128_si256::<1>(ones);
             bytemuck::cast(_mm_unpacklo_epi32(_mm256_castsi256_si128(ones), high))
         }
-        fn products_16(x: Self::H, sums: &[[i16; 16]; 4]) -> [i32; 4] {
-            let p: *const __m256i = sums.as_ptr().cast();
-            let a = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(x[0]));
-            let b = _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(x[0]));
-            let c = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(x[1]));
-            let d = _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(x[1]));
-            sums!([
-                _mm256_madd_epi16(a, _mm256_loadu_si256(p)),
-                _mm256_madd_epi16(b, _mm256_loadu_si256(p.add(1))),
-                _mm256_madd_epi16(c, _mm256_loadu_si256(p.add(2))),
-                _mm256_madd_epi16(d, _mm256_loadu_si256(p.add(3))),
-            ])
-        }
 
-        fn pairs(u: Self::B, s: Self::B) -> Self::W {
-            [_mm256_maddubs_epi16(u[0], s[0]), _mm256_maddubs_epi16(u[1], s[1])]
-        }
-        fn products(a: Self::W, b: Self::W) -> __m256i {
-            _mm256_add_epi32(_mm256_madd_epi16(a[0], b[0]), _mm256_madd_epi16(a[1], b[1]))
-        }
-        fn add_products(sum: __m256i, a: Self::W, b: Self::W) -> __m256i {
-            let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(a[0], b[0]));
-            _mm256_add_epi32(sum, _mm256_madd_epi16(a[1], b[1]))
-        }
-
-        fn dot(u: Self::B, s: Self::B) -> Self::D {
+        fn dot(u: Self::Bytes, s: Self::Bytes) -> Self::HalfSums {
             let ones = _mm256_set1_epi16(1);
             let first = _mm256_madd_epi16(_mm256_maddubs_epi16(u[0], s[0]), ones);
             [first, _mm256_madd_epi16(_mm256_maddubs_epi16(u[1], s[1]), ones)]
         }
-        fn dot_signed(w: Self::B, s: Self::B) -> Self::D {
+        fn dot_signed(w: Self::Bytes, s: Self::Bytes) -> Self::HalfSums {
             let ones = _mm256_set1_epi16(1);
             let s = [_mm256_sign_epi8(s[0], w[0]), _mm256_sign_epi8(s[1], w[1])];
             let first = _mm256_maddubs_epi16(_mm256_abs_epi8(w[0]), s[0]);
             let second = _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), s[1]);
             [_mm256_madd_epi16(first, ones), _mm256_madd_epi16(second, ones)]
         }
-        fn half_sums(x: [Self::D; 2]) -> [i32; 4] { sums!([x[0][0], x[0][1], x[1][0], x[1][1]]) }
+        fn half_sums(x: [Self::HalfSums; 2]) -> [i32; 4] { sums!([x[0][0], x[0][1], x[1][0], x[1][1]]) }
     }
 
     #[inline(always)]
-    fn fold(self, a: __m256i, b: __m256i) -> Self::D {
+    fn words(self, x: Self::Bytes) -> Self::Words {
+        x
+    }
+
+    #[inline(always)]
+    fn fold(self, a: __m256i, b: __m256i) -> Self::HalfSums {
         [a, b]
     }
 
     const COLS: usize = 8;
     const WIDE: bool = false;
-    type V = __m256i;
-    type A = __m256i;
+    const BIAS: u8 = 0;
+    type Columns = __m256i;
+    type Steps = __m256i;
 
     #[inline(always)]
     fn scale_bits(scale: i16) -> u32 {
@@ -359,7 +327,7 @@ impl SimdInt for Avx2 {
     }
 
     ops! {
-        fn splat_v(x: u32) -> __m256i { _mm256_set1_epi32(x as i32) }
+        fn splat_u32(x: u32) -> __m256i { _mm256_set1_epi32(x as i32) }
         fn no_steps() -> __m256i { _mm256_setzero_si256() }
         fn step(sum: __m256i, u: __m256i, s: __m256i) -> __m256i {
             _mm256_add_epi16(sum, _mm256_maddubs_epi16(u, s))

@@ -2,14 +2,16 @@
 
 use std::arch::x86_64::*;
 
+use lapidary_formats::quant::Lanes;
+
 use super::ops::{ops, token};
-use super::simd::{Q3_HIGH, Q3_LOW};
 use super::x86::{float_ops, int_ops};
 use super::{IntOp, Simd, SimdInt};
 
 token!(
     /// AVX-512 F, BW, DQ, VL and VNNI, with AVX2, FMA and F16C.
     Avx512,
+    "avx512",
     "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
     is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
@@ -21,17 +23,17 @@ token!(
         && is_x86_feature_detected!("avx512vnni")
 );
 
-/// The sums of the halves of `$a` and of `$b`.
-macro_rules! quarters {
+/// The sum of the lanes of each half, of `$a` and of `$b`.
+macro_rules! half_sums {
     ($a:expr, $b:expr) => {{
         let even = _mm512_shuffle_i64x2::<0b10_00_10_00>($a, $b);
         let odd = _mm512_shuffle_i64x2::<0b11_01_11_01>($a, $b);
-        ones!(_mm512_add_epi32(even, odd))
+        quarter_sums!(_mm512_add_epi32(even, odd))
     }};
 }
 
-/// The sums of the quarters of `$fours`.
-macro_rules! ones {
+/// The sum of the lanes of each quarter of `$fours`.
+macro_rules! quarter_sums {
     ($fours:expr) => {{
         let fours = $fours;
         let twos = _mm512_add_epi32(fours, _mm512_shuffle_epi32::<0b01_00_11_10>(fours));
@@ -41,38 +43,13 @@ macro_rules! ones {
     }};
 }
 
-/// Sixteen bytes of four blocks: those of block `$b`, four times.
-macro_rules! block {
-    ($b:expr, $x:expr) => {
-        match $b {
-            0 => _mm512_shuffle_i32x4::<0b00_00_00_00>($x, $x),
-            1 => _mm512_shuffle_i32x4::<0b01_01_01_01>($x, $x),
-            2 => _mm512_shuffle_i32x4::<0b10_10_10_10>($x, $x),
-            _ => _mm512_shuffle_i32x4::<0b11_11_11_11>($x, $x),
-        }
-    };
-}
-
-impl Simd for Avx512 {
+impl Lanes for Avx512 {
     type F = __m512;
-    const FLOATS: usize = 32;
-
-    float_ops!();
 
     ops! {
         fn splat(x: f32) -> __m512 { _mm512_set1_ps(x) }
         fn load(x: &[f32; 16]) -> __m512 { _mm512_loadu_ps(x.as_ptr()) }
         fn store(x: __m512, to: &mut [f32; 16]) { _mm512_storeu_ps(to.as_mut_ptr(), x) }
-        fn load_f16(x: &[u16; 16]) -> __m512 {
-            _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast()))
-        }
-        fn load_bf16(x: &[u16; 16]) -> __m512 {
-            let x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x))
-        }
-        fn load_i8(x: &[i8; 16]) -> __m512 {
-            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast())))
-        }
         fn add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
         fn sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
         fn mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
@@ -86,6 +63,25 @@ impl Simd for Avx512 {
             let least = _mm512_set1_ps(_mm512_reduce_min_ps(a));
             let found = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, least);
             found.trailing_zeros() as usize & 15
+        }
+    }
+}
+
+impl Simd for Avx512 {
+    const FLOATS: usize = 32;
+
+    float_ops!();
+
+    ops! {
+        fn load_f16(x: &[u16; 16]) -> __m512 {
+            _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast()))
+        }
+        fn load_bf16(x: &[u16; 16]) -> __m512 {
+            let x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x))
+        }
+        fn load_i8(x: &[i8; 16]) -> __m512 {
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast())))
         }
         fn abs(a: __m512) -> __m512 { _mm512_abs_ps(a) }
         fn copy_sign(a: __m512, sign: __m512) -> __m512 {
@@ -104,7 +100,7 @@ impl Simd for Avx512 {
             bytemuck::cast(_mm512_cvtsepi32_epi8(_mm512_cvttps_epi32(a)))
         }
         fn sum_each(x: [__m512; 4]) -> [f32; 4] {
-            // Halves are added in the order of `sum`, but for two and then four registers at once.
+            // In the order of `sum`, but of two and then of four registers at once.
             let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(x[0], x[1]);
             let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(x[0], x[1]);
             let a = _mm512_add_ps(low, high);
@@ -123,11 +119,10 @@ impl Simd for Avx512 {
 }
 
 impl SimdInt for Avx512 {
-    type B = __m512i;
-    type W = __m512i;
-    type H = __m512i;
-    type I = __m512i;
-    type D = __m512i;
+    type Bytes = __m512i;
+    type Words = __m512i;
+    type Sums = __m512i;
+    type HalfSums = __m512i;
 
     int_ops!();
 
@@ -137,6 +132,13 @@ impl SimdInt for Avx512 {
             let (a, b) = (a.as_ptr(), b.as_ptr());
             let a = _mm512_castsi256_si512(_mm256_loadu_si256(a.cast()));
             _mm512_inserti64x4::<1>(a, _mm256_loadu_si256(b.cast()))
+        }
+        fn load_quarters(x: [&[u8; 16]; 4]) -> __m512i {
+            let [a, b, c, d] = x;
+            let q = _mm512_castsi128_si512(_mm_loadu_si128(a.as_ptr().cast()));
+            let q = _mm512_inserti32x4::<1>(q, _mm_loadu_si128(b.as_ptr().cast()));
+            let q = _mm512_inserti32x4::<2>(q, _mm_loadu_si128(c.as_ptr().cast()));
+            _mm512_inserti32x4::<3>(q, _mm_loadu_si128(d.as_ptr().cast()))
         }
         fn load_twice(x: &[u8; 32]) -> __m512i {
             _mm512_broadcast_i64x4(_mm256_loadu_si256(x.as_ptr().cast()))
@@ -154,90 +156,63 @@ impl SimdInt for Avx512 {
         fn splat_byte(x: u8) -> __m512i { _mm512_set1_epi8(x as i8) }
         fn and(a: __m512i, b: __m512i) -> __m512i { _mm512_and_si512(a, b) }
         fn or(a: __m512i, b: __m512i) -> __m512i { _mm512_or_si512(a, b) }
+        fn sub_bytes(a: __m512i, b: __m512i) -> __m512i { _mm512_sub_epi8(a, b) }
         fn shift_halves<const FIRST: i32, const SECOND: i32>(a: __m512i) -> __m512i {
-            // Rotated, so that one instruction shifts to both sides: a left rotation by n is a
-            // right one by 64 - n, and what comes in is for the caller to mask.
+            // Rotated, so that one instruction shifts to both sides: a rotation to the left by n is
+            // one to the right by 64 - n.
             let (first, second) = (i64::from(FIRST & 63), i64::from(SECOND & 63));
             let counts = _mm512_setr_epi64(
                 first, first, first, first, second, second, second, second,
             );
             if FIRST == 0 && SECOND == 0 { a } else { _mm512_rorv_epi64(a, counts) }
         }
+        fn shift_dwords<const A: i32, const B: i32, const C: i32, const D: i32>(
+            x: __m512i
+        ) -> __m512i {
+            if A < 0 || B < 0 || C < 0 || D < 0 {
+                let (a, b, c, d) = (A & 31, B & 31, C & 31, D & 31);
+                _mm512_rorv_epi32(x, _mm512_set4_epi32(d, c, b, a))
+            } else {
+                _mm512_srlv_epi32(x, _mm512_set4_epi32(D, C, B, A))
+            }
+        }
+        fn shuffle(x: __m512i, places: &[u8; 64]) -> __m512i {
+            _mm512_shuffle_epi8(x, _mm512_loadu_si512(places.as_ptr().cast()))
+        }
+        fn broadcast_quarter<const Q: i32>(x: __m512i) -> __m512i {
+            match Q {
+                0 => _mm512_shuffle_i32x4::<0b00_00_00_00>(x, x),
+                1 => _mm512_shuffle_i32x4::<0b01_01_01_01>(x, x),
+                2 => _mm512_shuffle_i32x4::<0b10_10_10_10>(x, x),
+                _ => _mm512_shuffle_i32x4::<0b11_11_11_11>(x, x),
+            }
+        }
         fn bit_mask(bits: u64) -> __m512i { _mm512_movm_epi8(bits) }
 
-        fn load_heads(x: [&[u8; 16]; 4]) -> __m512i {
-            let [a, b, c, d] = x;
-            let h = _mm512_castsi128_si512(_mm_loadu_si128(a.as_ptr().cast()));
-            let h = _mm512_inserti32x4::<1>(h, _mm_loadu_si128(b.as_ptr().cast()));
-            let h = _mm512_inserti32x4::<2>(h, _mm_loadu_si128(c.as_ptr().cast()));
-            _mm512_inserti32x4::<3>(h, _mm_loadu_si128(d.as_ptr().cast()))
-        }
-        fn nibble_heads(x: __m512i, high: bool) -> __m512i {
-            let x = if high { _mm512_srli_epi16::<4>(x) } else { x };
-            _mm512_and_si512(x, _mm512_set1_epi8(15))
-        }
-        fn six_bit_heads(x: __m512i) -> __m512i {
-            // The low parts of scales and minimums, from where they lie; then the high bits of the
-            // last four of each, which the first four carry.
-            let low = _mm512_srlv_epi32(
-                _mm512_shuffle_epi32::<0b11_10_11_01>(x),
-                _mm512_set4_epi32(4, 0, 0, 0),
-            );
-            let high = _mm512_srli_epi32::<2>(_mm512_shuffle_epi32::<0b10_10_01_01>(x));
-            let (low_bits, six) = (0x0f0f_0f0f, 0x3f3f_3f3f);
-            let low = _mm512_and_si512(low, _mm512_set4_epi32(low_bits, six, low_bits, six));
-            let high_bits = _mm512_set4_epi32(0x3030_3030, 0, 0x3030_3030, 0);
-            _mm512_or_si512(low, _mm512_and_si512(high, high_bits))
-        }
-        fn signed_six_bit_heads(x: __m512i) -> __m512i {
-            let (low, high) = (Q3_LOW, Q3_HIGH);
-            let low = _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(bytemuck::cast::<_, __m128i>(low)));
-            let high = _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(bytemuck::cast::<_, __m128i>(high)));
-            let low = _mm512_srlv_epi32(low, _mm512_set4_epi32(4, 4, 0, 0));
-            let high = _mm512_rolv_epi32(high, _mm512_set4_epi32(30, 0, 2, 4));
-            let low = _mm512_and_si512(low, _mm512_set1_epi8(15));
-            let high = _mm512_and_si512(high, _mm512_set1_epi8(0x30));
-            _mm512_sub_epi8(_mm512_or_si512(low, high), _mm512_set1_epi8(32))
-        }
-        fn first_halves(x: __m512i) -> [[f32; 4]; 2] {
+        fn first_f16_pairs(x: __m512i) -> [[f32; 4]; 2] {
             let first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
             let pairs = _mm512_castsi512_si128(_mm512_permutexvar_epi32(first, x));
             let order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
             bytemuck::cast(_mm256_cvtph_ps(_mm_shuffle_epi8(pairs, order)))
         }
-        fn scale_32<const B: i32, const U: i32>(x: __m512i) -> __m512i {
-            // The upper byte of a word is zero: its place says so.
-            let (a, b) = (0x8000 | (2 * U), 0x8000 | (2 * U + 1));
-            let (a, b) = (a * 0x1_0001, b * 0x1_0001);
-            let place = _mm512_setr_epi32(a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b);
-            _mm512_shuffle_epi8(block!(B, x), place)
-        }
-        fn scale_16<const B: i32, const U: i32>(x: __m512i) -> __m512i {
-            // To the upper byte of each word, and down with the sign.
-            let place = |g: i32| (((4 * U + g) << 8) | 0x80) * 0x1_0001;
-            let (a, b, c, d) = (place(0), place(1), place(2), place(3));
-            let place = _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d);
-            _mm512_srai_epi16::<8>(_mm512_shuffle_epi8(block!(B, x), place))
-        }
-        fn products_32(x: __m512i, sums: &[[i16; 8]; 4]) -> [i32; 4] {
-            let upper = _mm_setr_epi8(8, -1, 9, -1, 10, -1, 11, -1, 12, -1, 13, -1, 14, -1, 15, -1);
-            let words = _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(upper));
-            let sums = _mm512_loadu_si512(sums.as_ptr().cast());
-            ones!(_mm512_madd_epi16(words, sums))
-        }
-        fn products_16(x: __m512i, sums: &[[i16; 16]; 4]) -> [i32; 4] {
-            let p = sums.as_ptr();
-            let low = _mm512_cvtepi8_epi16(_mm512_castsi512_si256(x));
-            let high = _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64::<1>(x));
-            let low = _mm512_madd_epi16(low, _mm512_loadu_si512(p.cast()));
-            let high = _mm512_madd_epi16(high, _mm512_loadu_si512(p.add(2).cast()));
-            quarters!(low, high)
+
+        fn load_words(x: &[i16; 32]) -> __m512i { _mm512_loadu_si512(x.as_ptr().cast()) }
+        fn high_bytes(x: __m512i) -> __m512i { _mm512_srai_epi16::<8>(x) }
+        fn widen_half<const HALF: i32>(x: __m512i) -> __m512i {
+            _mm512_cvtepi8_epi16(match HALF {
+                0 => _mm512_castsi512_si256(x),
+                _ => _mm512_extracti64x4_epi64::<1>(x),
+            })
         }
 
         fn pairs(u: __m512i, s: __m512i) -> __m512i { _mm512_maddubs_epi16(u, s) }
         fn products(a: __m512i, b: __m512i) -> __m512i { _mm512_madd_epi16(a, b) }
         fn add_products(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
             _mm512_dpwssd_epi32(sum, a, b)
+        }
+        fn products_by_half(a: __m512i, b: __m512i) -> __m512i { _mm512_madd_epi16(a, b) }
+        fn products_by_quarter(a: __m512i, b: __m512i) -> [i32; 4] {
+            quarter_sums!(_mm512_madd_epi16(a, b))
         }
         fn fold(a: __m512i, b: __m512i) -> __m512i {
             let low = _mm512_shuffle_i64x2::<0b01_00_01_00>(a, b);
@@ -253,13 +228,19 @@ impl SimdInt for Avx512 {
             let s = _mm512_mask_sub_epi8(s, negative, _mm512_setzero_si512(), s);
             _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_abs_epi8(w), s)
         }
-        fn half_sums(x: [__m512i; 2]) -> [i32; 4] { quarters!(x[0], x[1]) }
+        fn half_sums(x: [__m512i; 2]) -> [i32; 4] { half_sums!(x[0], x[1]) }
+    }
+
+    #[inline(always)]
+    fn words(self, x: __m512i) -> __m512i {
+        x
     }
 
     const COLS: usize = 16;
     const WIDE: bool = true;
-    type V = __m512i;
-    type A = __m512i;
+    const BIAS: u8 = 128;
+    type Columns = __m512i;
+    type Steps = __m512i;
 
     #[inline(always)]
     fn scale_bits(scale: i16) -> u32 {
@@ -267,7 +248,7 @@ impl SimdInt for Avx512 {
     }
 
     ops! {
-        fn splat_v(x: u32) -> __m512i { _mm512_set1_epi32(x as i32) }
+        fn splat_u32(x: u32) -> __m512i { _mm512_set1_epi32(x as i32) }
         fn no_steps() -> __m512i { _mm512_setzero_si512() }
         fn step(sum: __m512i, u: __m512i, s: __m512i) -> __m512i {
             _mm512_dpbusd_epi32(sum, u, s)
@@ -277,10 +258,7 @@ impl SimdInt for Avx512 {
         }
         fn add_steps(sum: __m512i, steps: __m512i) -> __m512i { _mm512_add_epi32(sum, steps) }
         fn step_signed(sum: __m512i, w: __m512i, s: __m512i) -> __m512i {
-            // There is no sign instruction here: the products with w + 128, less those with 128.
-            let high = _mm512_set1_epi8(-128);
-            let offset = _mm512_dpbusd_epi32(_mm512_setzero_si512(), high, s);
-            _mm512_sub_epi32(_mm512_dpbusd_epi32(sum, _mm512_xor_si512(w, high), s), offset)
+            _mm512_dpbusd_epi32(sum, w, s)
         }
         fn pair_step(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
             _mm512_dpwssd_epi32(sum, a, b)

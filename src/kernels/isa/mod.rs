@@ -1,5 +1,6 @@
-//! Instruction sets: one file each, chosen at run time. A kernel is an [`Op`], written once over
-//! the operations of [`Simd`] and compiled for every instruction set of the architecture.
+//! Instruction sets: one file each, chosen at run time. A kernel is an [`Op`] or an [`IntOp`]. It is
+//! written once, in the operations of [`Simd`] and [`SimdInt`], and compiled for every instruction
+//! set of the architecture.
 
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused))]
 mod ops;
@@ -15,11 +16,12 @@ mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use lapidary_formats::quant::Plain;
+
 pub use simd::{Simd, SimdInt};
 
 #[cfg(target_arch = "aarch64")]
 use neon::Neon;
-use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use {avx2::Avx2, avx512::Avx512};
 
@@ -27,7 +29,7 @@ use {avx2::Avx2, avx512::Avx512};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Token);
 
-/// The tokens are proof that the machine has the instructions.
+/// The tokens prove that the machine has the instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
     Scalar,
@@ -41,7 +43,7 @@ enum Token {
 
 /// A computation on floats that can be compiled for any instruction set.
 pub trait Op {
-    /// What it gives.
+    /// The result.
     type Out;
     /// Computes it. Implementations, and all that they call, are `#[inline(always)]`.
     fn run<S: Simd>(self, s: S) -> Self::Out;
@@ -49,17 +51,33 @@ pub trait Op {
 
 /// A computation that needs the integer operations, which [`Isa::SCALAR`] lacks.
 pub trait IntOp {
-    /// What it gives.
+    /// The result.
     type Out;
     /// Computes it. Implementations, and all that they call, are `#[inline(always)]`.
     fn run<S: SimdInt>(self, s: S) -> Self::Out;
 }
 
+/// Evaluates `$scalar` for the reference, and `$vector` with the token of any other instruction set
+/// as `$s`.
+macro_rules! with_token {
+    ($isa:expr, scalar => $scalar:expr, $s:ident => $vector:expr) => {
+        match $isa.0 {
+            Token::Scalar => $scalar,
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2($s) => $vector,
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512($s) => $vector,
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon($s) => $vector,
+        }
+    };
+}
+
 impl Isa {
-    /// No vector instructions but the compiler's: the reference.
+    /// No vector instructions but those that the compiler uses by itself: the reference.
     pub const SCALAR: Self = Self(Token::Scalar);
 
-    /// Those of this machine, the best first; the last one is [`SCALAR`](Self::SCALAR).
+    /// The instruction sets of this machine, the best first. The last is [`SCALAR`](Self::SCALAR).
     pub fn available() -> Vec<Self> {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -78,56 +96,24 @@ impl Isa {
         Self::available()[0]
     }
 
-    /// What `--isa` calls it.
+    /// Its name in `--isa`.
     pub fn name(self) -> &'static str {
-        match self.0 {
-            Token::Scalar => "scalar",
-            #[cfg(target_arch = "x86_64")]
-            Token::Avx2(_) => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Token::Avx512(_) => "avx512",
-            #[cfg(target_arch = "aarch64")]
-            Token::Neon(_) => "neon",
-        }
+        with_token!(self, scalar => "scalar", s => s.name())
     }
 
     /// Runs a computation with this instruction set.
     pub fn run<O: Op>(self, op: O) -> O::Out {
-        match self.0 {
-            Token::Scalar => op.run(Scalar),
-            #[cfg(target_arch = "x86_64")]
-            Token::Avx2(s) => s.enter(AnyOp(op)),
-            #[cfg(target_arch = "x86_64")]
-            Token::Avx512(s) => s.enter(AnyOp(op)),
-            #[cfg(target_arch = "aarch64")]
-            Token::Neon(s) => s.enter(AnyOp(op)),
-        }
+        with_token!(self, scalar => op.run(Plain), s => s.enter(AnyOp(op)))
     }
 
     /// Runs a computation with this instruction set, or gives it back if that is the reference.
     pub fn run_int<O: IntOp>(self, op: O) -> Result<O::Out, O> {
-        match self.0 {
-            Token::Scalar => Err(op),
-            #[cfg(target_arch = "x86_64")]
-            Token::Avx2(s) => Ok(s.enter(op)),
-            #[cfg(target_arch = "x86_64")]
-            Token::Avx512(s) => Ok(s.enter(op)),
-            #[cfg(target_arch = "aarch64")]
-            Token::Neon(s) => Ok(s.enter(op)),
-        }
+        with_token!(self, scalar => Err(op), s => Ok(s.enter(op)))
     }
 
     /// Columns that the matrix kernels compute side by side; 0 for the reference.
     pub fn columns(self) -> usize {
-        match self.0 {
-            Token::Scalar => 0,
-            #[cfg(target_arch = "x86_64")]
-            Token::Avx2(_) => <Avx2 as SimdInt>::COLS,
-            #[cfg(target_arch = "x86_64")]
-            Token::Avx512(_) => <Avx512 as SimdInt>::COLS,
-            #[cfg(target_arch = "aarch64")]
-            Token::Neon(_) => <Neon as SimdInt>::COLS,
-        }
+        with_token!(self, scalar => 0, s => columns(s))
     }
 }
 
@@ -137,7 +123,11 @@ impl Default for Isa {
     }
 }
 
-/// An [`Op`] where an [`IntOp`] is asked for.
+fn columns<S: SimdInt>(_: S) -> usize {
+    S::COLS
+}
+
+/// An [`Op`] as an [`IntOp`].
 struct AnyOp<O>(O);
 
 impl<O: Op> IntOp for AnyOp<O> {

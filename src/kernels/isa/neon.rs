@@ -1,19 +1,21 @@
-//! NEON: every 64-bit Arm. No instruction newer than the first such machines, so neither those for
-//! dot products nor arithmetic on halves.
+//! NEON: every 64-bit Arm. Only the instructions that all of them have, so none for dot products and
+//! none that compute with f16.
 
-// Where a target has NEON to begin with, most intrinsics are safe, and `ops` has nothing to allow.
+// On targets that always have NEON most intrinsics are safe, and the blocks in `ops` need no `unsafe`.
 #![allow(unused_unsafe)]
 
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
+use lapidary_formats::quant::Lanes;
+
 use super::ops::{ops, token};
-use super::simd::{Q3_HIGH, Q3_LOW};
 use super::{IntOp, Simd, SimdInt};
 
 token!(
     /// NEON, also known as Advanced SIMD.
     Neon,
+    "neon",
     "neon",
     is_aarch64_feature_detected!("neon")
 );
@@ -46,7 +48,7 @@ macro_rules! four {
     };
 }
 
-/// Sums of two of the products of sixteen signed bytes. `s` is at least -127, or `w` is.
+/// Sums of two products each of sixteen signed bytes. Those of `s`, or those of `w`, are at least -127.
 #[target_feature(enable = "neon")]
 #[inline]
 fn pairs(w: uint8x16_t, s: uint8x16_t) -> int16x8_t {
@@ -54,7 +56,14 @@ fn pairs(w: uint8x16_t, s: uint8x16_t) -> int16x8_t {
     vmlal_high_s8(vmull_s8(vget_low_s8(w), vget_low_s8(s)), w, s)
 }
 
-/// Sums of four of the products of each half.
+/// The products of eight words, each in one of four sums.
+#[target_feature(enable = "neon")]
+#[inline]
+fn products(a: int16x8_t, b: int16x8_t) -> int32x4_t {
+    vmlal_high_s16(vmull_s16(vget_low_s16(a), vget_low_s16(b)), a, b)
+}
+
+/// Sums of four products each, within each half.
 #[target_feature(enable = "neon")]
 #[inline]
 fn dot(w: Bytes, s: Bytes) -> [int32x4_t; 2] {
@@ -62,9 +71,8 @@ fn dot(w: Bytes, s: Bytes) -> [int32x4_t; 2] {
     [vpadalq_s16(first, pairs(w[1], s[1])), vpadalq_s16(second, pairs(w[3], s[3]))]
 }
 
-impl Simd for Neon {
+impl Lanes for Neon {
     type F = Floats;
-    const FLOATS: usize = 8;
 
     ops! {
         fn splat(x: f32) -> Floats { [vdupq_n_f32(x); 4] }
@@ -72,6 +80,27 @@ impl Simd for Neon {
         fn store(x: Floats, to: &mut [f32; 16]) {
             four!(I => vst1q_f32(to[4 * I..].as_mut_ptr(), x[I]));
         }
+        fn add(a: Floats, b: Floats) -> Floats { four!(I => vaddq_f32(a[I], b[I])) }
+        fn sub(a: Floats, b: Floats) -> Floats { four!(I => vsubq_f32(a[I], b[I])) }
+        fn mul(a: Floats, b: Floats) -> Floats { four!(I => vmulq_f32(a[I], b[I])) }
+        fn div(a: Floats, b: Floats) -> Floats { four!(I => vdivq_f32(a[I], b[I])) }
+        // Not the instructions for maximum and minimum, which give NaN if either operand is NaN.
+        fn max(a: Floats, b: Floats) -> Floats {
+            four!(I => vbslq_f32(vcgtq_f32(a[I], b[I]), a[I], b[I]))
+        }
+        fn min(a: Floats, b: Floats) -> Floats {
+            four!(I => vbslq_f32(vcltq_f32(a[I], b[I]), a[I], b[I]))
+        }
+        fn select_less(a: Floats, b: Floats, x: Floats, y: Floats) -> Floats {
+            four!(I => vbslq_f32(vcltq_f32(a[I], b[I]), x[I], y[I]))
+        }
+    }
+}
+
+impl Simd for Neon {
+    const FLOATS: usize = 8;
+
+    ops! {
         fn load_f16(x: &[u16; 16]) -> Floats {
             four!(I => {
                 let y: float32x4_t;
@@ -97,20 +126,6 @@ impl Simd for Neon {
                 vcvtq_f32_s32(vmovl_high_s16(high)),
             ]
         }
-        fn add(a: Floats, b: Floats) -> Floats { four!(I => vaddq_f32(a[I], b[I])) }
-        fn sub(a: Floats, b: Floats) -> Floats { four!(I => vsubq_f32(a[I], b[I])) }
-        fn mul(a: Floats, b: Floats) -> Floats { four!(I => vmulq_f32(a[I], b[I])) }
-        fn div(a: Floats, b: Floats) -> Floats { four!(I => vdivq_f32(a[I], b[I])) }
-        // Not the instructions for maximum and minimum, which give NaN if either one is.
-        fn max(a: Floats, b: Floats) -> Floats {
-            four!(I => vbslq_f32(vcgtq_f32(a[I], b[I]), a[I], b[I]))
-        }
-        fn min(a: Floats, b: Floats) -> Floats {
-            four!(I => vbslq_f32(vcltq_f32(a[I], b[I]), a[I], b[I]))
-        }
-        fn select_less(a: Floats, b: Floats, x: Floats, y: Floats) -> Floats {
-            four!(I => vbslq_f32(vcltq_f32(a[I], b[I]), x[I], y[I]))
-        }
         fn abs(a: Floats) -> Floats { four!(I => vabsq_f32(a[I])) }
         fn copy_sign(a: Floats, sign: Floats) -> Floats {
             let bit = vdupq_n_u32(1 << 31);
@@ -132,7 +147,7 @@ impl Simd for Neon {
             let (low, high) = (vcombine_s16(words[0], words[1]), vcombine_s16(words[2], words[3]));
             bytemuck::cast(vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)))
         }
-        fn half(bits: u16) -> f32 {
+        fn widen_f16(bits: u16) -> f32 {
             let y;
             asm!(
                 "fcvt {y:s}, {x:h}",
@@ -142,7 +157,7 @@ impl Simd for Neon {
             );
             y
         }
-        fn halves(bits: [u16; 4]) -> [f32; 4] {
+        fn widen_f16s(bits: [u16; 4]) -> [f32; 4] {
             let y: float32x4_t;
             asm!(
                 "fcvtl {y:v}.4s, {x:v}.4h",
@@ -153,7 +168,7 @@ impl Simd for Neon {
             bytemuck::cast(y)
         }
         fn prefetch(p: *const u8) {
-            // A hint: no address is an error, and nothing that a program could see changes.
+            // A hint: any address is allowed, and no state changes that a program could see.
             let p = p.addr();
             asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nomem, nostack, preserves_flags));
         }
@@ -161,17 +176,17 @@ impl Simd for Neon {
 }
 
 impl SimdInt for Neon {
-    type B = Bytes;
-    type W = Words;
-    type H = Bytes;
-    type I = [int32x4_t; 2];
-    type D = [int32x4_t; 2];
+    type Bytes = Bytes;
+    type Words = Words;
+    type Sums = [int32x4_t; 2];
+    type HalfSums = [int32x4_t; 2];
 
     ops! {
         fn load_bytes(x: &[u8; 64]) -> Bytes { four!(I => vld1q_u8(x[16 * I..].as_ptr())) }
         fn load_halves(a: &[u8; 32], b: &[u8; 32]) -> Bytes {
             four!(I => vld1q_u8([a, b][I / 2][16 * (I % 2)..].as_ptr()))
         }
+        fn load_quarters(x: [&[u8; 16]; 4]) -> Bytes { four!(I => vld1q_u8(x[I].as_ptr())) }
         fn load_twice(x: &[u8; 32]) -> Bytes {
             four!(I => vld1q_u8(x[16 * (I % 2)..].as_ptr()))
         }
@@ -186,13 +201,26 @@ impl SimdInt for Neon {
         fn splat_byte(x: u8) -> Bytes { [vdupq_n_u8(x); 4] }
         fn and(a: Bytes, b: Bytes) -> Bytes { four!(I => vandq_u8(a[I], b[I])) }
         fn or(a: Bytes, b: Bytes) -> Bytes { four!(I => vorrq_u8(a[I], b[I])) }
+        fn sub_bytes(a: Bytes, b: Bytes) -> Bytes { four!(I => vsubq_u8(a[I], b[I])) }
         fn shift_halves<const FIRST: i32, const SECOND: i32>(a: Bytes) -> Bytes {
-            // To the left by a negative count is to the right.
+            // Shifting left by a negative count shifts right.
             let counts = [vdupq_n_s8(-FIRST as i8), vdupq_n_s8(-SECOND as i8)];
             four!(I => vshlq_u8(a[I], counts[I / 2]))
         }
+        fn shift_dwords<const A: i32, const B: i32, const C: i32, const D: i32>(
+            x: Bytes
+        ) -> Bytes {
+            let (a, b, c, d) = (-A as i8, -B as i8, -C as i8, -D as i8);
+            let counts = [a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d];
+            let counts = vld1q_s8(counts.as_ptr());
+            four!(I => vshlq_u8(x[I], counts))
+        }
+        fn shuffle(x: Bytes, places: &[u8; 64]) -> Bytes {
+            four!(I => vqtbl1q_u8(x[I], vld1q_u8(places[16 * I..].as_ptr())))
+        }
+        fn broadcast_quarter<const Q: i32>(x: Bytes) -> Bytes { [x[Q as usize]; 4] }
         fn bit_mask(bits: u64) -> Bytes {
-            // Each byte gets the byte of `bits` that its bit is in, and is tested for that bit.
+            // Each byte becomes the byte of `bits` that its bit is in, and is tested for that bit.
             let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
             let bytes = bits.to_le_bytes();
             four!(I => {
@@ -201,74 +229,19 @@ impl SimdInt for Neon {
             })
         }
 
-        fn load_heads(x: [&[u8; 16]; 4]) -> Bytes { four!(I => vld1q_u8(x[I].as_ptr())) }
-        fn nibble_heads(x: Bytes, high: bool) -> Bytes {
-            let low = vdupq_n_u8(15);
-            four!(I => if high { vshrq_n_u8::<4>(x[I]) } else { vandq_u8(x[I], low) })
+        fn load_words(x: &[i16; 32]) -> Words { four!(I => vld1q_s16(x[8 * I..].as_ptr())) }
+        fn words(x: Bytes) -> Words { four!(I => vreinterpretq_s16_u8(x[I])) }
+        fn high_bytes(x: Bytes) -> Words {
+            four!(I => vshrq_n_s16::<8>(vreinterpretq_s16_u8(x[I])))
         }
-        fn six_bit_heads(x: Bytes) -> Bytes {
-            // The low parts of scales and minimums, from where they lie; then the high bits of the
-            // last four of each, which the first four carry.
-            const PLACES: [u8; 16] = [4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15];
-            const SHIFTS: [i8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -4, -4, -4, -4];
-            const MASKS: [u8; 16] =
-                [63, 63, 63, 63, 15, 15, 15, 15, 63, 63, 63, 63, 15, 15, 15, 15];
-            const HIGH: [u8; 16] = [255, 255, 255, 255, 4, 5, 6, 7, 255, 255, 255, 255, 8, 9, 10, 11];
-            let (places, high) = (vld1q_u8(PLACES.as_ptr()), vld1q_u8(HIGH.as_ptr()));
-            let (shifts, masks) = (vld1q_s8(SHIFTS.as_ptr()), vld1q_u8(MASKS.as_ptr()));
-            four!(I => {
-                let low = vandq_u8(vshlq_u8(vqtbl1q_u8(x[I], places), shifts), masks);
-                let high = vshrq_n_u8::<2>(vqtbl1q_u8(x[I], high));
-                vorrq_u8(low, vandq_u8(high, vdupq_n_u8(0x30)))
-            })
-        }
-        fn signed_six_bit_heads(x: Bytes) -> Bytes {
-            const RIGHT: [i8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, -4, -4, -4, -4, -4, -4, -4, -4];
-            const LEFT: [i8; 16] = [4, 4, 4, 4, 2, 2, 2, 2, 0, 0, 0, 0, -2, -2, -2, -2];
-            let (low, high) = (vld1q_u8(Q3_LOW.as_ptr()), vld1q_u8(Q3_HIGH.as_ptr()));
-            let (right, left) = (vld1q_s8(RIGHT.as_ptr()), vld1q_s8(LEFT.as_ptr()));
-            four!(I => {
-                let low = vandq_u8(vshlq_u8(vqtbl1q_u8(x[I], low), right), vdupq_n_u8(15));
-                let high = vandq_u8(vshlq_u8(vqtbl1q_u8(x[I], high), left), vdupq_n_u8(0x30));
-                vsubq_u8(vorrq_u8(low, high), vdupq_n_u8(32))
-            })
-        }
-        fn scale_32<const B: i32, const U: i32>(x: Bytes) -> Words {
-            // What lies beyond the table is zero.
-            let place = |i: i32| vreinterpretq_u8_u16(vdupq_n_u16(0xff00 | (2 * U + i) as u16));
-            let x = x[B as usize];
-            let [a, b] =
-                two!(I => vreinterpretq_s16_u8(vqtbl1q_u8(x, place(I as i32))));
-            [a, a, b, b]
-        }
-        fn scale_16<const B: i32, const U: i32>(x: Bytes) -> Words {
-            // To the upper byte of each word, and down with the sign.
-            let place = |g: i32| vreinterpretq_u8_u16(vdupq_n_u16((((4 * U + g) << 8) | 0xff) as u16));
-            let x = x[B as usize];
-            four!(I => vshrq_n_s16::<8>(vreinterpretq_s16_u8(vqtbl1q_u8(x, place(I as i32)))))
-        }
-        fn products_32(x: Bytes, sums: &[[i16; 8]; 4]) -> [i32; 4] {
-            four!(I => {
-                let (x, s) = (vmovl_high_u8(x[I]), vld1q_s16(sums[I].as_ptr()));
-                let x = vreinterpretq_s16_u16(x);
-                let low = vmull_s16(vget_low_s16(x), vget_low_s16(s));
-                vaddvq_s32(vmlal_high_s16(low, x, s))
-            })
-        }
-        fn products_16(x: Bytes, sums: &[[i16; 16]; 4]) -> [i32; 4] {
-            four!(I => {
-                let x = vreinterpretq_s8_u8(x[I]);
-                let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
-                let (a, b) = (vld1q_s16(sums[I].as_ptr()), vld1q_s16(sums[I][8..].as_ptr()));
-                let sum = vmull_s16(vget_low_s16(low), vget_low_s16(a));
-                let sum = vmlal_high_s16(sum, low, a);
-                let sum = vmlal_s16(sum, vget_low_s16(high), vget_low_s16(b));
-                vaddvq_s32(vmlal_high_s16(sum, high, b))
-            })
+        fn widen_half<const HALF: i32>(x: Bytes) -> Words {
+            let (first, second) = (2 * HALF as usize, 2 * HALF as usize + 1);
+            let (a, b) = (vreinterpretq_s8_u8(x[first]), vreinterpretq_s8_u8(x[second]));
+            let (low_a, low_b) = (vmovl_s8(vget_low_s8(a)), vmovl_s8(vget_low_s8(b)));
+            [low_a, vmovl_high_s8(a), low_b, vmovl_high_s8(b)]
         }
 
-        // Not of neighbours, but within a group order is not seen. And up to 127, an unsigned byte
-        // is a signed one.
+        // An unsigned byte of at most 127 is the same as a signed one.
         fn pairs(u: Bytes, s: Bytes) -> Words { four!(I => pairs(u[I], s[I])) }
         fn add_products(sum: [int32x4_t; 2], a: Words, b: Words) -> [int32x4_t; 2] {
             let [mut low, mut high] = sum;
@@ -278,23 +251,15 @@ impl SimdInt for Neon {
             });
             [low, high]
         }
+        fn products_by_half(a: Words, b: Words) -> [int32x4_t; 2] {
+            two!(I => vaddq_s32(products(a[2 * I], b[2 * I]), products(a[2 * I + 1], b[2 * I + 1])))
+        }
+        fn products_by_quarter(a: Words, b: Words) -> [i32; 4] {
+            let [q0, q1, q2, q3] = four!(I => products(a[I], b[I]));
+            bytemuck::cast(vpaddq_s32(vpaddq_s32(q0, q1), vpaddq_s32(q2, q3)))
+        }
         fn fold(a: [int32x4_t; 2], b: [int32x4_t; 2]) -> [int32x4_t; 2] {
             [vaddq_s32(a[0], a[1]), vaddq_s32(b[0], b[1])]
-        }
-
-        fn affine(
-            a: &[f32; 4], d: [f32; 4], p: [i32; 4], dmin: [f32; 4], m: [i32; 4]
-        ) -> [f32; 4] {
-            let p = vmulq_f32(bytemuck::cast(d), vcvtq_f32_s32(bytemuck::cast(p)));
-            let m = vmulq_f32(bytemuck::cast(dmin), vcvtq_f32_s32(bytemuck::cast(m)));
-            bytemuck::cast(vmulq_f32(vld1q_f32(a.as_ptr()), vsubq_f32(p, m)))
-        }
-        fn symmetric(
-            a: &[f32; 4], d: [f32; 4], p: [i32; 4], offset: i32, m: [i32; 4]
-        ) -> [f32; 4] {
-            let p = vmlsq_n_s32(bytemuck::cast(p), bytemuck::cast(m), offset);
-            let scale = vmulq_f32(vld1q_f32(a.as_ptr()), bytemuck::cast(d));
-            bytemuck::cast(vmulq_f32(scale, vcvtq_f32_s32(p)))
         }
 
         fn dot(u: Bytes, s: Bytes) -> [int32x4_t; 2] { dot(u, s) }
@@ -302,6 +267,17 @@ impl SimdInt for Neon {
         fn half_sums(x: [[int32x4_t; 2]; 2]) -> [i32; 4] {
             let (x, y) = (vpaddq_s32(x[0][0], x[0][1]), vpaddq_s32(x[1][0], x[1][1]));
             bytemuck::cast(vpaddq_s32(x, y))
+        }
+
+        fn to_f32_4(a: [i32; 4]) -> [f32; 4] { bytemuck::cast(vcvtq_f32_s32(bytemuck::cast(a))) }
+        fn mul_4(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+            bytemuck::cast(vmulq_f32(bytemuck::cast(a), bytemuck::cast(b)))
+        }
+        fn sub_4(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+            bytemuck::cast(vsubq_f32(bytemuck::cast(a), bytemuck::cast(b)))
+        }
+        fn sub_product_4(a: [i32; 4], factor: i32, b: [i32; 4]) -> [i32; 4] {
+            bytemuck::cast(vmlsq_n_s32(bytemuck::cast(a), bytemuck::cast(b), factor))
         }
     }
 
@@ -311,21 +287,22 @@ impl SimdInt for Neon {
     }
 
     #[inline(always)]
-    fn first_halves(self, x: Bytes) -> [[f32; 4]; 2] {
+    fn first_f16_pairs(self, x: Bytes) -> [[f32; 4]; 2] {
         let mut y = [[0.0; 4]; 2];
         for (i, x) in x.into_iter().enumerate() {
             let [a, b, c, d, ..]: [u8; 16] = bytemuck::cast(x);
-            y[0][i] = self.half(u16::from_le_bytes([a, b]));
-            y[1][i] = self.half(u16::from_le_bytes([c, d]));
+            y[0][i] = self.widen_f16(u16::from_le_bytes([a, b]));
+            y[1][i] = self.widen_f16(u16::from_le_bytes([c, d]));
         }
         y
     }
 
     const COLS: usize = 4;
     const WIDE: bool = false;
-    type V = int32x4_t;
-    /// Products of the first two columns and of the others, four lanes each.
-    type A = [int16x8_t; 2];
+    const BIAS: u8 = 0;
+    type Columns = int32x4_t;
+    /// For each column four sums: those of the first two columns, and those of the others.
+    type Steps = [int16x8_t; 2];
 
     #[inline(always)]
     fn scale_bits(scale: i16) -> u32 {
@@ -333,7 +310,7 @@ impl SimdInt for Neon {
     }
 
     ops! {
-        fn splat_v(x: u32) -> int32x4_t { vdupq_n_s32(x as i32) }
+        fn splat_u32(x: u32) -> int32x4_t { vdupq_n_s32(x as i32) }
         fn no_steps() -> [int16x8_t; 2] { [vdupq_n_s16(0); 2] }
         fn step(sum: [int16x8_t; 2], u: int32x4_t, s: int32x4_t) -> [int16x8_t; 2] {
             let (u, s) = (vreinterpretq_s8_s32(u), vreinterpretq_s8_s32(s));

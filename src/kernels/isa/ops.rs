@@ -1,15 +1,14 @@
-//! How the methods of a token are written.
+//! The macros that tokens and their methods are written with.
 
-/// Methods that call intrinsics: each is `#[inline(always)]`, so that it becomes part of the
-/// function that the instruction set is enabled for, and its body is `unsafe` for the one reason
-/// that is given here.
+/// Methods that call intrinsics. Each is `#[inline(always)]`, so that it becomes part of a function
+/// that the instruction set is enabled for. The bodies are all `unsafe` for the reason given here.
 macro_rules! ops {
     ($(fn $name:ident $(<$(const $n:ident: i32),*>)? ($($arg:ident: $ty:ty),*) $(-> $ret:ty)? $body:block)*) => {
         $(
             #[inline(always)]
             fn $name $(<$(const $n: i32),*>)? (self, $($arg: $ty),*) $(-> $ret)? {
-                // SAFETY: `self` exists only where `detect` found the instructions, and what is
-                // loaded or stored is a whole array that a reference was given to.
+                // SAFETY: `self` exists only where `detect` found the instructions, and loads and
+                // stores are of whole arrays, which a reference was given to.
                 #[allow(unsafe_code, clippy::macro_metavars_in_unsafe)]
                 unsafe { $body }
             }
@@ -18,14 +17,20 @@ macro_rules! ops {
 }
 pub(super) use ops;
 
-/// The functions that enable an instruction set: the one place where a token's promise is used.
+/// A token and the function that enables its instruction set. Nothing else relies on what the token
+/// proves.
 macro_rules! token {
-    ($(#[$doc:meta])* $token:ident, $features:literal, $found:expr) => {
+    ($(#[$doc:meta])* $token:ident, $name:literal, $features:literal, $found:expr) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub struct $token(());
 
         impl $token {
+            /// Its name in `--isa`.
+            pub fn name(self) -> &'static str {
+                $name
+            }
+
             /// A token, if the machine has the instructions.
             pub fn detect() -> Option<Self> {
                 $found.then_some(Self(()))

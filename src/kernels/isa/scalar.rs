@@ -1,34 +1,13 @@
-//! The reference: arrays of sixteen floats, for any machine.
+//! The reference, [`Plain`]: arrays of sixteen floats, for any machine.
 
 use half::{bf16, f16};
+use lapidary_formats::quant::Plain;
 
 use super::Simd;
 
-/// No vector instructions but those that the compiler finds.
-#[derive(Clone, Copy)]
-pub struct Scalar;
-
-#[inline(always)]
-fn zip(a: [f32; 16], b: [f32; 16], f: impl Fn(f32, f32) -> f32) -> [f32; 16] {
-    std::array::from_fn(|l| f(a[l], b[l]))
-}
-
-impl Simd for Scalar {
-    type F = [f32; 16];
+impl Simd for Plain {
     const FLOATS: usize = 1;
 
-    #[inline(always)]
-    fn splat(self, x: f32) -> [f32; 16] {
-        [x; 16]
-    }
-    #[inline(always)]
-    fn load(self, x: &[f32; 16]) -> [f32; 16] {
-        *x
-    }
-    #[inline(always)]
-    fn store(self, x: [f32; 16], to: &mut [f32; 16]) {
-        *to = x;
-    }
     #[inline(always)]
     fn load_f16(self, x: &[u16; 16]) -> [f32; 16] {
         x.map(|x| f16::from_bits(x).to_f32())
@@ -42,40 +21,12 @@ impl Simd for Scalar {
         x.map(f32::from)
     }
     #[inline(always)]
-    fn add(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
-        zip(a, b, |a, b| a + b)
-    }
-    #[inline(always)]
-    fn sub(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
-        zip(a, b, |a, b| a - b)
-    }
-    #[inline(always)]
-    fn mul(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
-        zip(a, b, |a, b| a * b)
-    }
-    #[inline(always)]
-    fn div(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
-        zip(a, b, |a, b| a / b)
-    }
-    #[inline(always)]
-    fn max(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
-        zip(a, b, |a, b| if a > b { a } else { b })
-    }
-    #[inline(always)]
-    fn min(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
-        zip(a, b, |a, b| if a < b { a } else { b })
-    }
-    #[inline(always)]
-    fn select_less(self, a: [f32; 16], b: [f32; 16], x: [f32; 16], y: [f32; 16]) -> [f32; 16] {
-        std::array::from_fn(|i| if a[i] < b[i] { x[i] } else { y[i] })
-    }
-    #[inline(always)]
     fn abs(self, a: [f32; 16]) -> [f32; 16] {
         a.map(f32::abs)
     }
     #[inline(always)]
     fn copy_sign(self, a: [f32; 16], sign: [f32; 16]) -> [f32; 16] {
-        zip(a, sign, f32::copysign)
+        std::array::from_fn(|l| a[l].copysign(sign[l]))
     }
     #[inline(always)]
     fn zero_nan(self, a: [f32; 16]) -> [f32; 16] {
@@ -90,12 +41,12 @@ impl Simd for Scalar {
         a.map(|a| a as i8)
     }
     #[inline(always)]
-    fn half(self, bits: u16) -> f32 {
+    fn widen_f16(self, bits: u16) -> f32 {
         f16::from_bits(bits).to_f32()
     }
     #[inline(always)]
-    fn halves(self, bits: [u16; 4]) -> [f32; 4] {
-        bits.map(|bits| self.half(bits))
+    fn widen_f16s(self, bits: [u16; 4]) -> [f32; 4] {
+        bits.map(|bits| self.widen_f16(bits))
     }
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}

@@ -1,4 +1,4 @@
-//! Rows × few columns: a row's blocks are read once, in the order of the file.
+//! Rows × few columns: the blocks of a row are read once, in the order of the file.
 
 use lapidary_formats::quant::Block;
 
@@ -7,13 +7,13 @@ use crate::kernels::activations::{QuantizedRows, WRAPPED};
 use crate::kernels::isa::{IntOp, SimdInt};
 use crate::kernels::unpack::{Block32, Codes, KBlock, Rule};
 
-/// How far ahead of its use a row's memory is asked for, in bytes. Runs on into the next rows.
+/// How far ahead of their use weights are prefetched, in bytes; at the end of a row, from the next.
 const AHEAD: usize = 4096;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Asks for what will be read in a while, when `block` is.
+/// Prefetches what lies [`AHEAD`] bytes after `block`.
 #[inline(always)]
 fn prefetch<S: SimdInt, T>(s: S, block: &T) {
     let at = std::ptr::from_ref(block).cast::<u8>().wrapping_add(AHEAD);
@@ -22,7 +22,7 @@ fn prefetch<S: SimdInt, T>(s: S, block: &T) {
     }
 }
 
-/// A part of a matrix, and the columns it meets.
+/// Some rows of a matrix, and the columns that they are multiplied with.
 struct Rows<'a, 'o, T> {
     w: &'a [T],
     /// Blocks of a row.
@@ -56,7 +56,7 @@ impl<'a, 'o, T: Block32> Dot32<'a, 'o, T> {
     }
 }
 
-/// A column in Q8_K, by block. Behind the last block, the first ones follow again.
+/// A column in Q8_K, by block. The first blocks follow once more after the last.
 #[derive(Clone, Copy)]
 struct ColumnK<'a> {
     qs: &'a [[[u8; 64]; 4]],
@@ -81,7 +81,7 @@ impl<T: KBlock> IntOp for DotK<'_, '_, T> {
         let Rows { w, blocks, x, out } = self.0;
         let qs: &[[[u8; 64]; 4]] = bytemuck::cast_slice(&x.qs);
         let (stride, mut first) = (blocks + WRAPPED, 0);
-        // Sums of four columns stay in registers where there are 32 of them.
+        // With 32 registers, the sums of four columns stay in them.
         let together = if S::WIDE { 4 } else { 2 };
         for out in out.chunks_mut(together) {
             let column = |t: usize| ColumnK {
@@ -107,7 +107,7 @@ impl<T: KBlock> IntOp for DotK<'_, '_, T> {
     }
 }
 
-/// All rows × some columns. Blocks are taken four at a time, from one row into the next.
+/// All rows × `N` columns. Blocks are taken four at a time, which may belong to two rows.
 #[inline(always)]
 fn rows_k<S: SimdInt, T: KBlock, const N: usize>(
     s: S,
@@ -152,8 +152,8 @@ fn rows_k<S: SimdInt, T: KBlock, const N: usize>(
     }
 }
 
-/// The products of `B` blocks, 4 or 1, and those of a column from `at` on. Scales are unpacked and
-/// sums are formed of four together.
+/// The products of `B` blocks, 4 or 1, and the blocks of each column from `at` on. The headers of
+/// four blocks are unpacked together, and their sums are formed together.
 #[inline(always)]
 fn blocks_k<S: SimdInt, T: KBlock, const N: usize, const B: usize>(
     s: S,
@@ -161,8 +161,8 @@ fn blocks_k<S: SimdInt, T: KBlock, const N: usize, const B: usize>(
     x: &[ColumnK; N],
     at: usize,
 ) -> [[f32; 4]; N] {
-    let heads = T::heads(s, w);
-    // Written out, and the sums of two blocks in one register, so that they stay in registers.
+    let headers = T::headers(s, w);
+    // Unrolled by hand, with the sums of two blocks in one register, so that they stay in registers.
     let mut sums = [[None; 2]; N];
     macro_rules! block {
         ($b:literal) => {{
@@ -171,7 +171,7 @@ fn blocks_k<S: SimdInt, T: KBlock, const N: usize, const B: usize>(
             let mut sums = [None; N];
             for c in 0..N {
                 let x = &x[c].qs[at + $b];
-                sums[c] = Some(block_k::<S, T, $b>(s, q, heads.scales, x));
+                sums[c] = Some(block_k::<S, T, $b>(s, q, headers.scales, x));
             }
             sums
         }};
@@ -193,40 +193,93 @@ fn blocks_k<S: SimdInt, T: KBlock, const N: usize, const B: usize>(
     for c in 0..N {
         let first = sums[c][0].expect("there is a first block");
         let p = s.half_sums([first, sums[c][1].unwrap_or(first)]);
-        let m = if T::GROUP == 32 {
-            s.products_32(heads.mins, four(x[c].pair_sums, at))
-        } else {
-            s.products_16(heads.mins, four(x[c].bsums, at))
-        };
-        let a = four(x[c].d, at);
+        let m = mins_k::<S, T>(s, headers.mins, &x[c], at);
+        let a = *four(x[c].d, at);
         products[c] = match T::RULE {
-            Rule::Affine => s.affine(a, heads.d, p, heads.dmin, m),
-            Rule::Symmetric(offset) => s.symmetric(a, heads.d, p, i32::from(offset), m),
+            Rule::Affine => {
+                let p = s.mul_4(headers.d, s.to_f32_4(p));
+                s.mul_4(a, s.sub_4(p, s.mul_4(headers.dmin, s.to_f32_4(m))))
+            }
+            Rule::Symmetric(offset) => {
+                let p = s.to_f32_4(s.sub_product_4(p, i32::from(offset), m));
+                s.mul_4(s.mul_4(a, headers.d), p)
+            }
         };
     }
     products
 }
 
-/// The four from `at` on.
+/// Four elements from `at` on.
 #[inline(always)]
 fn four<T>(x: &[T], at: usize) -> &[T; 4] {
-    x[at..].first_chunk().expect("the first ones follow the last")
+    x[at..].first_chunk().expect("the first blocks follow the last")
 }
 
-/// Σ scale · code · activation of the `B`-th block of four, the sum of the lanes.
+/// Σ min · activation of four blocks, from the sums of activations that share a minimum.
+#[inline(always)]
+fn mins_k<S: SimdInt, T: KBlock>(s: S, mins: S::Bytes, x: &ColumnK, at: usize) -> [i32; 4] {
+    if T::GROUP == 32 {
+        let mins = s.words(s.shuffle(mins, &UPPER_AS_WORDS));
+        let sums = bytemuck::cast_ref(four(x.pair_sums, at));
+        return s.products_by_quarter(mins, s.load_words(sums));
+    }
+    let sums: &[[i16; 32]; 2] = bytemuck::cast_ref(four(x.bsums, at));
+    s.half_sums([
+        s.products_by_half(s.widen_half::<0>(mins), s.load_words(&sums[0])),
+        s.products_by_half(s.widen_half::<1>(mins), s.load_words(&sums[1])),
+    ])
+}
+
+/// For `shuffle`: the upper eight bytes of every quarter, as words.
+const UPPER_AS_WORDS: [u8; 64] = {
+    let (mut places, mut i) = ([ZERO; 64], 0);
+    while i < 64 {
+        places[i] = (8 + i % 16 / 2) as u8;
+        i += 2;
+    }
+    places
+};
+
+/// For `shuffle`: byte `first` of every quarter as all words of the first half, and the next byte as
+/// those of the second.
+const fn as_words_of_halves(first: u8) -> [u8; 64] {
+    let (mut places, mut i) = ([ZERO; 64], 0);
+    while i < 64 {
+        places[i] = first + (i / 32) as u8;
+        i += 2;
+    }
+    places
+}
+
+/// For `shuffle`: the bytes of a quarter from `first` on, each as the upper byte of all words of a
+/// quarter.
+const fn as_high_bytes_of_quarters(first: u8) -> [u8; 64] {
+    let (mut places, mut i) = ([ZERO; 64], 0);
+    while i < 64 {
+        places[i + 1] = first + (i / 16) as u8;
+        i += 2;
+    }
+    places
+}
+
+/// For `shuffle`: no byte's place, which gives 0.
+const ZERO: u8 = 255;
+
+/// Σ scale · code · activation of the `B`-th block of four; only the sum of the lanes counts.
 #[inline(always)]
 fn block_k<S: SimdInt, T: KBlock, const B: i32>(
     s: S,
-    codes: [S::B; 4],
-    scales: S::H,
+    codes: [S::Bytes; 4],
+    scales: S::Bytes,
     x: &[[u8; 64]; 4],
-) -> S::I {
+) -> S::Sums {
+    let scales = s.broadcast_quarter::<B>(scales);
     macro_rules! scale {
         ($u:literal) => {
             if T::GROUP == 32 {
-                s.scale_32::<B, $u>(scales)
+                s.words(s.shuffle(scales, const { &as_words_of_halves(2 * $u) }))
             } else {
-                s.scale_16::<B, $u>(scales)
+                s.high_bytes(s.shuffle(scales, const { &as_high_bytes_of_quarters(4 * $u) }))
             }
         };
     }
@@ -296,9 +349,9 @@ fn product_32<S: SimdInt, T: Block32>(s: S, w: &T, x: Column32, at: usize, p: i3
         Codes::Offset(offset) => p - i32::from(offset) * sum,
         Codes::Signed => p,
     };
-    let scaled = s.half(w.d()) * (a * p as f32);
+    let scaled = s.widen_f16(w.d()) * (a * p as f32);
     if T::HAS_M {
-        scaled + s.half(w.m()) * (a * sum as f32)
+        scaled + s.widen_f16(w.m()) * (a * sum as f32)
     } else {
         scaled
     }

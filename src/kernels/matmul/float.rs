@@ -1,46 +1,19 @@
-//! Rows of floats × columns of floats, in the reference's order: product `i` goes to sum `i % 32`,
-//! and the sums are added in halves.
+//! Rows of floats × columns of floats, in the order of the reference: product `i` is added to sum
+//! `i % 32`, and then the second half of the sums to the first until one is left.
 
 use std::marker::PhantomData;
 
-use lapidary_formats::quant::blocks::{Bf16, F16, F32};
-use lapidary_formats::quant::Block;
-
 use super::Matrix;
 use crate::kernels::isa::{Op, Simd};
+use crate::kernels::unpack::Float;
 
-/// A type of one value a block.
-pub trait Float: Block {
-    /// Sixteen values.
-    fn load<S: Simd>(s: S, x: &[Self; 16]) -> S::F;
-}
-
-impl Float for F32 {
-    #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[Self; 16]) -> S::F {
-        s.load(&bytemuck::cast(*x))
-    }
-}
-
-impl Float for F16 {
-    #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[Self; 16]) -> S::F {
-        s.load_f16(&bytemuck::cast(*x))
-    }
-}
-
-impl Float for Bf16 {
-    #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[Self; 16]) -> S::F {
-        s.load_bf16(&bytemuck::cast(*x))
-    }
-}
-
-/// A part of a matrix, and the columns it meets.
+/// Some rows of a matrix, and the columns that they are multiplied with.
 pub struct DotFloat<'a, 'o, T> {
     w: &'a [u8],
     cols: usize,
+    /// `[columns, cols]`
     x: &'a [f32],
+    /// By column, `[rows]` each.
     out: &'a mut [&'o mut [f32]],
     ty: PhantomData<T>,
 }
@@ -58,7 +31,7 @@ impl<T: Float> Op for DotFloat<'_, '_, T> {
     fn run<S: Simd>(self, s: S) {
         let Self { w, cols, x, out, .. } = self;
         let w: &[T] = bytemuck::cast_slice(w);
-        // Few columns at a time, which stay in the first-level cache while all rows pass.
+        // A few columns at a time, which stay in the first-level cache while all rows are read.
         for (out, x) in out.chunks_mut(4).zip(x.chunks(4 * cols)) {
             if let [a, b, c, d] = out {
                 let x = [0, 1, 2, 3].map(|t| &x[t * cols..][..cols]);

@@ -1,4 +1,4 @@
-//! The two kinds of blocks, unpacked for [`tile`](super::tile).
+//! The two kinds of blocks, and how [`tile`](super::tile) unpacks and multiplies them.
 #![allow(clippy::needless_range_loop, reason = "a tile's arrays are walked side by side")]
 
 use std::marker::PhantomData;
@@ -12,11 +12,11 @@ use crate::kernels::unpack::{Block32, Codes, KBlock, Rule};
 
 /// How blocks of a kind are unpacked and multiplied.
 pub trait Kind {
-    /// As it lies in the file.
+    /// A block of the file.
     type Block: Block;
-    /// Ready to be given to all columns of a register.
+    /// An unpacked block, of which each u32 can be broadcast to the columns of a register.
     type Unpacked: Pod;
-    /// Registers that a block of activations takes in a panel of one.
+    /// Registers that a block of activations takes in a panel one register wide.
     const REGISTERS: usize;
 
     /// The parts of a thread's scratch memory: unpacked blocks and sums.
@@ -25,20 +25,20 @@ pub trait Kind {
     /// Unpacks blocks of a row.
     fn unpack<S: SimdInt>(s: S, w: &[Self::Block], to: &mut [Self::Unpacked]);
 
-    /// Adds the products of `R` blocks, of different rows, and the panel's block `x`,
+    /// Adds the products of `R` blocks, of different rows, and a block `x` of the panel,
     /// `[REGISTERS][C]`, to the f32 `sums`.
     fn multiply<S: SimdInt, const R: usize, const C: usize>(
         s: S,
         w: [&Self::Unpacked; R],
-        x: &[[S::V; C]],
-        sums: &mut [[S::V; C]; R],
+        x: &[[S::Columns; C]],
+        sums: &mut [[S::Columns; C]; R],
     );
 }
 
 /// The k-quant `T`.
 pub struct KQuant<T>(PhantomData<T>);
 
-/// The type `T`, with blocks of 32.
+/// The type `T`, with 32 weights a block.
 pub struct Legacy<T>(PhantomData<T>);
 
 /// A block of a k-quant.
@@ -57,7 +57,7 @@ pub struct UnpackedK {
     dmin: u32,
 }
 
-/// A block of 32.
+/// A block of 32 weights.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct Unpacked32 {
@@ -69,7 +69,7 @@ pub struct Unpacked32 {
     m: u32,
 }
 
-/// What a thread keeps between its parts of a product.
+/// Memory that a thread reuses for all its items of a product.
 #[derive(Default)]
 pub struct Scratch {
     k: Vec<UnpackedK>,
@@ -78,7 +78,8 @@ pub struct Scratch {
     sums: Vec<Line>,
 }
 
-/// Steps whose sums of pairs, of codes up to `max` and activations within ±127, fit 16 bits.
+/// The number of steps whose sums of pairs fit 16 bits, with codes up to `max` and activations within
+/// ±127.
 const fn safe_steps(max: u32) -> usize {
     (i16::MAX as u32 / (2 * 127 * max)) as usize
 }
@@ -104,18 +105,18 @@ impl<T: KBlock> Kind for KQuant<T> {
     fn multiply<S: SimdInt, const R: usize, const C: usize>(
         s: S,
         w: [&UnpackedK; R],
-        x: &[[S::V; C]],
-        sums: &mut [[S::V; C]; R],
+        x: &[[S::Columns; C]],
+        sums: &mut [[S::Columns; C]; R],
     ) {
-        let x: &[[S::V; C]; K_REGISTERS] = x.first_chunk().expect("a whole block");
-        // The steps of a group are cut into parts of so many.
+        let x: &[[S::Columns; C]; K_REGISTERS] = x.first_chunk().expect("a whole block");
+        // So that the steps of a group can be cut into equal parts of so many.
         const {
             assert!(
                 safe_steps(T::MAX_CODE) >= T::GROUP / 4
                     || safe_steps(T::MAX_CODE).is_power_of_two()
             )
         };
-        let mut p = [[s.splat_v(0); C]; R];
+        let mut p = [[s.splat_u32(0); C]; R];
         if T::RULE != Rule::Affine {
             add_mins(s, w, x, &mut p);
         }
@@ -128,14 +129,14 @@ impl<T: KBlock> Kind for KQuant<T> {
                 for k in step..step + safe {
                     let x = &x[group * steps + k];
                     for r in 0..R {
-                        let codes = s.splat_v(w[r].codes[group * steps + k]);
+                        let codes = s.splat_u32(w[r].codes[group * steps + k]);
                         for c in 0..C {
                             part[r][c] = s.step(part[r][c], codes, x[c]);
                         }
                     }
                 }
                 for r in 0..R {
-                    let scale = s.splat_v(w[r].scales[group]);
+                    let scale = s.splat_u32(w[r].scales[group]);
                     for c in 0..C {
                         p[r][c] = s.flush(p[r][c], part[r][c], scale);
                     }
@@ -144,12 +145,12 @@ impl<T: KBlock> Kind for KQuant<T> {
             }
         }
         let a = &x[72];
-        let mut m = [[s.splat_v(0); C]; R];
+        let mut m = [[s.splat_u32(0); C]; R];
         if T::RULE == Rule::Affine {
             add_mins(s, w, x, &mut m);
         }
         for r in 0..R {
-            let (d, dmin) = (s.splat_v(w[r].d), s.splat_v(w[r].dmin));
+            let (d, dmin) = (s.splat_u32(w[r].d), s.splat_u32(w[r].dmin));
             for c in 0..C {
                 let p = s.to_float(p[r][c]);
                 let product = match T::RULE {
@@ -180,26 +181,26 @@ fn unpack_k<S: SimdInt, T: KBlock>(s: S, w: &T, to: &mut UnpackedK) {
     for g in 0..16 {
         to_mins[g] = match T::RULE {
             Rule::Affine => i16::from(mins[g]),
-            // To be added.
+            // Negative, since the kernel adds it.
             Rule::Symmetric(offset) => -i16::from(offset) * i16::from(scales[g]),
         };
     }
     let [d, dmin] = w.d();
-    (to.d, to.dmin) = (s.half(d).to_bits(), s.half(dmin).to_bits());
+    (to.d, to.dmin) = (s.widen_f16(d).to_bits(), s.widen_f16(dmin).to_bits());
 }
 
-/// Adds the products of minimums and activations' sums.
+/// Adds the products of the minimums and the sums of the activations.
 #[inline(always)]
 fn add_mins<S: SimdInt, const R: usize, const C: usize>(
     s: S,
     w: [&UnpackedK; R],
-    x: &[[S::V; C]; K_REGISTERS],
-    to: &mut [[S::V; C]; R],
+    x: &[[S::Columns; C]; K_REGISTERS],
+    to: &mut [[S::Columns; C]; R],
 ) {
     for k in 0..8 {
         let sums = &x[64 + k];
         for r in 0..R {
-            let mins = s.splat_v(w[r].mins[k]);
+            let mins = s.splat_u32(w[r].mins[k]);
             for c in 0..C {
                 to[r][c] = s.pair_step(to[r][c], mins, sums[c]);
             }
@@ -235,23 +236,16 @@ impl<T: Block32> Kind for Legacy<T> {
     fn multiply<S: SimdInt, const R: usize, const C: usize>(
         s: S,
         w: [&Unpacked32; R],
-        x: &[[S::V; C]],
-        sums: &mut [[S::V; C]; R],
+        x: &[[S::Columns; C]],
+        sums: &mut [[S::Columns; C]; R],
     ) {
-        let x: &[[S::V; C]; REGISTERS_32] = x.first_chunk().expect("a whole block");
+        let x: &[[S::Columns; C]; REGISTERS_32] = x.first_chunk().expect("a whole block");
         let (total, a) = (&x[8], &x[9]);
-        let offset = match T::CODES {
-            Codes::Offset(offset) => i16::from(offset),
-            Codes::Signed if S::WIDE => 128,
-            Codes::Signed => 0,
-        };
-        // In the lower of two words: a sum of 32 codes fits one.
-        let offset = s.splat_v(u32::from(-offset as u16));
-        let mut p = [[s.splat_v(0); C]; R];
-        if T::CODES == Codes::Signed && !S::WIDE {
+        let mut p = [[s.splat_u32(0); C]; R];
+        if T::CODES == Codes::Signed {
             for k in 0..8 {
                 for r in 0..R {
-                    let codes = s.splat_v(w[r].codes[k]);
+                    let codes = s.splat_u32(w[r].codes[k]);
                     for c in 0..C {
                         p[r][c] = s.step_signed(p[r][c], codes, x[k][c]);
                     }
@@ -263,7 +257,7 @@ impl<T: Block32> Kind for Legacy<T> {
                 let mut part = [[s.no_steps(); C]; R];
                 for k in part_of * safe..(part_of + 1) * safe {
                     for r in 0..R {
-                        let codes = s.splat_v(w[r].codes[k]);
+                        let codes = s.splat_u32(w[r].codes[k]);
                         for c in 0..C {
                             part[r][c] = s.step(part[r][c], codes, x[k][c]);
                         }
@@ -275,6 +269,15 @@ impl<T: Block32> Kind for Legacy<T> {
                     }
                 }
             }
+        }
+        // What the codes have too much, times the sum of the activations.
+        let offset = i16::from(match T::CODES {
+            Codes::Offset(offset) => offset,
+            Codes::Signed => S::BIAS,
+        });
+        if offset != 0 {
+            // In the lower of two words: a sum of 32 codes fits one.
+            let offset = s.splat_u32(u32::from(-offset as u16));
             for r in 0..R {
                 for c in 0..C {
                     p[r][c] = s.pair_step(p[r][c], offset, total[c]);
@@ -282,7 +285,7 @@ impl<T: Block32> Kind for Legacy<T> {
             }
         }
         for r in 0..R {
-            let (d, m) = (s.splat_v(w[r].d), s.splat_v(w[r].m));
+            let (d, m) = (s.splat_u32(w[r].d), s.splat_u32(w[r].m));
             for c in 0..C {
                 let mut product = s.mul_f(d, s.mul_f(a[c], s.to_float(p[r][c])));
                 if T::HAS_M {
@@ -295,21 +298,21 @@ impl<T: Block32> Kind for Legacy<T> {
     }
 }
 
-/// The codes of two blocks, as `step` takes them if they are unsigned.
+/// The codes of two blocks, as `step` or `step_signed` takes them.
 #[inline(always)]
 fn codes_32<S: SimdInt, T: Block32>(s: S, a: &T, b: &T) -> [[u32; 8]; 2] {
     let mut codes = [0; 64];
     s.store_bytes(T::codes(s, a, b), &mut codes);
-    let mut codes: [[u32; 8]; 2] = bytemuck::cast(codes);
-    if S::WIDE && T::CODES == Codes::Signed {
-        // Plus 128: unsigned.
-        codes = codes.map(|codes| codes.map(|codes| codes ^ 0x8080_8080));
+    let codes: [[u32; 8]; 2] = bytemuck::cast(codes);
+    match T::CODES {
+        Codes::Offset(_) => codes,
+        // Adding 128 to a byte turns its highest bit round.
+        Codes::Signed => codes.map(|codes| codes.map(|c| c ^ u32::from_ne_bytes([S::BIAS; 4]))),
     }
-    codes
 }
 
 #[inline(always)]
 fn unpacked_32<S: SimdInt, T: Block32>(s: S, w: &T, codes: [u32; 8]) -> Unpacked32 {
-    let m = if T::HAS_M { s.half(w.m()) } else { 0.0 };
-    Unpacked32 { codes, d: s.half(w.d()).to_bits(), m: m.to_bits() }
+    let m = if T::HAS_M { s.widen_f16(w.m()) } else { 0.0 };
+    Unpacked32 { codes, d: s.widen_f16(w.d()).to_bits(), m: m.to_bits() }
 }

@@ -1,31 +1,28 @@
 //! Matrices × columns, straight from the mapped blocks.
 //!
-//! A product is computed by itself, in one order: integers within a block, then one addition of
-//! floats a block. Every kernel keeps that order, the reference's, so its bits do not depend on
-//! the instruction set, on the number of columns or on the threads.
+//! Every product of a row and a column is computed in one order, the reference's: integers within a
+//! block, then one addition of floats a block. So its bits do not depend on the instruction set, on
+//! the number of columns or on the threads.
 
 mod dot;
 mod float;
 mod kinds;
 mod tile;
 
-use lapidary_formats::quant::blocks::{
-    Bf16, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ4_0, BlockQ4_1, BlockQ5K, BlockQ5_0, BlockQ5_1,
-    BlockQ6K, BlockQ8_0, F16, F32,
-};
 use lapidary_formats::quant::QuantType;
 use lapidary_formats::tensor::TensorView;
 
 use super::activations::{Activations, Layout};
 use super::elementwise::geglu;
-use super::isa::Isa;
+use super::isa::{IntOp, Isa};
+use super::unpack::{by_block, Block32, ByBlock, Float, KBlock};
 use super::{refit, Cpu};
 use dot::{Dot32, DotK};
 use float::DotFloat;
 use kinds::Scratch;
 use tile::{Tile32, TileK};
 
-/// A weight matrix as it lies in the file, `[rows, cols]`, row after row.
+/// A weight matrix as it is in the file, `[rows, cols]`, row after row.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
     ty: QuantType,
@@ -44,13 +41,13 @@ impl<'a> Matrix<'a> {
         Self { ty: view.ty, rows, cols, row_bytes, data: view.data }
     }
 
-    /// The blocks, as they lie in the file.
+    /// The blocks, as they are in the file.
     pub fn bytes(&self) -> &'a [u8] {
         self.data
     }
 
-    /// Bytes of the lists of a product, for each column of an output of `rows` rows: a reference for
-    /// each run of rows that one thread computes.
+    /// Bytes, for each column, of the lists of references that a product with `rows` rows takes while it
+    /// runs: a reference for each item.
     pub fn product_bytes(rows: usize) -> usize {
         rows / TALL * size_of::<&mut [f32]>()
     }
@@ -72,7 +69,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// A product that is wanted: `out[t, r] = w[r] · x[t]`, `[n, w.rows]`.
+/// A product to compute: `out[t, r] = w[r] · x[t]`, `[n, w.rows]`.
 pub struct Product<'m, 'o> {
     /// The matrix.
     pub w: &'m Matrix<'m>,
@@ -80,11 +77,12 @@ pub struct Product<'m, 'o> {
     pub out: &'o mut Vec<f32>,
 }
 
-/// Up to so many columns are multiplied row by row, as one is; more go in panels, whose cost is
-/// that of a whole register of columns, after the rows have been unpacked to memory.
+/// Up to so many columns are multiplied by the kernels for few columns (`dot`). More are multiplied
+/// in panels (`tile`), which costs as much as a whole register of columns, and the rows have to be
+/// unpacked to memory first.
 fn few(isa: Isa, activation: QuantType) -> usize {
-    // Measured. Rows of a k-quant are unpacked once for two columns; those with blocks of 32 for
-    // each.
+    // Measured. `dot` unpacks rows of a k-quant once for two or four columns, and rows of types with
+    // blocks of 32 for every column.
     if activation == QuantType::Q8_K {
         isa.columns() * 5 / 8
     } else {
@@ -92,7 +90,7 @@ fn few(isa: Isa, activation: QuantType) -> usize {
     }
 }
 
-/// Bytes of a matrix that are worth handing to another thread.
+/// Bytes of a matrix that are worth being an item of their own for the threads.
 const ITEM: usize = 1 << 16;
 
 /// Rows of an item when there are many columns: a multiple of every tile's height, and few enough
@@ -100,7 +98,7 @@ const ITEM: usize = 1 << 16;
 const TALL: usize = 48;
 
 impl Cpu {
-    /// Computes `products`, which all have the rows of `x` as columns.
+    /// Computes `products`, whose columns are the rows of `x`.
     pub fn matmul<const N: usize>(&self, x: &mut Activations, products: [Product<'_, '_>; N]) {
         let n = x.n();
         if n == 0 {
@@ -146,7 +144,7 @@ impl Cpu {
         });
     }
 
-    /// Quantizes `x` as `w` wants it.
+    /// Quantizes `x` to what the kernel for `w` takes.
     fn prepare(&self, x: &mut Activations, w: &Matrix<'_>, n: usize) {
         assert_eq!(x.cols(), w.cols, "matmul: shapes differ");
         if let Some((ty, layout)) = layout(self.isa, w.ty, n) {
@@ -159,13 +157,13 @@ impl Cpu {
         if n > few(self.isa, w.ty.traits().activation) {
             return TALL;
         }
-        // A few items for each thread, so that the last one is not waited for long, and no more.
+        // Enough items for each thread that none waits long for the last, and no more.
         let share = w.rows / self.pool.threads();
         ITEM.div_ceil(w.row_bytes.max(1)).clamp(share / 32, (share / 4).max(share / 32)).max(1)
     }
 }
 
-/// `out`, `[n, rows]`, cut along its rows: the first row of each part, and the part of every
+/// Cuts `out`, `[n, rows]`, into parts of `count` rows: the first row of each, and the part of every
 /// column.
 fn parts(
     out: &mut [f32],
@@ -180,19 +178,51 @@ fn parts(
     parts.into_iter().enumerate().map(move |(i, part)| (i * count, part))
 }
 
-/// How a matrix of type `ty` wants `n` columns; `None` if as they are.
+/// The type and the layout that the kernel for a matrix of type `ty` takes `n` columns in; `None` if
+/// it takes them in f32.
 fn layout(isa: Isa, ty: QuantType, n: usize) -> Option<(QuantType, Layout)> {
     let activation = ty.traits().activation;
-    let layout = match (isa == Isa::SCALAR, activation) {
-        (true, _) => Layout::Blocks,
-        (false, QuantType::F32) => return None,
-        (false, _) if n <= few(isa, activation) => Layout::Rows,
-        (false, _) => Layout::Panels(isa.columns()),
+    let layout = match by_block(ty, KindOf) {
+        _ if isa == Isa::SCALAR => Layout::Blocks,
+        BlockKind::Other => Layout::Blocks,
+        BlockKind::Float => return None,
+        BlockKind::Quantized if n <= few(isa, activation) => Layout::Rows,
+        BlockKind::Quantized => Layout::Panels(isa.columns()),
     };
     Some((activation, layout))
 }
 
-/// `out[t][r] = w[r] · x[t]`: the one place that picks a kernel for a type.
+/// What the kernels distinguish when they ask for activations.
+enum BlockKind {
+    Float,
+    Quantized,
+    Other,
+}
+
+/// The [`BlockKind`] of a type.
+struct KindOf;
+
+impl ByBlock for KindOf {
+    type Out = BlockKind;
+
+    fn float<T: Float>(self) -> BlockKind {
+        BlockKind::Float
+    }
+
+    fn k<T: KBlock>(self) -> BlockKind {
+        BlockKind::Quantized
+    }
+
+    fn block_32<T: Block32>(self) -> BlockKind {
+        BlockKind::Quantized
+    }
+
+    fn other(self) -> BlockKind {
+        BlockKind::Other
+    }
+}
+
+/// `out[t][r] = w[r] · x[t]`.
 fn multiply(
     isa: Isa,
     w: &Matrix<'_>,
@@ -200,57 +230,64 @@ fn multiply(
     out: &mut [&mut [f32]],
     scratch: &mut Scratch,
 ) {
-    let Some((activation, layout)) = layout(isa, w.ty, out.len()) else {
-        return floats(isa, w, x, out);
-    };
-    macro_rules! pick {
-        ($prepared:expr, $k:ident, $legacy:ident $(, $scratch:expr)?) => {
-            match w.ty {
-                QuantType::Q2_K => run(isa, $k::<BlockQ2K>::new(w, $prepared, out $(, $scratch)?)),
-                QuantType::Q3_K => run(isa, $k::<BlockQ3K>::new(w, $prepared, out $(, $scratch)?)),
-                QuantType::Q4_K => run(isa, $k::<BlockQ4K>::new(w, $prepared, out $(, $scratch)?)),
-                QuantType::Q5_K => run(isa, $k::<BlockQ5K>::new(w, $prepared, out $(, $scratch)?)),
-                QuantType::Q6_K => run(isa, $k::<BlockQ6K>::new(w, $prepared, out $(, $scratch)?)),
-                QuantType::Q4_0 => {
-                    run(isa, $legacy::<BlockQ4_0>::new(w, $prepared, out $(, $scratch)?))
-                }
-                QuantType::Q4_1 => {
-                    run(isa, $legacy::<BlockQ4_1>::new(w, $prepared, out $(, $scratch)?))
-                }
-                QuantType::Q5_0 => {
-                    run(isa, $legacy::<BlockQ5_0>::new(w, $prepared, out $(, $scratch)?))
-                }
-                QuantType::Q5_1 => {
-                    run(isa, $legacy::<BlockQ5_1>::new(w, $prepared, out $(, $scratch)?))
-                }
-                QuantType::Q8_0 => {
-                    run(isa, $legacy::<BlockQ8_0>::new(w, $prepared, out $(, $scratch)?))
-                }
-                ty => unreachable!("{ty} has no rows in a file that meet quantized activations"),
-            }
-        };
-    }
+    let layout = layout(isa, w.ty, out.len());
     match layout {
-        Layout::Blocks => reference(w, x.blocks(activation), out),
-        Layout::Rows => pick!(x.rows(activation), DotK, Dot32),
-        Layout::Panels(width) => pick!(x.panels(activation, width), TileK, Tile32, scratch),
+        Some((activation, Layout::Blocks)) => reference(w, x.blocks(activation), out),
+        _ => by_block(w.ty, Multiply { isa, w, x, layout, out, scratch }),
     }
 }
 
-fn run(isa: Isa, op: impl super::isa::IntOp<Out = ()>) {
-    isa.run_int(op).unwrap_or_else(|_| unreachable!("the reference has its own layout"));
+/// See [`multiply`]: the one place that picks the kernel for a kind of block. `x` is prepared in
+/// `layout`.
+struct Multiply<'a, 'm, 'o> {
+    isa: Isa,
+    w: &'a Matrix<'m>,
+    x: &'a Activations,
+    layout: Option<(QuantType, Layout)>,
+    out: &'a mut [&'o mut [f32]],
+    scratch: &'a mut Scratch,
 }
 
-fn floats(isa: Isa, w: &Matrix<'_>, x: &Activations, out: &mut [&mut [f32]]) {
-    match w.ty {
-        QuantType::F32 => isa.run(DotFloat::<F32>::new(w, x.x(), out)),
-        QuantType::F16 => isa.run(DotFloat::<F16>::new(w, x.x(), out)),
-        QuantType::BF16 => isa.run(DotFloat::<Bf16>::new(w, x.x(), out)),
-        ty => unreachable!("{ty} meets quantized activations"),
+impl Multiply<'_, '_, '_> {
+    fn run(isa: Isa, op: impl IntOp<Out = ()>) {
+        isa.run_int(op).unwrap_or_else(|_| unreachable!("the reference has its own layout"));
     }
 }
 
-/// The types' own products, the oracle of all others. `x` are rows of the activation type.
+impl ByBlock for Multiply<'_, '_, '_> {
+    type Out = ();
+
+    fn float<T: Float>(self) {
+        self.isa.run(DotFloat::<T>::new(self.w, self.x.x(), self.out));
+    }
+
+    fn k<T: KBlock>(self) {
+        let Self { isa, w, x, layout, out, scratch } = self;
+        match layout {
+            Some((ty, Layout::Panels(width))) => {
+                Self::run(isa, TileK::<T>::new(w, x.panels(ty, width), out, scratch));
+            }
+            _ => Self::run(isa, DotK::<T>::new(w, x.rows(QuantType::Q8_K), out)),
+        }
+    }
+
+    fn block_32<T: Block32>(self) {
+        let Self { isa, w, x, layout, out, scratch } = self;
+        match layout {
+            Some((ty, Layout::Panels(width))) => {
+                Self::run(isa, Tile32::<T>::new(w, x.panels(ty, width), out, scratch));
+            }
+            _ => Self::run(isa, Dot32::<T>::new(w, x.rows(QuantType::Q8_0), out)),
+        }
+    }
+
+    fn other(self) {
+        unreachable!("types that are not unpacked go to the reference");
+    }
+}
+
+/// The dot products that the types themselves define, which all kernels are tested against. `x` has
+/// rows of the activation type.
 fn reference(w: &Matrix<'_>, x: &[u8], out: &mut [&mut [f32]]) {
     let dot = w.ty.traits().dot;
     let columns = x.chunks_exact(x.len() / out.len());

@@ -1,4 +1,4 @@
-//! Every kernel of every instruction set that this machine has, against the reference: equal bits.
+//! Every kernel of every instruction set that this machine has gives the bits of the reference.
 
 use std::num::NonZeroUsize;
 
@@ -19,12 +19,13 @@ impl Noise {
     }
 }
 
+/// All types: also Q8_K, which no matrix has, as one that only the reference can multiply.
 fn types() -> impl Iterator<Item = QuantType> {
-    QuantType::all().filter(|ty| ty.traits().stored)
+    QuantType::all()
 }
 
-/// Where a block has its scales: a NaN there makes values NaN. The pattern is one as a half, as a
-/// bfloat16 and as the upper part of a float.
+/// Where a block has its scales: where a NaN makes values NaN. The pattern is a NaN as f16, as bf16 and
+/// as the upper half of an f32.
 fn scale_fields(ty: QuantType) -> Vec<usize> {
     let is_scale = |at: &usize| {
         let mut block = vec![0; ty.traits().block_bytes];
@@ -43,10 +44,10 @@ fn blocks(ty: QuantType, count: usize, mut fill: impl FnMut() -> u8) -> Vec<u8> 
     for i in 0..count {
         let mut block: Vec<u8> = (0..ty.traits().block_bytes).map(|_| fill()).collect();
         for (j, at) in fields.iter().enumerate() {
-            // Halves from 2^-8 on, of both signs.
+            // As f16, from 2^-8 on and of both signs.
             let sign = if (i + j) % 3 == 2 { 0x8000 } else { 0 };
-            let half = sign | (0x1c00 + ((7 * i + 13 * j) % 1024) as u16);
-            block[*at..*at + 2].copy_from_slice(&half.to_le_bytes());
+            let bits = sign | (0x1c00 + ((7 * i + 13 * j) % 1024) as u16);
+            block[*at..*at + 2].copy_from_slice(&bits.to_le_bytes());
         }
         bytes.extend(block);
     }
@@ -91,7 +92,7 @@ fn assert_reference(ty: QuantType, cols: usize, w: &[u8], x: &[f32], what: &str)
     assert!(expected.iter().all(|y| y.is_finite()), "{ty} {what}: the reference is not finite");
     for isa in Isa::available() {
         let found = product(isa, ty, cols, w, x);
-        // Equal as numbers: a zero's sign is nobody's concern.
+        // Equal as numbers: the sign of a zero does not matter.
         let differs = found.iter().zip(&expected).position(|(a, b)| a != b);
         assert_eq!(
             differs.map(|i| (i, found[i], expected[i])),
@@ -103,7 +104,8 @@ fn assert_reference(ty: QuantType, cols: usize, w: &[u8], x: &[f32], what: &str)
     }
 }
 
-/// The numbers of columns around which kernels change, and where registers and panels end.
+/// Numbers of columns around those where another kernel is picked and where registers and panels are
+/// full.
 fn column_counts() -> Vec<usize> {
     let mut counts: Vec<usize> = (1..=few(Isa::best(), QuantType::Q8_K) + 2).collect();
     for isa in Isa::available() {
@@ -132,8 +134,8 @@ fn random_blocks_and_every_number_of_columns() {
     }
 }
 
-/// Row lengths around the groups that blocks are taken in and around a tile's depth; numbers of
-/// rows around a tile's height and a thread's share.
+/// Row lengths around the number of blocks that are taken together and around the depth of a tile;
+/// numbers of rows around the height of a tile and the rows of an item.
 #[test]
 fn every_length_and_number_of_rows() {
     let mut noise = Noise(2);
@@ -178,7 +180,7 @@ fn extreme_blocks() {
     }
 }
 
-/// What activations are quantized to, ties and what is no number among them.
+/// Activations that are hard to quantize: ties, very small and large ones, and NaN and infinity.
 #[test]
 fn extreme_activations() {
     let mut noise = Noise(3);

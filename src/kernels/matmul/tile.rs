@@ -1,8 +1,8 @@
-//! Rows × many columns: the blocks of a few rows are unpacked once, then meet all columns, a tile
-//! of products at a time in registers.
+//! Rows × many columns: the blocks of a few rows are unpacked once and then multiplied with all
+//! columns. The sums of a tile of products are in registers.
 //!
-//! Columns lie side by side in the registers, four codes of each; four codes of a row go to all of
-//! them at once. See [`Layout::Panels`](crate::kernels::activations::Layout).
+//! Columns lie side by side in a register, with four codes each, and four codes of a row are
+//! broadcast to all of them. See [`Layout::Panels`](crate::kernels::activations::Layout).
 
 use std::marker::PhantomData;
 
@@ -14,13 +14,13 @@ use super::Matrix;
 use crate::kernels::activations::{Line, PANEL};
 use crate::kernels::isa::{IntOp, SimdInt};
 
-/// Values of a row that are unpacked at a time: a panel of so many stays in the first-level cache.
+/// Values of a row that are unpacked at a time: a panel as deep stays in the first-level cache.
 const DEPTH: usize = 1024;
 
-/// Columns that are turned together from sums by row to output by column.
-const TURN: usize = 8;
+/// Columns that are transposed together, from sums by row to output by column.
+const TRANSPOSED: usize = 8;
 
-/// A part of a matrix, and the columns it meets.
+/// Some rows of a matrix, and the columns that they are multiplied with.
 pub struct Tile<'a, 'o, K: Kind> {
     w: &'a [K::Block],
     /// Blocks of a row.
@@ -55,7 +55,8 @@ impl<K: Kind> IntOp for Tile<'_, '_, K> {
 
     #[inline(always)]
     fn run<S: SimdInt>(self, s: S) {
-        // A tile's sums, and those of the sub-block it is in, fill the registers.
+        // The sums of a tile, and those of the group of weights that is being added, fill the
+        // registers.
         if S::WIDE {
             self.rows::<S, 6, 8, 24>(s);
         } else {
@@ -65,24 +66,24 @@ impl<K: Kind> IntOp for Tile<'_, '_, K> {
 }
 
 impl<K: Kind> Tile<'_, '_, K> {
-    /// In tiles of `R2` rows and a whole panel, or of `R1` rows and a panel of one; `H` is a multiple
-    /// of both.
+    /// In tiles of `R2` rows and a whole panel, or of `R1` rows and a panel one register wide. `H` is
+    /// a multiple of both.
     #[inline(always)]
     fn rows<S: SimdInt, const R2: usize, const R1: usize, const H: usize>(self, s: S) {
         let Self { w, blocks, panels, out, scratch, .. } = self;
         let (rows, registers) = (w.len() / blocks, out.len().div_ceil(S::COLS));
-        // All tiles are whole: there may be more rows at the end.
+        // All tiles are whole: rows may be added at the end.
         let padded = rows.next_multiple_of(H);
-        let panels: &[S::V] = bytemuck::cast_slice(panels);
+        let panels: &[S::Columns] = bytemuck::cast_slice(panels);
         let (unpacked, sums) = K::scratch(scratch);
-        let bytes = padded * registers * size_of::<S::V>();
+        let bytes = padded * registers * size_of::<S::Columns>();
         sums.clear();
         sums.resize(bytes.div_ceil(size_of::<Line>()), Line::zeroed());
-        let sums: &mut [S::V] = &mut bytemuck::cast_slice_mut(sums)[..padded * registers];
+        let sums: &mut [S::Columns] = &mut bytemuck::cast_slice_mut(sums)[..padded * registers];
         let depth = DEPTH / K::Block::LEN;
         for first in (0..blocks).step_by(depth) {
             let depth = depth.min(blocks - first);
-            // What rows at the end are left with does not matter: nobody asks for their products.
+            // The added rows keep whatever they had: their products are not used.
             unpacked.resize(unpacked.len().max(padded * depth), K::Unpacked::zeroed());
             let unpacked = &mut unpacked[..padded * depth];
             for (to, w) in unpacked.chunks_mut(depth).zip(w.chunks_exact(blocks)) {
@@ -101,24 +102,24 @@ impl<K: Kind> Tile<'_, '_, K> {
                 }
             }
         }
-        turn(bytemuck::cast_slice(sums), registers * S::COLS, out);
+        transpose(bytemuck::cast_slice(sums), registers * S::COLS, out);
     }
 }
 
-/// All rows × one panel `x`, `depth` blocks deep, whose first register is the sums' `at`.
+/// All rows × one panel `x`, `depth` blocks deep. Its sums begin at register `at` of each row.
 #[inline(always)]
 fn panel<S: SimdInt, K: Kind, const R: usize, const C: usize>(
     s: S,
     unpacked: &[K::Unpacked],
     depth: usize,
-    x: &[[S::V; C]],
-    sums: &mut [S::V],
+    x: &[[S::Columns; C]],
+    sums: &mut [S::Columns],
     registers: usize,
     at: usize,
 ) {
     let tiles = unpacked.chunks_exact(R * depth).zip(sums.chunks_exact_mut(R * registers));
     for (w, sums) in tiles {
-        let mut tile = [[s.splat_v(0); C]; R];
+        let mut tile = [[s.splat_u32(0); C]; R];
         for r in 0..R {
             tile[r].copy_from_slice(&sums[r * registers + at..][..C]);
         }
@@ -137,9 +138,9 @@ fn panel<S: SimdInt, K: Kind, const R: usize, const C: usize>(
 
 /// `out[t][r] = sums[r][t]`, with rows of `width` sums.
 #[inline(always)]
-fn turn(sums: &[f32], width: usize, out: &mut [&mut [f32]]) {
-    for (i, out) in out.chunks_mut(TURN).enumerate() {
-        let rows = sums.chunks_exact(width).map(|row| &row[i * TURN..]);
+fn transpose(sums: &[f32], width: usize, out: &mut [&mut [f32]]) {
+    for (i, out) in out.chunks_mut(TRANSPOSED).enumerate() {
+        let rows = sums.chunks_exact(width).map(|row| &row[i * TRANSPOSED..]);
         if let [a, b, c, d, e, f, g, h] = out {
             for (r, x) in rows.enumerate().take(a.len()) {
                 [a[r], b[r], c[r], d[r], e[r], f[r], g[r], h[r]] =

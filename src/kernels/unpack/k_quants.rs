@@ -1,26 +1,27 @@
-//! The k-quants' blocks. Layouts are described beside their definitions in `formats`.
+//! The blocks of the k-quants. `formats` describes their layouts.
 
 use lapidary_formats::quant::blocks::{BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, Scales};
 use lapidary_formats::quant::Block;
 
-use super::{Heads, KBlock, Rule};
+use super::{Headers, KBlock, Rule};
 use crate::kernels::isa::SimdInt;
 
-/// The 32 bytes from `32 * i`, for both halves of a register.
+/// The 32 bytes from `32 * i` on, in both halves of a register.
 #[inline(always)]
-fn twice<S: SimdInt>(s: S, bytes: &[u8], i: usize) -> S::B {
+fn twice<S: SimdInt>(s: S, bytes: &[u8], i: usize) -> S::Bytes {
     s.load_twice(&bytes.as_chunks().0[i])
 }
 
-/// Bits `FIRST` and up of the first half's bytes, `SECOND` and up of the second's, `mask`ed.
+/// The bits from bit `FIRST` on of each byte of the first half, and from bit `SECOND` on of each byte
+/// of the second half, masked with `mask`.
 #[inline(always)]
-fn bits<S: SimdInt, const FIRST: i32, const SECOND: i32>(s: S, x: S::B, mask: u8) -> S::B {
+fn bits<S: SimdInt, const FIRST: i32, const SECOND: i32>(s: S, x: S::Bytes, mask: u8) -> S::Bytes {
     s.and(s.shift_halves::<FIRST, SECOND>(x), s.splat_byte(mask))
 }
 
-/// Codes of two bits, as Q2_K has them and Q3_K its low bits.
+/// Codes of two bits: all of Q2_K's, and the low bits of Q3_K's.
 #[inline(always)]
-fn crumbs<S: SimdInt>(s: S, qs: &[u8; 64]) -> [S::B; 4] {
+fn two_bits<S: SimdInt>(s: S, qs: &[u8; 64]) -> [S::Bytes; 4] {
     let (a, b) = (twice(s, qs, 0), twice(s, qs, 1));
     [
         bits::<S, 0, 2>(s, a, 3),
@@ -30,9 +31,9 @@ fn crumbs<S: SimdInt>(s: S, qs: &[u8; 64]) -> [S::B; 4] {
     ]
 }
 
-/// Codes of four bits, as Q4_K has them and Q5_K its low bits.
+/// Codes of four bits: all of Q4_K's, and the low bits of Q5_K's.
 #[inline(always)]
-fn nibbles<S: SimdInt>(s: S, qs: &[u8; 128]) -> [S::B; 4] {
+fn four_bits<S: SimdInt>(s: S, qs: &[u8; 128]) -> [S::Bytes; 4] {
     [
         bits::<S, 0, 4>(s, twice(s, qs, 0), 15),
         bits::<S, 0, 4>(s, twice(s, qs, 1), 15),
@@ -43,21 +44,21 @@ fn nibbles<S: SimdInt>(s: S, qs: &[u8; 128]) -> [S::B; 4] {
 
 /// `a | b`, register by register.
 #[inline(always)]
-fn or<S: SimdInt>(s: S, a: [S::B; 4], b: [S::B; 4]) -> [S::B; 4] {
+fn or<S: SimdInt>(s: S, a: [S::Bytes; 4], b: [S::Bytes; 4]) -> [S::Bytes; 4] {
     [s.or(a[0], b[0]), s.or(a[1], b[1]), s.or(a[2], b[2]), s.or(a[3], b[3])]
 }
 
 /// Sixteen bytes of each of four blocks.
-macro_rules! heads {
+macro_rules! load_each {
     ($s:expr, $w:expr, $field:ident) => {
-        $s.load_heads([&$w[0].$field, &$w[1].$field, &$w[2].$field, &$w[3].$field])
+        $s.load_quarters([&$w[0].$field, &$w[1].$field, &$w[2].$field, &$w[3].$field])
     };
 }
 
-/// A half of each of four blocks.
-macro_rules! halves {
+/// An f16 value of each of four blocks.
+macro_rules! widen_each {
     ($s:expr, $w:expr, $field:ident) => {
-        $s.halves([
+        $s.widen_f16s([
             $w[0].$field.to_bits(),
             $w[1].$field.to_bits(),
             $w[2].$field.to_bits(),
@@ -66,24 +67,35 @@ macro_rules! halves {
     };
 }
 
+/// The same sixteen bytes for every quarter.
+const fn each_quarter(x: [u8; 16]) -> [u8; 64] {
+    let (mut y, mut i) = ([0; 64], 0);
+    while i < 64 {
+        y[i] = x[i % 16];
+        i += 1;
+    }
+    y
+}
+
 impl KBlock for BlockQ2K {
     const GROUP: usize = 16;
     const MAX_CODE: u32 = 3;
     const RULE: Rule = Rule::Affine;
 
     #[inline(always)]
-    fn codes<S: SimdInt>(&self, s: S) -> [S::B; 4] {
-        crumbs(s, &self.qs)
+    fn codes<S: SimdInt>(&self, s: S) -> [S::Bytes; 4] {
+        two_bits(s, &self.qs)
     }
 
     #[inline(always)]
-    fn heads<S: SimdInt>(s: S, w: [&Self; 4]) -> Heads<S> {
-        let both = heads!(s, w, scales);
-        Heads {
-            scales: s.nibble_heads(both, false),
-            mins: s.nibble_heads(both, true),
-            d: halves!(s, w, d),
-            dmin: halves!(s, w, dmin),
+    fn headers<S: SimdInt>(s: S, w: [&Self; 4]) -> Headers<S> {
+        // A scale in the low four bits of each byte, and a minimum in the high ones.
+        let (both, low) = (load_each!(s, w, scales), s.splat_byte(15));
+        Headers {
+            scales: s.and(both, low),
+            mins: s.and(s.shift_dwords::<4, 4, 4, 4>(both), low),
+            d: widen_each!(s, w, d),
+            dmin: widen_each!(s, w, dmin),
         }
     }
 
@@ -109,22 +121,33 @@ impl KBlock for BlockQ3K {
     const RULE: Rule = Rule::Symmetric(4);
 
     #[inline(always)]
-    fn codes<S: SimdInt>(&self, s: S) -> [S::B; 4] {
+    fn codes<S: SimdInt>(&self, s: S) -> [S::Bytes; 4] {
         let high = twice(s, &self.hmask, 0);
-        let thirds = [
+        let third_bits = [
             bits::<S, -2, -1>(s, high, 4),
             bits::<S, 0, 1>(s, high, 4),
             bits::<S, 2, 3>(s, high, 4),
             bits::<S, 4, 5>(s, high, 4),
         ];
-        or(s, crumbs(s, &self.qs), thirds)
+        or(s, two_bits(s, &self.qs), third_bits)
     }
 
     #[inline(always)]
-    fn heads<S: SimdInt>(s: S, w: [&Self; 4]) -> Heads<S> {
-        let ends = [end(w[0]), end(w[1]), end(w[2]), end(w[3])];
-        let scales = s.signed_six_bit_heads(s.load_heads(ends));
-        Heads { scales, mins: scales, d: halves!(s, w, d), dmin: [0.0; 4] }
+    fn headers<S: SimdInt>(s: S, w: [&Self; 4]) -> Headers<S> {
+        /// Where the low four bits of the scales lie in the last sixteen bytes of a block, of which
+        /// the first two belong to the codes and the last two are `d`: first the low nibbles of
+        /// these bytes, then the high ones.
+        const LOW: [u8; 64] = each_quarter([2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9]);
+        /// Where the high two bits lie: a byte has those of every fourth scale.
+        const HIGH: [u8; 64] =
+            each_quarter([10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13]);
+        let ends = s.load_quarters([end(w[0]), end(w[1]), end(w[2]), end(w[3])]);
+        let low = s.shift_dwords::<0, 0, 4, 4>(s.shuffle(ends, &LOW));
+        let high = s.shift_dwords::<-4, -2, 0, 2>(s.shuffle(ends, &HIGH));
+        let (low, high) = (s.and(low, s.splat_byte(15)), s.and(high, s.splat_byte(0x30)));
+        // They are stored with 32 added.
+        let scales = s.sub_bytes(s.or(low, high), s.splat_byte(32));
+        Headers { scales, mins: scales, d: widen_each!(s, w, d), dmin: [0.0; 4] }
     }
 
     #[inline(always)]
@@ -150,12 +173,27 @@ fn begin<T: Block>(w: &T) -> &[u8; 16] {
     bytemuck::bytes_of(w).first_chunk().expect("a block is longer")
 }
 
-/// Of Q4_K and Q5_K, which begin alike: `d`, `dmin` and `scales`, sixteen bytes.
+/// The headers of Q4_K and Q5_K, whose blocks begin alike: `d`, `dmin`, and then eight scales and
+/// eight minimums of six bits each in twelve bytes.
 #[inline(always)]
-fn six_bit_heads<S: SimdInt, T: Block>(s: S, w: [&T; 4]) -> Heads<S> {
-    let begins = s.load_heads([begin(w[0]), begin(w[1]), begin(w[2]), begin(w[3])]);
-    let (both, [d, dmin]) = (s.six_bit_heads(begins), s.first_halves(begins));
-    Heads { scales: both, mins: both, d, dmin }
+fn headers_of_six_bits<S: SimdInt, T: Block>(s: S, w: [&T; 4]) -> Headers<S> {
+    /// Where the low six bits of the first four scales lie, and the low four of the others; then
+    /// the same of the minimums. The last four of both share bytes.
+    const LOW: [u8; 64] = each_quarter([4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15]);
+    const LOW_MASK: [u8; 64] =
+        each_quarter([63, 63, 63, 63, 15, 15, 15, 15, 63, 63, 63, 63, 15, 15, 15, 15]);
+    /// Where the high two bits of the last four scales and minimums lie: in the bytes of the first
+    /// four.
+    const HIGH: [u8; 64] = each_quarter([4, 5, 6, 7, 4, 5, 6, 7, 8, 9, 10, 11, 8, 9, 10, 11]);
+    const HIGH_MASK: [u8; 64] =
+        each_quarter([0, 0, 0, 0, 48, 48, 48, 48, 0, 0, 0, 0, 48, 48, 48, 48]);
+    let begins = s.load_quarters([begin(w[0]), begin(w[1]), begin(w[2]), begin(w[3])]);
+    let low = s.shift_dwords::<0, 0, 0, 4>(s.shuffle(begins, &LOW));
+    let high = s.shift_dwords::<2, 2, 2, 2>(s.shuffle(begins, &HIGH));
+    let low = s.and(low, s.load_bytes(&LOW_MASK));
+    let both = s.or(low, s.and(high, s.load_bytes(&HIGH_MASK)));
+    let [d, dmin] = s.first_f16_pairs(begins);
+    Headers { scales: both, mins: both, d, dmin }
 }
 
 /// Eight scales and eight minimums, each twice.
@@ -175,13 +213,13 @@ impl KBlock for BlockQ4K {
     const RULE: Rule = Rule::Affine;
 
     #[inline(always)]
-    fn codes<S: SimdInt>(&self, s: S) -> [S::B; 4] {
-        nibbles(s, &self.qs)
+    fn codes<S: SimdInt>(&self, s: S) -> [S::Bytes; 4] {
+        four_bits(s, &self.qs)
     }
 
     #[inline(always)]
-    fn heads<S: SimdInt>(s: S, w: [&Self; 4]) -> Heads<S> {
-        six_bit_heads(s, w)
+    fn headers<S: SimdInt>(s: S, w: [&Self; 4]) -> Headers<S> {
+        headers_of_six_bits(s, w)
     }
 
     #[inline(always)]
@@ -201,20 +239,20 @@ impl KBlock for BlockQ5K {
     const RULE: Rule = Rule::Affine;
 
     #[inline(always)]
-    fn codes<S: SimdInt>(&self, s: S) -> [S::B; 4] {
+    fn codes<S: SimdInt>(&self, s: S) -> [S::Bytes; 4] {
         let high = twice(s, &self.qh, 0);
-        let fifths = [
+        let fifth_bits = [
             bits::<S, -4, -3>(s, high, 16),
             bits::<S, -2, -1>(s, high, 16),
             bits::<S, 0, 1>(s, high, 16),
             bits::<S, 2, 3>(s, high, 16),
         ];
-        or(s, nibbles(s, &self.qs), fifths)
+        or(s, four_bits(s, &self.qs), fifth_bits)
     }
 
     #[inline(always)]
-    fn heads<S: SimdInt>(s: S, w: [&Self; 4]) -> Heads<S> {
-        six_bit_heads(s, w)
+    fn headers<S: SimdInt>(s: S, w: [&Self; 4]) -> Headers<S> {
+        headers_of_six_bits(s, w)
     }
 
     #[inline(always)]
@@ -234,34 +272,34 @@ impl KBlock for BlockQ6K {
     const RULE: Rule = Rule::Symmetric(32);
 
     #[inline(always)]
-    fn codes<S: SimdInt>(&self, s: S) -> [S::B; 4] {
+    fn codes<S: SimdInt>(&self, s: S) -> [S::Bytes; 4] {
         let ql: &[[u8; 64]] = self.ql.as_chunks().0;
         let low = [s.load_bytes(&ql[0]), s.load_bytes(&ql[1])];
         let high = [twice(s, &self.qh, 0), twice(s, &self.qh, 1)];
-        let fours = [
+        let low_bits = [
             bits::<S, 0, 0>(s, low[0], 15),
             bits::<S, 4, 4>(s, low[0], 15),
             bits::<S, 0, 0>(s, low[1], 15),
             bits::<S, 4, 4>(s, low[1], 15),
         ];
-        let twos = [
+        let high_bits = [
             bits::<S, -4, -2>(s, high[0], 0x30),
             bits::<S, 0, 2>(s, high[0], 0x30),
             bits::<S, -4, -2>(s, high[1], 0x30),
             bits::<S, 0, 2>(s, high[1], 0x30),
         ];
-        or(s, fours, twos)
+        or(s, low_bits, high_bits)
     }
 
     #[inline(always)]
-    fn heads<S: SimdInt>(s: S, w: [&Self; 4]) -> Heads<S> {
-        let scales = s.load_heads([
+    fn headers<S: SimdInt>(s: S, w: [&Self; 4]) -> Headers<S> {
+        let scales = s.load_quarters([
             bytemuck::cast_ref(&w[0].scales),
             bytemuck::cast_ref(&w[1].scales),
             bytemuck::cast_ref(&w[2].scales),
             bytemuck::cast_ref(&w[3].scales),
         ]);
-        Heads { scales, mins: scales, d: halves!(s, w, d), dmin: [0.0; 4] }
+        Headers { scales, mins: scales, d: widen_each!(s, w, d), dmin: [0.0; 4] }
     }
 
     #[inline(always)]

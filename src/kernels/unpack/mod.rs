@@ -1,17 +1,65 @@
-//! What a block type tells the vector kernels: how one block becomes plain codes and scales. The
-//! loops over blocks, rows and columns are written once, in `matmul`.
+//! What the vector kernels need to know of a block type: how one block becomes plain codes and
+//! scales, and which types they can do that for. The loops over blocks, rows and columns are written
+//! once, in `matmul`.
 
+mod floats;
 mod k_quants;
 mod legacy;
 
-use lapidary_formats::quant::Block;
+use lapidary_formats::quant::blocks::{
+    Bf16, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ4_0, BlockQ4_1, BlockQ5K, BlockQ5_0, BlockQ5_1,
+    BlockQ6K, BlockQ8_0, F16, F32,
+};
+use lapidary_formats::quant::{Block, QuantType};
 
-use super::isa::SimdInt;
+use super::isa::{Simd, SimdInt};
 
-/// A type with 256 weights a block, which meets activations in Q8_K.
+/// Something that is done with the block type of a [`QuantType`], in one way for each kind of block.
+pub trait ByBlock {
+    /// The result.
+    type Out;
+
+    /// For types of one value a block.
+    fn float<T: Float>(self) -> Self::Out;
+    /// For k-quants.
+    fn k<T: KBlock>(self) -> Self::Out;
+    /// For types with 32 weights a block.
+    fn block_32<T: Block32>(self) -> Self::Out;
+    /// For types that are not unpacked here.
+    fn other(self) -> Self::Out;
+}
+
+/// Does `what` with the block type of `ty`. This is the only list of the types that the vector kernels
+/// know.
+pub fn by_block<B: ByBlock>(ty: QuantType, what: B) -> B::Out {
+    match ty {
+        QuantType::F32 => what.float::<F32>(),
+        QuantType::F16 => what.float::<F16>(),
+        QuantType::BF16 => what.float::<Bf16>(),
+        QuantType::Q2_K => what.k::<BlockQ2K>(),
+        QuantType::Q3_K => what.k::<BlockQ3K>(),
+        QuantType::Q4_K => what.k::<BlockQ4K>(),
+        QuantType::Q5_K => what.k::<BlockQ5K>(),
+        QuantType::Q6_K => what.k::<BlockQ6K>(),
+        QuantType::Q4_0 => what.block_32::<BlockQ4_0>(),
+        QuantType::Q4_1 => what.block_32::<BlockQ4_1>(),
+        QuantType::Q5_0 => what.block_32::<BlockQ5_0>(),
+        QuantType::Q5_1 => what.block_32::<BlockQ5_1>(),
+        QuantType::Q8_0 => what.block_32::<BlockQ8_0>(),
+        QuantType::Q8_K => what.other(),
+    }
+}
+
+/// A type of one value a block, which is multiplied with activations in f32.
+pub trait Float: Block {
+    /// Sixteen values, widened.
+    fn load<S: Simd>(s: S, x: &[Self; 16]) -> S::F;
+}
+
+/// A type with 256 weights a block, which is multiplied with activations in Q8_K.
 ///
 /// With `p` = Σ scale · code · activation and `m` = Σ min · activation, both integers, a block's
-/// product is made of them and the activations' scale `a` by [`RULE`](KBlock::RULE).
+/// product follows from them and the activations' scale `a` by [`RULE`](KBlock::RULE).
 pub trait KBlock: Block {
     /// Weights that share a scale: 16 or 32.
     const GROUP: usize;
@@ -20,41 +68,44 @@ pub trait KBlock: Block {
     /// How scales and minimums combine.
     const RULE: Rule;
 
-    /// The codes in the weights' order, at most 127.
-    fn codes<S: SimdInt>(&self, s: S) -> [S::B; 4];
-    /// Scales and minimums of four blocks.
-    fn heads<S: SimdInt>(s: S, w: [&Self; 4]) -> Heads<S>;
-    /// The scale and the minimum of every 16 weights; what the minimums of [`Rule::Symmetric`] are,
-    /// nobody asks.
+    /// The codes in the order of the weights, at most 127.
+    fn codes<S: SimdInt>(&self, s: S) -> [S::Bytes; 4];
+    /// The headers of four blocks.
+    fn headers<S: SimdInt>(s: S, w: [&Self; 4]) -> Headers<S>;
+    /// The scale and the minimum of every 16 weights. The minimums are not used with
+    /// [`Rule::Symmetric`].
     fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]);
-    /// The bits of `d` and of `dmin` (0 if there is none), halves.
+    /// The bits of `d` and of `dmin` (0 if there is none), which are f16.
     fn d(&self) -> [u16; 2];
 }
 
-/// See [`KBlock`]. The order of operations is the reference's, so that the bits are.
+/// See [`KBlock`]. The order of operations is the reference's, so that the bits are too.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
     /// `a · (d · p - dmin · m)`
     Affine,
-    /// `(a · d) · (p - m)`: codes are stored with this offset, so that a minimum is as much times
-    /// the scale.
+    /// `(a · d) · (p - offset · m)`, where the scales take the place of the minimums in `m`: this
+    /// offset was added to the codes.
     Symmetric(i8),
 }
 
-/// What four blocks say of their codes.
+/// The headers of four blocks: all that a block has besides its codes. A quarter of a register
+/// belongs to a block.
 #[derive(Clone, Copy)]
-pub struct Heads<S: SimdInt> {
-    /// For `scale_16` or `scale_32`, by [`KBlock::GROUP`].
-    pub scales: S::H,
-    /// For `products_16` or `products_32`; of [`Rule::Symmetric`], the scales.
-    pub mins: S::H,
+pub struct Headers<S: SimdInt> {
+    /// If [`KBlock::GROUP`] is 16, the sixteen scales, signed. If it is 32, the eight scales in the
+    /// first eight bytes, unsigned.
+    pub scales: S::Bytes,
+    /// If [`KBlock::GROUP`] is 16, the sixteen minimums. If it is 32, the eight minimums in the last
+    /// eight bytes, unsigned. The scales once more if the rule is [`Rule::Symmetric`].
+    pub mins: S::Bytes,
     /// `d`.
     pub d: [f32; 4],
     /// `dmin`, if there is one.
     pub dmin: [f32; 4],
 }
 
-/// A type with 32 weights a block, which meets activations in Q8_0.
+/// A type with 32 weights a block, which is multiplied with activations in Q8_0.
 ///
 /// A block's product is `d · (a · Σ (code - offset) · activation)`, plus `m · (a · Σ activation)`
 /// for the types that have `m`.
@@ -64,13 +115,13 @@ pub trait Block32: Block {
     /// The largest code, if they are unsigned.
     const MAX_CODE: u32;
 
-    /// The codes of two blocks in the weights' order.
-    fn codes<S: SimdInt>(s: S, a: &Self, b: &Self) -> S::B;
-    /// The bits of the scale.
+    /// The codes of two blocks in the order of the weights.
+    fn codes<S: SimdInt>(s: S, a: &Self, b: &Self) -> S::Bytes;
+    /// The bits of the scale, which is f16.
     fn d(&self) -> u16;
     /// Whether the type has `m`.
     const HAS_M: bool = false;
-    /// The bits of `m`, if the type has it.
+    /// The bits of `m`, which is f16, if the type has it.
     fn m(&self) -> u16 {
         0
     }

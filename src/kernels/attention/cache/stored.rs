@@ -1,11 +1,11 @@
-//! Rows of the cache as bytes that lie on a disk: by position, wherever they lie in memory.
+//! Rows of the cache as they are stored in a file: by position, in whatever order they lie in memory.
 
 use std::ops::Range;
 
 use super::{KvRows, Slots, Spans, Unit, SPAN, UNIT};
 
 impl KvRows {
-    /// The positions that are there.
+    /// The positions that it holds.
     pub fn positions(&self) -> Range<usize> {
         self.first().min(self.len)..self.len
     }
@@ -20,9 +20,9 @@ impl KvRows {
         each_type!(&self.slots, spans => spans.append_row(pos, bytes));
     }
 
-    /// Makes it hold the rows at `positions`, or the last of them that there is room for, and
-    /// nothing else. `next` writes the bytes of all of them in order, as
-    /// [`append_row`](Self::append_row) gave them.
+    /// Makes it hold the rows at `positions`, or as many of the last as there is room for, and
+    /// nothing else. `next` is called for every position in order, and fills in the bytes that
+    /// [`append_row`](Self::append_row) made of it.
     ///
     /// # Errors
     /// Those of `next`; then it is empty.
@@ -41,7 +41,7 @@ impl KvRows {
             }
         }
         self.len = positions.end;
-        // So that `first()` is what is there: more rows may be missing than are written over yet.
+        // So that `first()` is the first row that is there, though none was overwritten yet.
         self.reached = if first == 0 { self.len } else { first + self.shape.capacity };
         Ok(())
     }
@@ -69,7 +69,7 @@ impl<U: Unit> Spans<U> {
     fn put_row(&mut self, pos: usize, bytes: &[u8]) {
         let slot = self.slot(pos);
         let (n_head_kv, n_slots) = (self.shape.n_head_kv, self.slots.len());
-        // What comes before in a ring is there too, if empty.
+        // The slots before it in a ring have to exist too, though they are empty.
         for slot in n_slots..=slot {
             let (positions, units) = self.rows(slot);
             self.slots.push(bytemuck::zeroed_vec(n_head_kv * positions * units));
