@@ -1,10 +1,11 @@
 //! Lapidary cuts Google's Gemma 2 to size: it converts checkpoints to k-quant GGUF files, runs
 //! them on the CPU and measures what the cut cost.
 //!
-//! Imports point one way: commands (the binary) → [`server`] → [`engine`], and → [`verify`] →
-//! [`convert`], [`imatrix`], [`perplexity`]; both → [`chat`], [`grammar`], [`tokenizer`], [`sampling`] →
-//! [`model`] → [`kernels`] → `lapidary_formats`. What the system allows and refuses, [`machine`] and
-//! [`fault`], is for the commands alone.
+//! Imports point one way: commands (the binary) → [`server`] → [`engine`] → [`generate`], and commands →
+//! [`verify`] → [`convert`] → [`memory`], [`perplexity`]; all of them → [`model`] → [`kernels`] →
+//! `lapidary_formats`. Texts are handled beside the model: [`chat`] → [`tokenizer`], and [`grammar`] →
+//! [`sampling`], [`tokenizer`]. What the system allows and refuses, [`machine`] and [`fault`], is for the
+//! commands alone. `tests/repository/imports.rs` has the whole table, as a test.
 #![deny(unsafe_code)]
 
 pub mod bandwidth;

@@ -22,3 +22,8 @@ pub mod quant;
 pub mod session;
 pub mod tensor;
 pub mod vocab;
+
+/// The example in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

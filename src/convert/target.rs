@@ -12,7 +12,7 @@ use super::ConvertError;
 use crate::model::Source;
 
 /// A file that is being written beside the path it will have. Dropped before
-/// [`commit`](Self::commit), it disappears, unless it is to be [kept](Self::keep).
+/// [`commit`](Self::commit), it disappears, unless it is to be kept for `--resume`.
 #[derive(Debug)]
 pub struct Target {
     path: PathBuf,

@@ -138,17 +138,17 @@ impl Activations {
         }
     }
 
-    /// Rows that were prepared in [`Layout::Blocks`].
+    /// Rows that were prepared in `Layout::Blocks`.
     pub fn blocks(&self, ty: QuantType) -> &[u8] {
         &self.form(ty, Layout::Blocks).blocks
     }
 
-    /// Rows that were prepared in [`Layout::Rows`].
+    /// Rows that were prepared in `Layout::Rows`.
     pub fn rows(&self, ty: QuantType) -> &QuantizedRows {
         &self.form(ty, Layout::Rows).rows
     }
 
-    /// Rows that were prepared in [`Layout::Panels`].
+    /// Rows that were prepared in `Layout::Panels`.
     pub fn panels(&self, ty: QuantType, width: usize) -> &[Line] {
         &self.form(ty, Layout::Panels(width)).panels
     }

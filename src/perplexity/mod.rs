@@ -109,7 +109,7 @@ pub fn measure(
     }
 }
 
-/// −log softmax(logits)[token].
+/// `−log softmax(logits)[token]`.
 fn negative_log_likelihood(isa: Isa, logits: &[f32], token: u32) -> f64 {
     log_sum_exp(isa, logits) - f64::from(logits[token as usize])
 }
