@@ -1,4 +1,4 @@
-//! Lapidary cuts Google's Gemma 2 to size: it converts checkpoints to k-quant GGUF files, runs
+//! Lapidary cuts Google's Gemma to size: it converts checkpoints to k-quant GGUF files, runs
 //! them on the CPU and measures what the cut cost.
 //!
 //! Imports point one way: commands (the binary) → [`server`] → [`engine`] → [`generate`], and commands →

@@ -12,7 +12,7 @@ use commands::interrupt::Interrupted;
 use commands::{bench, convert, demo, imatrix, inspect, perplexity, run, sandbox, serve, verify};
 use lapidary_formats::printable::Printable;
 
-/// Cuts Gemma 2 to size: converts checkpoints to k-quant GGUF files, runs them on the CPU and
+/// Cuts Gemma to size: converts checkpoints to k-quant GGUF files, runs them on the CPU and
 /// measures what the cut cost
 #[derive(Parser)]
 #[command(version)]

@@ -210,12 +210,8 @@ fn print(out: &mut impl Write, report: &Report, name: &str, output: &Path) -> io
             report.requantized
         )?;
     }
-    if report.untied {
-        writeln!(
-            out,
-            "the model has a head of its own (output.weight), with which llama.cpp refuses a Gemma 2 \
-             file: it runs here only"
-        )?;
+    if let Some(difference) = &report.llama_cpp {
+        writeln!(out, "llama.cpp {difference}")?;
     }
     Ok(())
 }
@@ -229,7 +225,8 @@ fn json(report: &Report, name: &str, output: &Path) -> serde_json::Value {
         "bytes_read": report.bytes_read,
         "resumed_tensors": report.resumed,
         "requantized_tensors": report.requantized,
-        "untied_head": report.untied,
+        "untied": report.untied,
+        "llama_cpp": report.llama_cpp,
         "seconds": report.seconds,
         "megabytes_per_second": report.megabytes_per_second(),
     })

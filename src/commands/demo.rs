@@ -84,7 +84,7 @@ fn demo(dir: &Path) -> anyhow::Result<()> {
     }
     writeln!(out, "\n{} goes on, with seed {SAMPLE_SEED}:\n", SAMPLE_RECIPE.name())?;
     sample(&file_of(dir, SAMPLE_RECIPE))?;
-    writeln!(out, "\nNext, with a checkpoint of Gemma 2 in the directory gemma-2-2b-it:")?;
+    writeln!(out, "\nNext, with a checkpoint of Gemma in the directory gemma-2-2b-it:")?;
     writeln!(out, "  lapidary convert gemma-2-2b-it -o gemma-2-2b-it-Q4_K_M.gguf")?;
     writeln!(out, "  lapidary run gemma-2-2b-it-Q4_K_M.gguf --chat")?;
     Ok(())

@@ -13,6 +13,7 @@ use lapidary_formats::quant::QuantType;
 
 use super::check::{self, Check};
 use super::metadata::header;
+use super::report::llama_cpp;
 use super::resume::{finished, unfinished, Finished};
 use super::target::Target;
 use super::{ConvertError, Plan, Report, Totals};
@@ -143,6 +144,7 @@ fn outlook(source: &dyn RowSource, header: &Header) -> Report {
         requantized,
         resumed: 0,
         untied: source.model().is_untied(),
+        llama_cpp: llama_cpp(source.model()),
         seconds: 0.0,
     }
 }

@@ -2,6 +2,8 @@
 
 use lapidary_formats::quant::QuantType;
 
+use crate::model::Source;
+
 /// The tensors of one type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TypeTotal {
@@ -77,10 +79,33 @@ pub struct Report {
     /// Tensors that were quantized in the source and are now quantized to another type: their
     /// errors add up, and converting the original checkpoint gives a better file.
     pub requantized: usize,
-    /// Whether the model has a head of its own, which llama.cpp does not load for this architecture.
+    /// Whether the model has an output matrix of its own.
     pub untied: bool,
+    /// What llama.cpp does otherwise with the file, if it is known to: a verb and the rest.
+    pub llama_cpp: Option<String>,
     /// Seconds from beginning to end, until the file was safe on the disk.
     pub seconds: f64,
+}
+
+/// What llama.cpp does otherwise with a file of `source`, for [`Report::llama_cpp`].
+pub(super) fn llama_cpp(source: &Source) -> Option<String> {
+    let (config, name) = (source.config(), source.config().architecture.name());
+    if !config.architecture.is_in_llama_cpp() {
+        return Some(format!("does not know {name}: the file runs here only"));
+    }
+    if source.is_untied() && !config.architecture.llama_cpp_takes_output() {
+        return Some(format!(
+            "refuses {name} with an output matrix of its own (output.weight): the file runs here only"
+        ));
+    }
+    let (scale, inferred) = (config.attn_scale, config.inferred_attn_scale());
+    // Rounding of 1/√x apart.
+    ((scale / inferred - 1.0).abs() > 1e-6).then(|| {
+        format!(
+            "takes {inferred} for the attention scale of {name} in these sizes, where this model has \
+             {scale}: its answers will differ"
+        )
+    })
 }
 
 impl Report {

@@ -76,8 +76,21 @@ pub(super) struct Row {
     /// Layers of the size whose attention is scaled by n_embd / n_head where every other size takes
     /// the width of a head. llama.cpp knows it by this number, as GGUF files have no key for it.
     pub n_layer_27b: Option<usize>,
+    /// What llama.cpp makes of it.
+    pub llama_cpp: LlamaCpp,
     /// What absent keys mean.
     pub defaults: Defaults,
+}
+
+/// What llama.cpp makes of an architecture.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum LlamaCpp {
+    /// It does not know it.
+    Unknown,
+    /// It loads models whose output matrix is the embedding, and no others.
+    Tied,
+    /// It loads models with and without an output matrix of their own.
+    WithOutput,
 }
 
 /// What absent keys mean: the defaults of transformers' classes and of llama.cpp, which agree.
@@ -112,6 +125,7 @@ const GEMMA: Row = Row {
     local_rope: false,
     softcaps: false,
     n_layer_27b: None,
+    llama_cpp: LlamaCpp::Tied,
     defaults: Defaults {
         n_ctx_train: 8192,
         window: None,
@@ -151,6 +165,7 @@ const VAULT_GEMMA: Row = Row {
     post_norms: false,
     any_period: true,
     n_layer_27b: None,
+    llama_cpp: LlamaCpp::Unknown,
     ..GEMMA2
 };
 
@@ -166,6 +181,7 @@ const GEMMA3: Row = Row {
     any_period: true,
     local_rope: true,
     n_layer_27b: Some(62),
+    llama_cpp: LlamaCpp::WithOutput,
     defaults: Defaults {
         n_ctx_train: 131_072,
         window: Some(4096),
@@ -232,7 +248,12 @@ impl Architecture {
 
     /// Whether llama.cpp knows it.
     pub fn is_in_llama_cpp(self) -> bool {
-        self != Self::VaultGemma
+        self.row().llama_cpp != LlamaCpp::Unknown
+    }
+
+    /// Whether llama.cpp loads models of it that have an output matrix of their own.
+    pub fn llama_cpp_takes_output(self) -> bool {
+        self.row().llama_cpp == LlamaCpp::WithOutput
     }
 
     /// Whether its models may have parts that read images, which are left out.

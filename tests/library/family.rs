@@ -11,7 +11,7 @@ use lapidary::tokenizer::{Special, Tokenizer};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::fixtures::{held_out, tests_dir};
+use crate::fixtures::{held_out, micro, tests_dir, tiny};
 use crate::goldens::{golden, ids};
 use crate::logits::{golden_f32, CACHES, F32_NMSE};
 use crate::nmse::nmse;
@@ -178,6 +178,40 @@ fn every_recipe_of_every_architecture_runs() {
             assert!(error <= limit, "{name} {recipe}: NMSE {error:e}");
         }
     }
+}
+
+/// What llama.cpp does otherwise with a file is said, and nothing where it does the same.
+#[test]
+fn what_llama_cpp_does_otherwise_is_said() {
+    let scale = |architecture, inferred, scale| {
+        Some(format!(
+            "takes {inferred} for the attention scale of {architecture} in these sizes, where this model \
+             has {scale}: its answers will differ"
+        ))
+    };
+    for (name, expected) in [
+        ("micro-gemma1", None),
+        ("micro-gemma3", scale("Gemma 3", 0.17677669, 0.20412415)),
+        ("micro-vaultgemma", Some("does not know VaultGemma: the file runs here only".to_owned())),
+    ] {
+        let golden = Golden::new(name);
+        let (source, out) = (golden.source(), golden.dir.path().join("out.gguf"));
+        let plan = Plan::of_recipe(&source, Recipe::F16);
+        let report = convert(&source, &out, &plan, Options::default(), &mut ()).unwrap();
+        assert_eq!(report.llama_cpp, expected, "{name}");
+    }
+    let (source, dir) = (Source::open(&micro()).unwrap(), TempDir::new().unwrap());
+    let plan = Plan::of_recipe(&source, Recipe::F16);
+    let out = dir.path().join("out.gguf");
+    let report = convert(&source, &out, &plan, Options::default(), &mut ()).unwrap();
+    let expected =
+        "refuses Gemma 2 with an output matrix of its own (output.weight): the file runs here only";
+    assert_eq!(report.llama_cpp.as_deref(), Some(expected));
+    let source = Source::open(&tiny()).unwrap();
+    let plan = Plan::of_recipe(&source, Recipe::F16);
+    let options = Options { force: true, ..Options::default() };
+    let report = convert(&source, &out, &plan, options, &mut ()).unwrap();
+    assert_eq!(report.llama_cpp, None);
 }
 
 /// Parts that read images are left out of a conversion, and counted.

@@ -26,11 +26,6 @@ impl Config {
         let n_layer = check_layers(metadata.size("block_count")?, architecture, Keys::Gguf)?;
         let n_head = metadata.size("attention.head_count")?;
         let head_dim = metadata.size("attention.key_length")?;
-        // llama.cpp has no key for query_pre_attn_scalar and infers it: the 27B sizes, known by their
-        // number of layers, take n_embd / n_head; every other size takes head_dim.
-        let inferred =
-            if row.n_layer_27b == Some(n_layer) { n_embd / n_head.max(1) } else { head_dim };
-        let inferred = (1.0 / (inferred as f64).sqrt()) as f32;
         let rms_eps = "attention.layer_norm_rms_epsilon";
         let (global, local) = metadata.ropes()?;
         let layers = Layers {
@@ -45,7 +40,7 @@ impl Config {
             global,
             local,
         };
-        let config = Self {
+        let mut config = Self {
             architecture,
             name: g.str("general.name")?.unwrap_or(row.gguf).to_owned(),
             n_vocab,
@@ -63,11 +58,13 @@ impl Config {
             embd_scale: metadata
                 .float("embedding_scale")?
                 .unwrap_or_else(|| Self::root_of_width(n_embd)),
-            attn_scale: metadata.float("attention.scale")?.unwrap_or(inferred),
+            attn_scale: 0.0,
             final_softcap: metadata
                 .softcap("final_logit_softcapping", row.defaults.final_softcap)?,
             layers: layers.specs(),
         };
+        config.attn_scale =
+            metadata.float("attention.scale")?.unwrap_or_else(|| config.inferred_attn_scale());
         let config = config.checked(Keys::Gguf)?;
         metadata.check_supported(&config)?;
         Ok(config)

@@ -73,6 +73,14 @@ impl Config {
         half::bf16::from_f32((n_embd as f32).sqrt()).to_f32()
     }
 
+    /// The attention scale that llama.cpp takes, which has no key for it: 1/√head_dim, but for the 27B
+    /// sizes 1/√(n_embd / n_head). It knows those by their number of layers.
+    pub fn inferred_attn_scale(&self) -> f32 {
+        let is_27b = self.architecture.row().n_layer_27b == Some(self.n_layer());
+        let width = if is_27b { self.n_embd / self.n_head.max(1) } else { self.head_dim };
+        (1.0 / (width as f64).sqrt()) as f32
+    }
+
     /// Width of all query heads together.
     pub fn n_embd_q(&self) -> usize {
         self.n_head * self.head_dim
