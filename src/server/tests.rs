@@ -57,7 +57,8 @@ async fn panics() {
     panic!("on purpose")
 }
 
-struct Lines;
+/// How it words answers.
+pub struct Lines;
 
 fn line(value: Value) -> Vec<String> {
     vec![format!("{value}\n")]
@@ -65,7 +66,7 @@ fn line(value: Value) -> Vec<String> {
 
 impl Wording for Lines {
     const CONTENT_TYPE: &'static str = "application/x-ndjson";
-    const KEEP_ALIVE: Option<&'static str> = None;
+    const KEEP_ALIVE: Option<&'static str> = Some("\n");
 
     fn whole(&mut self, answers: &[WholeAnswer], tally: &Tally) -> Value {
         json!({"wrote": answers[0].text, "tokens": tally.generated})

@@ -1,6 +1,7 @@
 //! Answers that are sent while they are made.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{HeaderName, CACHE_CONTROL, CONTENT_TYPE};
@@ -16,8 +17,14 @@ use crate::server::limits::KEEP_ALIVE;
 /// The response that streams a generation.
 pub fn response<W: Wording>(generation: Generation<W>) -> Response {
     let Generation { answers, tally, wording, .. } = generation;
-    let open = answers.len();
-    let streaming = Streaming { events: events(answers), open, tally, wording, ended: false };
+    let streaming = Streaming {
+        open: answers.len(),
+        events: events(answers),
+        tally,
+        wording,
+        keep_alive: KEEP_ALIVE,
+        ended: false,
+    };
     let batches = stream::unfold(streaming, |mut streaming| async {
         streaming.next().await.map(|frames| (frames, streaming))
     });
@@ -38,6 +45,8 @@ struct Streaming<W> {
     open: usize,
     tally: Tally,
     wording: W,
+    /// How long it may be silent.
+    keep_alive: Duration,
     ended: bool,
 }
 
@@ -47,7 +56,7 @@ impl<W: Wording> Streaming<W> {
         if self.ended {
             return None;
         }
-        let Ok(event) = timeout(KEEP_ALIVE, self.events.next()).await else {
+        let Ok(event) = timeout(self.keep_alive, self.events.next()).await else {
             return Some(W::KEEP_ALIVE.into_iter().map(str::to_owned).collect());
         };
         Some(match event {
@@ -76,5 +85,43 @@ impl<W: Wording> Streaming<W> {
     fn fail(&mut self, error: &ApiError) -> Vec<String> {
         self.ended = true;
         self.wording.fail(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Done, Finish};
+    use crate::server::tests::Lines;
+
+    #[tokio::test]
+    async fn a_silent_stream_shows_that_it_is_alive() {
+        let done = Done {
+            finish: Finish::Length,
+            tokens: 1,
+            queued: Duration::ZERO,
+            prompt_time: Duration::ZERO,
+            decode_time: Duration::ZERO,
+        };
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let done_later = stream::once(async { (0, receiver.await.ok().map(Event::Done)) });
+        let mut events = Events::new();
+        events.push(Box::pin(done_later));
+        let mut streaming = Streaming {
+            events,
+            open: 1,
+            tally: Tally::new(vec![1], 1),
+            wording: Lines,
+            keep_alive: Duration::from_millis(1),
+            ended: false,
+        };
+        for _ in 0..3 {
+            assert_eq!(streaming.next().await.unwrap(), ["\n"]);
+        }
+        // Nothing is lost by it.
+        sender.send(done).unwrap();
+        assert_eq!(streaming.next().await.unwrap(), ["{\"tokens\":1}\n"]);
+        assert_eq!(streaming.next().await.unwrap(), ["\"done\"\n"]);
+        assert_eq!(streaming.next().await, None);
     }
 }
