@@ -32,15 +32,11 @@ import llama_cpp
 import numpy as np
 from gguf import GGUFReader, LlamaFileType
 
+from llama_cpp_logits import compare, llama_logits, quiet
+
 HERE = Path(__file__).resolve().parent
 RECIPES = {"F16": 1, "Q8_0": 7, "Q6_K": 18, "Q5_K_M": 17, "Q5_K_S": 16, "Q4_K_M": 15, "Q4_K_S": 14,
            "Q3_K_L": 13, "Q3_K_M": 12, "Q3_K_S": 11, "Q2_K": 10}
-GGML_F32 = 0
-
-
-@llama_cpp.llama_log_callback
-def quiet(_level, _text, _data):
-    """llama.cpp reports every tensor it quantizes; the tables below say what matters."""
 
 
 def recipe_of(path):
@@ -50,33 +46,6 @@ def recipe_of(path):
 
 def tensor_types(path):
     return {t.name: t.tensor_type.name for t in GGUFReader(path).tensors}
-
-
-def llama_logits(path, ids):
-    """[tokens, vocabulary] f32 as llama.cpp computes them"""
-    model = llama_cpp.Llama(str(path), n_ctx=512, n_batch=512, n_ubatch=512, logits_all=True, verbose=False,
-                            type_k=GGML_F32, type_v=GGML_F32, n_gpu_layers=0)
-    model.eval(ids)
-    logits = np.array(model.scores[:len(ids)], np.float32)
-    model.close()
-    return logits
-
-
-def compare(logits, reference):
-    """NMSE, largest difference, mean Kullback-Leibler divergence and share of equal best tokens"""
-    a, b = logits.astype(np.float64), reference.astype(np.float64)
-
-    def log_softmax(x):
-        x = x - x.max(axis=1, keepdims=True)
-        return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
-
-    p, q = log_softmax(b), log_softmax(a)
-    return {
-        "nmse": float(((a - b) ** 2).sum() / (b ** 2).sum()),
-        "largest": float(np.abs(a - b).max()),
-        "kl": float((np.exp(p) * (p - q)).sum(axis=1).mean()),
-        "same_best": float((a.argmax(axis=1) == b.argmax(axis=1)).mean()),
-    }
 
 
 def quantize(source, target, recipe):

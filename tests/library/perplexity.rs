@@ -282,7 +282,7 @@ fn the_command_names_the_piece_that_differs() {
     let output = perplexity(&file, &["--reference", other.to_str().unwrap()]);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), &*output.stdout), (Some(1), b"".as_slice()), "{stderr}");
-    let cause = format!("piece {id} is \"▁LORD\", and \"▁KING\" in the reference");
+    let cause = format!("piece {id} is \"▁LORD\" in the model, but \"▁KING\" in the reference");
     assert!(stderr.contains(&cause) && stderr.contains("other.gguf"), "{stderr}");
     assert_eq!(stderr.matches('\n').count(), 1, "{stderr}");
 }
