@@ -115,14 +115,16 @@ fn perplexity_and_greedy_tokens_are_those_of_llama_cpp() {
     let widened = Source::open(&out).unwrap();
     // With weights in F16 llama.cpp rounds activations to f16, which moves each logit by some 1e-3 and
     // averages out. With quantized weights both programs quantize activations to 8 bits, each in its own
-    // way: with these very weights that costs them 0.45 and 0.63 % of the perplexity.
+    // way: with these very weights that costs llama.cpp 0.45 % of the perplexity and us 0.63 %, and would
+    // make greedy tokens differ by chance.
     for (recipe, source, tolerance) in [("Q4_K_M", &quantized, 3e-3), ("F16", &widened, 1e-4)] {
         let golden = json(&format!("gemma3/{recipe}.json"));
         let [found, expected] = perplexities(source, &golden["perplexity"]);
         println!("{recipe}: perplexity {found:.4}, llama.cpp's {expected:.4}");
         assert!((found / expected - 1.0).abs() <= tolerance, "{recipe}: {found} for {expected}");
-        let (found, text) = greedy(source, &golden);
-        assert_eq!(found, ids(&golden["greedy_ids"]), "{recipe}: {text}");
-        assert_eq!(text, golden["text"].as_str().unwrap(), "{recipe}");
     }
+    let golden = json("gemma3/F16.json");
+    let (found, text) = greedy(&widened, &golden);
+    assert_eq!(found, ids(&golden["greedy_ids"]), "{text}");
+    assert_eq!(text, golden["text"].as_str().unwrap());
 }
