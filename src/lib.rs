@@ -6,6 +6,52 @@
 //! `lapidary_formats`. Texts are handled beside the model: [`chat`] → [`tokenizer`], and [`grammar`] →
 //! [`sampling`], [`tokenizer`]. What the system allows and refuses, [`machine`] and [`fault`], is for the
 //! commands alone. `tests/repository/imports.rs` has the whole table, as a test.
+//!
+//! # Examples
+//!
+//! A model is opened from a checkpoint's directory or a GGUF file. Opening it reads the headers and
+//! checks every shape; the weights are mapped.
+//!
+//! ```
+//! use std::path::Path;
+//!
+//! use lapidary::model::Source;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-gemma2"));
+//! let source = Source::open(path)?;
+//! assert_eq!((source.config().n_layer(), source.config().n_embd), (4, 256));
+//! for spec in source.tensors() {
+//!     println!("{} {:?} {}", spec.name, spec.shape, source.tensor(spec).ty);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`convert::convert`] writes it as a GGUF file, with the types of a recipe:
+//!
+//! ```
+//! use std::path::Path;
+//!
+//! use lapidary::convert::{convert, Options, Plan, Recipe};
+//! use lapidary::model::Source;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-gemma2"));
+//! let dir = tempfile::tempdir()?;
+//! let out = dir.path().join("tiny-Q4_K_M.gguf");
+//!
+//! let source = Source::open(path)?;
+//! let plan = Plan::of_recipe(&source, Recipe::Q4_K_M);
+//! // `()` is not told of the progress.
+//! let report = convert(&source, &out, &plan, Options::default(), &mut ())?;
+//! assert!(report.totals.bits_per_weight() < 6.0);
+//!
+//! let converted = Source::open(&out)?;
+//! assert_eq!(converted.tensors(), source.tensors());
+//! # Ok(())
+//! # }
+//! ```
 #![deny(unsafe_code)]
 
 pub mod bandwidth;

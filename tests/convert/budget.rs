@@ -111,7 +111,7 @@ fn norms_keep_their_type_and_rows_their_blocks() {
 }
 
 fn lapidary(args: &[&str]) -> assert_cmd::assert::Assert {
-    Command::cargo_bin("lapidary").unwrap().args(args).assert()
+    Command::new(env!("CARGO_BIN_EXE_lapidary")).args(args).assert()
 }
 
 #[test]

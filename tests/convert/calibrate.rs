@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::fixtures::{held_out, micro, tiny};
 
 fn lapidary(args: &[&str]) -> assert_cmd::assert::Assert {
-    Command::cargo_bin("lapidary").unwrap().args(args).assert()
+    Command::new(env!("CARGO_BIN_EXE_lapidary")).args(args).assert()
 }
 
 /// A part of the held-out text, long enough for a few chunks.
