@@ -177,7 +177,12 @@ impl SimdInt for Avx512 {
             }
         }
         fn shuffle(x: __m512i, places: &[u8; 64]) -> __m512i {
-            _mm512_shuffle_epi8(x, _mm512_loadu_si512(places.as_ptr().cast()))
+            // In two loads: LLVM does not see that a longer one is of a constant, and then cannot pick a
+            // better shuffle.
+            let p = places.as_ptr();
+            let first = _mm512_castsi256_si512(_mm256_loadu_si256(p.cast()));
+            let places = _mm512_inserti64x4::<1>(first, _mm256_loadu_si256(p.add(32).cast()));
+            _mm512_shuffle_epi8(x, places)
         }
         fn broadcast_quarter<const Q: i32>(x: __m512i) -> __m512i {
             match Q {

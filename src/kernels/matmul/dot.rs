@@ -240,23 +240,12 @@ const UPPER_AS_WORDS: [u8; 64] = {
     places
 };
 
-/// For `shuffle`: byte `first` of every quarter as all words of the first half, and the next byte as
-/// those of the second.
-const fn as_words_of_halves(first: u8) -> [u8; 64] {
+/// For `shuffle`: the bytes of a quarter from `first` on, each in all words of `len` bytes: as their
+/// lower bytes, or as their upper bytes if `upper`. The other bytes are 0.
+const fn in_words_of(len: usize, first: u8, upper: bool) -> [u8; 64] {
     let (mut places, mut i) = ([ZERO; 64], 0);
     while i < 64 {
-        places[i] = first + (i / 32) as u8;
-        i += 2;
-    }
-    places
-}
-
-/// For `shuffle`: the bytes of a quarter from `first` on, each as the upper byte of all words of a
-/// quarter.
-const fn as_high_bytes_of_quarters(first: u8) -> [u8; 64] {
-    let (mut places, mut i) = ([ZERO; 64], 0);
-    while i < 64 {
-        places[i + 1] = first + (i / 16) as u8;
+        places[i + upper as usize] = first + (i / len) as u8;
         i += 2;
     }
     places
@@ -276,10 +265,16 @@ fn block_k<S: SimdInt, T: KBlock, const B: i32>(
     let scales = s.broadcast_quarter::<B>(scales);
     macro_rules! scale {
         ($u:literal) => {
-            if T::GROUP == 32 {
-                s.words(s.shuffle(scales, const { &as_words_of_halves(2 * $u) }))
-            } else {
-                s.high_bytes(s.shuffle(scales, const { &as_high_bytes_of_quarters(4 * $u) }))
+            match (T::GROUP, T::RULE) {
+                (32, _) => s.words(s.shuffle(scales, const { &in_words_of(32, 2 * $u, false) })),
+                // Unsigned.
+                (_, Rule::Affine) => {
+                    s.words(s.shuffle(scales, const { &in_words_of(16, 4 * $u, false) }))
+                }
+                // Signed.
+                (_, Rule::Symmetric(_)) => {
+                    s.high_bytes(s.shuffle(scales, const { &in_words_of(16, 4 * $u, true) }))
+                }
             }
         };
     }

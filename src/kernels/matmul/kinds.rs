@@ -301,14 +301,14 @@ impl<T: Block32> Kind for Legacy<T> {
 /// The codes of two blocks, as `step` or `step_signed` takes them.
 #[inline(always)]
 fn codes_32<S: SimdInt, T: Block32>(s: S, a: &T, b: &T) -> [[u32; 8]; 2] {
-    let mut codes = [0; 64];
-    s.store_bytes(T::codes(s, a, b), &mut codes);
-    let codes: [[u32; 8]; 2] = bytemuck::cast(codes);
-    match T::CODES {
-        Codes::Offset(_) => codes,
-        // Adding 128 to a byte turns its highest bit round.
-        Codes::Signed => codes.map(|codes| codes.map(|c| c ^ u32::from_ne_bytes([S::BIAS; 4]))),
+    let mut codes = T::codes(s, a, b);
+    if T::CODES == Codes::Signed && S::BIAS != 0 {
+        // It is 128, so subtracting it from a byte is the same as adding it.
+        codes = s.sub_bytes(codes, s.splat_byte(S::BIAS));
     }
+    let mut bytes = [0; 64];
+    s.store_bytes(codes, &mut bytes);
+    bytemuck::cast(bytes)
 }
 
 #[inline(always)]

@@ -67,10 +67,10 @@ macro_rules! widen_each {
     };
 }
 
-/// The same sixteen bytes for every quarter.
-const fn each_quarter(x: [u8; 16]) -> [u8; 64] {
-    let (mut y, mut i) = ([0; 64], 0);
-    while i < 64 {
+/// The same sixteen bytes again and again.
+const fn repeat<const N: usize>(x: [u8; 16]) -> [u8; N] {
+    let (mut y, mut i) = ([0; N], 0);
+    while i < N {
         y[i] = x[i % 16];
         i += 1;
     }
@@ -137,10 +137,10 @@ impl KBlock for BlockQ3K {
         /// Where the low four bits of the scales lie in the last sixteen bytes of a block, of which
         /// the first two belong to the codes and the last two are `d`: first the low nibbles of
         /// these bytes, then the high ones.
-        const LOW: [u8; 64] = each_quarter([2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9]);
+        const LOW: [u8; 64] = repeat([2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9]);
         /// Where the high two bits lie: a byte has those of every fourth scale.
         const HIGH: [u8; 64] =
-            each_quarter([10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13]);
+            repeat([10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13]);
         let ends = s.load_quarters([end(w[0]), end(w[1]), end(w[2]), end(w[3])]);
         let low = s.shift_dwords::<0, 0, 4, 4>(s.shuffle(ends, &LOW));
         let high = s.shift_dwords::<-4, -2, 0, 2>(s.shuffle(ends, &HIGH));
@@ -179,19 +179,18 @@ fn begin<T: Block>(w: &T) -> &[u8; 16] {
 fn headers_of_six_bits<S: SimdInt, T: Block>(s: S, w: [&T; 4]) -> Headers<S> {
     /// Where the low six bits of the first four scales lie, and the low four of the others; then
     /// the same of the minimums. The last four of both share bytes.
-    const LOW: [u8; 64] = each_quarter([4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15]);
-    const LOW_MASK: [u8; 64] =
-        each_quarter([63, 63, 63, 63, 15, 15, 15, 15, 63, 63, 63, 63, 15, 15, 15, 15]);
+    const LOW: [u8; 64] = repeat([4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15]);
+    const LOW_MASK: [u8; 32] =
+        repeat([63, 63, 63, 63, 15, 15, 15, 15, 63, 63, 63, 63, 15, 15, 15, 15]);
     /// Where the high two bits of the last four scales and minimums lie: in the bytes of the first
     /// four.
-    const HIGH: [u8; 64] = each_quarter([4, 5, 6, 7, 4, 5, 6, 7, 8, 9, 10, 11, 8, 9, 10, 11]);
-    const HIGH_MASK: [u8; 64] =
-        each_quarter([0, 0, 0, 0, 48, 48, 48, 48, 0, 0, 0, 0, 48, 48, 48, 48]);
+    const HIGH: [u8; 64] = repeat([4, 5, 6, 7, 4, 5, 6, 7, 8, 9, 10, 11, 8, 9, 10, 11]);
+    const HIGH_MASK: [u8; 32] = repeat([0, 0, 0, 0, 48, 48, 48, 48, 0, 0, 0, 0, 48, 48, 48, 48]);
     let begins = s.load_quarters([begin(w[0]), begin(w[1]), begin(w[2]), begin(w[3])]);
     let low = s.shift_dwords::<0, 0, 0, 4>(s.shuffle(begins, &LOW));
     let high = s.shift_dwords::<2, 2, 2, 2>(s.shuffle(begins, &HIGH));
-    let low = s.and(low, s.load_bytes(&LOW_MASK));
-    let both = s.or(low, s.and(high, s.load_bytes(&HIGH_MASK)));
+    let low = s.and(low, s.load_twice(&LOW_MASK));
+    let both = s.or(low, s.and(high, s.load_twice(&HIGH_MASK)));
     let [d, dmin] = s.first_f16_pairs(begins);
     Headers { scales: both, mins: both, d, dmin }
 }

@@ -93,11 +93,11 @@ pub enum Rule {
 /// belongs to a block.
 #[derive(Clone, Copy)]
 pub struct Headers<S: SimdInt> {
-    /// If [`KBlock::GROUP`] is 16, the sixteen scales, signed. If it is 32, the eight scales in the
-    /// first eight bytes, unsigned.
+    /// Sixteen scales if [`KBlock::GROUP`] is 16, and eight in the first eight bytes if it is 32:
+    /// unsigned if the rule is [`Rule::Affine`], and signed if it is [`Rule::Symmetric`].
     pub scales: S::Bytes,
-    /// If [`KBlock::GROUP`] is 16, the sixteen minimums. If it is 32, the eight minimums in the last
-    /// eight bytes, unsigned. The scales once more if the rule is [`Rule::Symmetric`].
+    /// Sixteen minimums, at most 127, if [`KBlock::GROUP`] is 16, and eight in the last eight bytes if
+    /// it is 32. The scales once more if the rule is [`Rule::Symmetric`].
     pub mins: S::Bytes,
     /// `d`.
     pub d: [f32; 4],
