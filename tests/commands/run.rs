@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use lapidary::model::Source;
 use lapidary::tokenizer::{ControlPieces, Tokenizer};
 
-use crate::fixtures::{micro, tiny};
+use crate::fixtures::{micro, tests_dir, tiny};
 use crate::goldens::{golden, ids};
 
 const PROMPT: &str = "And it came to pass, when";
@@ -249,4 +249,28 @@ fn ctrl_c_ends_the_line_and_reports() {
     assert!(text.ends_with('\n'));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("interrupted") && stderr.contains("seed"), "{stderr}");
+}
+
+#[test]
+fn llama_cpps_names_of_options_are_taken() {
+    let ours = ["--ctx", "64", "--threads", "1", "--ubatch-size", "16", "-p", PROMPT, "-n", "6"];
+    let expected = text(&[&ours[..], &GREEDY].concat());
+    let theirs = ["-c", "64", "-t", "1", "--slice", "16", "-p", PROMPT, "--n-predict", "6"];
+    let mut theirs_run = Command::new(env!("CARGO_BIN_EXE_lapidary"));
+    let output = theirs_run.args(["run", "-m"]).arg(tiny()).args(theirs).args(GREEDY).output();
+    assert_eq!(String::from_utf8(output.unwrap().stdout).unwrap(), expected);
+    let both = command(&["-m", "other.gguf", "-p", PROMPT]).output().unwrap();
+    assert_eq!(both.status.code(), Some(2), "one model is given twice");
+    let none = Command::new(env!("CARGO_BIN_EXE_lapidary")).args(["run", "-p", "x"]).output();
+    assert_eq!(none.unwrap().status.code(), Some(2), "no model is given");
+}
+
+#[test]
+fn parts_that_read_images_are_said_to_be_left_out() {
+    let model = tests_dir("fixtures/micro-gemma3-conditional");
+    let output = command_on(&model, &["-p", PROMPT, "-n", "2"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let expected = "micro-gemma3-conditional: 5 tensors that read images are left out: text only";
+    assert!(stderr.contains(expected), "{stderr}");
 }

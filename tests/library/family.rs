@@ -3,11 +3,14 @@
 //! each kind would give).
 
 use std::fs;
+use std::num::NonZeroUsize;
 
-use lapidary::convert::{convert, Options, Plan, Recipe};
+use lapidary::convert::{convert, fit, Budget, Options, Plan, Recipe, Weighting};
+use lapidary::imatrix;
 use lapidary::kernels::KvType;
 use lapidary::model::{Architecture, Model, Rows, Source, State, StateOptions};
 use lapidary::tokenizer::{Special, Tokenizer};
+use lapidary::verify::verify;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -245,5 +248,53 @@ fn rings_of_local_layers_give_the_bits_of_whole_caches() {
             model.forward_last(&mut state, ids).unwrap().to_vec()
         };
         assert!(run(true) == run(false), "{name}");
+    }
+}
+
+/// What is done with models besides running them: importance matrices, budgets, saved sequences, the look
+/// for damage.
+#[test]
+fn everything_that_is_done_with_a_model_is_done_with_every_architecture() {
+    for (name, _) in MODELS {
+        let golden = Golden::new(name);
+        let source = golden.source();
+        let (c, ids) = (source.config(), ids(&golden.json["ids"]));
+        let model = Model::load(&source, None).unwrap();
+
+        let options = imatrix::Options {
+            n_ctx: NonZeroUsize::new(32).unwrap(),
+            chunks: None,
+            kv: KvType::F32,
+            bos: Some(2),
+        };
+        let collected = imatrix::collect(&model, &ids, options, |_, _| true).unwrap();
+        assert_eq!(collected.imatrix.entries.len(), 7 * c.n_layer() + 1, "{name}");
+        let weighting = Weighting::new(&source, &collected.imatrix);
+        assert_eq!(
+            (weighting.len(), &weighting.flaws[..]),
+            (7 * c.n_layer() + 1, &[][..]),
+            "{name}"
+        );
+
+        let budget = Budget::BitsPerWeight(5.5);
+        let fitted = fit(&source, budget, Some(&weighting), Options::default(), &mut ()).unwrap();
+        let out = golden.dir.path().join("fitted.gguf");
+        let plan = fitted.plan.weighted(Some(weighting));
+        let report = convert(&source, &out, &plan, Options::default(), &mut ()).unwrap();
+        assert!(
+            report.totals.bits_per_weight() <= 5.5 && report.file_bytes <= fitted.limit,
+            "{name}"
+        );
+        let verified = verify(&out, None, &mut ()).unwrap();
+        assert_eq!((&verified.findings[..], verified.checksums), (&[][..], source.tensors().len()));
+
+        let mut state = State::new(c, StateOptions::new(256, KvType::F16));
+        model.forward_last(&mut state, &ids[..100]).unwrap();
+        let saved = state.save(name, &ids[..100], "", Vec::new()).unwrap();
+        let options = StateOptions { n_ubatch: 8, ..*state.options() };
+        let len = saved.len() as u64;
+        let mut restored = State::restore(c, options, name, saved.as_slice(), len).unwrap();
+        let found = model.forward_last(&mut restored.state, &ids[100..]).unwrap().to_vec();
+        assert!(found == model.forward_last(&mut state, &ids[100..]).unwrap(), "{name}");
     }
 }

@@ -1,5 +1,7 @@
 //! `POST /v1/completions`.
 
+use std::path::Path;
+
 use lapidary::kernels::KvType;
 use lapidary::model::{Model, Rows, Source, State, StateOptions};
 use serde_json::{json, Value};
@@ -237,4 +239,15 @@ fn a_request_that_makes_no_sense_is_refused_by_name() {
     // Fields of no consequence, and null.
     let harmless = json!({"user": "u", "model": "gpt-4", "metadata": {"a": "b"}, "store": false, "stop": null, "suffix": null});
     server.complete(&greedy(harmless));
+}
+
+/// A server of Gemma 3, whose layers have two RoPE bases and norms of queries and keys.
+#[test]
+fn another_architecture_is_served() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/micro-gemma3");
+    let server = Server::start_on(Path::new(model), &["--parallel", "2"], &[]);
+    let request = json!({"prompt": "And it came", "max_tokens": 8, "temperature": 0});
+    let (first, again) = (server.complete(&request), server.complete(&request));
+    assert_eq!(first["usage"]["completion_tokens"], 8);
+    assert_eq!(first["choices"], again["choices"]);
 }

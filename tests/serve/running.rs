@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -46,8 +46,13 @@ impl Server {
 
     /// The same with variables in its environment.
     pub fn start_with(options: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start_on(&model(), options, variables)
+    }
+
+    /// The same with another model.
+    pub fn start_on(model: &Path, options: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
-        command.arg("serve").arg(model()).args(["--port", "0", "--threads", "2"]).args(options);
+        command.arg("serve").arg(model).args(["--port", "0", "--threads", "2"]).args(options);
         command.env_remove("LAPIDARY_API_KEY").envs(variables.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();

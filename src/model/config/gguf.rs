@@ -4,7 +4,7 @@ use lapidary_formats::gguf::{Gguf, Header, Value};
 
 use super::{check_layers, Config, ConfigError, Keys};
 use crate::kernels::RopeSpec;
-use crate::model::architecture::{Architecture, Layers, LOCAL_ROPE_BASE};
+use crate::model::architecture::{Architecture, LayerSpec, Layers, LOCAL_ROPE_BASE};
 use crate::model::TensorKind;
 
 impl Config {
@@ -25,17 +25,14 @@ impl Config {
         let n_embd = metadata.size("embedding_length")?;
         let n_layer = check_layers(metadata.size("block_count")?, architecture, Keys::Gguf)?;
         let n_head = metadata.size("attention.head_count")?;
-        let head_dim = metadata.size("attention.key_length")?;
+        let head_dim = metadata.size_if_there("attention.key_length")?;
         let rms_eps = "attention.layer_norm_rms_epsilon";
         let (global, local) = metadata.ropes()?;
         let layers = Layers {
             architecture,
             n_layer,
             period: metadata.period(n_layer)?,
-            window: match row.defaults.window {
-                None => None,
-                default => metadata.size_if_there("attention.sliding_window")?.or(default),
-            },
+            window: metadata.window()?,
             softcap: metadata.softcap("attn_logit_softcapping", row.defaults.attn_softcap)?,
             global,
             local,
@@ -48,8 +45,8 @@ impl Config {
             n_embd,
             n_ff: metadata.size("feed_forward_length")?,
             n_head,
-            n_head_kv: metadata.size("attention.head_count_kv")?,
-            head_dim,
+            n_head_kv: metadata.size_if_there("attention.head_count_kv")?.unwrap_or(n_head),
+            head_dim: head_dim.unwrap_or(n_embd / n_head.max(1)),
             rms_eps: metadata
                 .float(rms_eps)?
                 .ok_or_else(|| ConfigError::Missing(metadata.key(rms_eps)))?,
@@ -90,11 +87,20 @@ impl Config {
         set_size("attention.head_count_kv", self.n_head_kv);
         set_size("attention.key_length", self.head_dim);
         set_size("attention.value_length", self.head_dim);
-        if let Some(window) = self.sliding_window().or(row.defaults.window) {
-            set_size("attention.sliding_window", window);
-        }
-        if row.any_period && self.period() != row.period && self.n_layer() >= row.period {
-            set_size("attention.sliding_window_pattern", self.period());
+        let usual = |(i, layer): (usize, &LayerSpec)| {
+            layer.is_local() != (i + 1).is_multiple_of(row.period)
+        };
+        match self.sliding_window() {
+            // An absent key means that there are no local layers.
+            None if row.local_rope => {}
+            window => {
+                if let Some(window) = window.or(row.defaults.window) {
+                    set_size("attention.sliding_window", window);
+                }
+                if row.defaults.window.is_some() && !self.layers.iter().enumerate().all(usual) {
+                    set_size("attention.sliding_window_pattern", self.period());
+                }
+            }
         }
         let mut set = |key: &str, value: f32| header.set(format!("{prefix}.{key}"), value);
         set("attention.layer_norm_rms_epsilon", self.rms_eps);
@@ -180,9 +186,24 @@ impl Metadata<'_> {
         }
     }
 
+    /// The window of local layers. Where local layers turn otherwise than global ones, an absent key or
+    /// zero means that there are none.
+    fn window(&self) -> Result<Option<usize>, ConfigError> {
+        let row = self.architecture.row();
+        let window = self.size_if_there("attention.sliding_window")?;
+        Ok(match row.defaults.window {
+            None => None,
+            Some(_) if row.local_rope => window.filter(|window| *window != 0),
+            default => window.or(default),
+        })
+    }
+
     /// Every how many layers one attends to all positions: a number, or by layer whether it is local.
     fn period(&self, n_layer: usize) -> Result<usize, ConfigError> {
         let (row, key) = (self.architecture.row(), "attention.sliding_window_pattern");
+        if row.local_rope && self.window()?.is_none() {
+            return Ok(1);
+        }
         let Some(value) = self.gguf.get(&self.key(key)) else { return Ok(row.period) };
         let local: Option<Vec<bool>> =
             value.as_array().and_then(|array| array.values().map(|v| v.as_bool()).collect());

@@ -1,6 +1,8 @@
 //! `config.json` of every architecture: what absent keys mean, what is taken and what is refused.
 
 use lapidary_formats::checkpoint::CheckpointConfig;
+use lapidary_formats::gguf::{Gguf, Header, Writer};
+use lapidary_formats::quant::QuantType;
 use serde_json::{json, Value};
 
 use super::*;
@@ -319,4 +321,65 @@ fn the_embedding_is_scaled_by_a_rounded_root() {
     let widths = [2304, 3584, 4608, 640, 1152, 256];
     let expected = [48.0, 59.75, 68.0, 25.25, 34.0, 16.0];
     assert_eq!(widths.map(Config::root_of_width), expected);
+}
+
+/// The configuration in a file of `config`'s metadata, to which `change` is made.
+fn through_gguf(config: &Config, change: impl FnOnce(&mut Header)) -> Result<Config, ConfigError> {
+    let mut header = Header::new();
+    header.set("general.architecture", config.architecture.gguf_name());
+    header.set("general.name", config.name.as_str());
+    config.set_metadata(&mut header);
+    header.add_tensor("token_embd.weight", QuantType::F32, &[1, config.n_vocab]).unwrap();
+    change(&mut header);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut writer = Writer::new(file.reopen().unwrap(), header).unwrap();
+    writer.write(&vec![0; 4 * config.n_vocab]).unwrap();
+    writer.finish().unwrap();
+    Config::from_gguf(&Gguf::open(file.path()).unwrap())
+}
+
+#[test]
+fn metadata_say_all_of_a_configuration() {
+    let types = |ty: &str| json!({ "layer_types": vec![ty; 12] });
+    let vault = |mut changes: Value| {
+        changes["model_type"] = json!("vaultgemma");
+        gemma2(changes)
+    };
+    for config in [
+        gemma(json!({})),
+        gemma2(json!({"sliding_window": 7, "attn_logit_softcapping": null})),
+        gemma2(json!({"num_hidden_layers": 1, "query_pre_attn_scalar": 3})),
+        vault(json!({})),
+        vault(types("full_attention")),
+        gemma3(json!({})),
+        gemma3(json!({"num_hidden_layers": 3, "final_logit_softcapping": 30.0})),
+        gemma3(json!({"sliding_window_pattern": 4, "rope_local_base_freq": 2e4})),
+        gemma3(json!({"num_hidden_layers": 4, "sliding_window_pattern": 2})),
+        gemma3(json!({"num_hidden_layers": 12, "layer_types": vec!["full_attention"; 12]})),
+        gemma3(json!({"num_hidden_layers": 2, "layer_types": vec!["full_attention"; 2]})),
+        gemma3(json!({"rope_scaling": {"rope_type": "linear", "factor": 8.0}})),
+    ] {
+        let config = config.unwrap();
+        assert_eq!(through_gguf(&config, |_| ()).unwrap(), config);
+    }
+}
+
+/// What llama.cpp's converter leaves out, or writes otherwise than we do.
+#[test]
+fn metadata_of_others_are_taken() {
+    let config = gemma3(json!({})).unwrap();
+    let local: Vec<bool> = (1..=13).map(|i| i % 6 != 0).collect();
+    let with = |h: &mut Header| h.set("gemma3.attention.sliding_window_pattern", local.clone());
+    assert_eq!(through_gguf(&config, with).unwrap(), config);
+    let old = |h: &mut Header| h.set("gemma3.rope.scale_linear", 8.0f32);
+    assert_eq!(through_gguf(&config, old).unwrap().global_rope(), Some(rope(1e6, 8.0)));
+    let none = |h: &mut Header| h.set("gemma3.attention.sliding_window", 0u32);
+    let found = through_gguf(&config, none).unwrap();
+    assert_eq!((found.sliding_window(), found.global_rope()), (None, Some(rope(1e6, 1.0))));
+    let uneven = |h: &mut Header| {
+        h.set("gemma3.attention.sliding_window_pattern", vec![true, false, false, true, true, true])
+    };
+    let six = gemma3(json!({"num_hidden_layers": 6})).unwrap();
+    let error = through_gguf(&six, uneven).unwrap_err().to_string();
+    assert!(error.ends_with("global layers must be evenly spaced"), "{error}");
 }
