@@ -104,7 +104,7 @@ mod tests {
             decode_time: Duration::ZERO,
         };
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        let done_later = stream::once(async { (0, receiver.await.ok().map(Event::Done)) });
+        let done_later = stream::once(async { (0_usize, receiver.await.ok().map(Event::Done)) });
         let mut events = Events::new();
         events.push(Box::pin(done_later));
         let mut streaming = Streaming {
