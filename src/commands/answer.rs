@@ -6,6 +6,7 @@ use anyhow::Context;
 use lapidary::generate::{Answer, GenerateError, Limits, Session, Shift};
 
 use super::interrupt;
+use super::sandbox::TemplateFailed;
 
 /// Has `session` go on from `prompt` for at most `max_tokens`, and writes the text to `out` as it comes,
 /// until Ctrl-C is pressed. The result is the answer with its text.
@@ -32,12 +33,10 @@ pub fn write_answer(
 /// The error that a person is told: of a shift, what it ended with.
 fn explained(error: GenerateError) -> anyhow::Error {
     match error {
-        GenerateError::Shift(error) => {
-            match error.downcast::<super::conversation::TemplateFailed>() {
-                Ok(failed) => (*failed).into(),
-                Err(error) => anyhow::anyhow!(error),
-            }
-        }
+        GenerateError::Shift(error) => match error.downcast::<TemplateFailed>() {
+            Ok(failed) => (*failed).into(),
+            Err(error) => anyhow::anyhow!(error),
+        },
         GenerateError::Model(error) => error.into(),
         error => error.into(),
     }

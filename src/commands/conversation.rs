@@ -11,11 +11,11 @@ use std::time::Duration;
 use lapidary::chat::{ChatTemplate, Role, Turn};
 use lapidary::generate::{tokens_per_second, Answer, End, Finish, Session, Shift};
 use lapidary::tokenizer::Tokenizer;
-use thiserror::Error as ThisError;
 
 use super::answer::{line_end, write_answer};
 use super::prompt_cache::PromptCache;
 use super::run::too_long;
+use super::sandbox::TemplateFailed;
 use super::{interrupt, sandbox, size, stats};
 use input::{Command, Input, Reader};
 
@@ -60,14 +60,6 @@ pub struct Decoded {
     last: Option<f64>,
     tokens: usize,
     time: Duration,
-}
-
-/// A chat template that cannot make a prompt of the conversation. Other messages may do.
-#[derive(Debug, ThisError)]
-#[error("{model}: {error:#}")]
-pub struct TemplateFailed {
-    model: String,
-    error: anyhow::Error,
 }
 
 impl Conversation<'_, '_> {

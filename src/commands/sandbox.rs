@@ -11,6 +11,7 @@ use anyhow::{anyhow, bail, Context};
 use lapidary::chat::{ChatTemplate, Message, Turn, GEMMA2_TEMPLATE};
 use lapidary::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// The most memory that a template may take, in bytes; Gemma's takes some kilobytes.
 const MAX_MEMORY: u64 = 1 << 30;
@@ -32,6 +33,16 @@ struct Request {
 
 /// The text, or why there is none.
 type Reply = Result<String, String>;
+
+/// A chat template that cannot make a prompt of the conversation. Other messages may do.
+#[derive(Debug, Error)]
+#[error("{model}: {error:#}")]
+pub struct TemplateFailed {
+    /// The model's path.
+    pub model: String,
+    /// What is wrong with its template.
+    pub error: anyhow::Error,
+}
 
 /// The ids of a conversation, up to where the model answers, as [`ChatTemplate::encode_turns`] gives
 /// them.

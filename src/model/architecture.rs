@@ -6,7 +6,7 @@
 
 use lapidary_formats::checkpoint::CheckpointConfig;
 
-use super::config::ConfigError;
+use super::config::error::ConfigError;
 use crate::kernels::RopeSpec;
 
 /// A text model of the Gemma family.
@@ -272,7 +272,12 @@ impl Architecture {
         let class = c.class.as_deref().unwrap_or_default();
         if let Some((_, what)) = OTHER_CLASSES.iter().find(|(other, _)| class.ends_with(other)) {
             let (key, found) = ("architectures", class.to_owned());
-            return Err(ConfigError::Architecture { key, found, what: Some(what) });
+            return Err(ConfigError::Architecture {
+                key,
+                found,
+                what: Some(what),
+                supported: supported(),
+            });
         }
         let of_type = |ty: &str| {
             ROWS.iter()
@@ -297,11 +302,11 @@ impl Architecture {
 
 fn unsupported(key: &'static str, found: &str) -> ConfigError {
     let what = OTHERS.iter().find(|(name, _)| *name == found).map(|(_, what)| *what);
-    ConfigError::Architecture { key, found: found.to_owned(), what }
+    ConfigError::Architecture { key, found: found.to_owned(), what, supported: supported() }
 }
 
 /// The names of all architectures, for messages.
-pub(super) fn supported() -> String {
+fn supported() -> String {
     let names: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
     names.join(", ")
 }

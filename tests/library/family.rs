@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use lapidary::convert::{convert, fit, Budget, Options, Plan, Recipe, Weighting};
 use lapidary::imatrix;
 use lapidary::kernels::KvType;
-use lapidary::model::{Architecture, Model, Rows, Source, State, StateOptions};
+use lapidary::model::{Architecture, Model, Source, State, StateOptions};
 use lapidary::tokenizer::{Special, Tokenizer};
 use lapidary::verify::verify;
 use serde_json::Value;
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::fixtures::{held_out, micro, tests_dir, tiny};
 use crate::goldens::{golden, ids};
-use crate::logits::{golden_f32, CACHES, F32_NMSE};
+use crate::logits::{changed_checkpoint, golden_f32, greedy, logits_at, CACHES, F32_NMSE};
 use crate::nmse::nmse;
 
 /// The goldens, and the architecture of each.
@@ -37,18 +37,9 @@ struct Golden {
 impl Golden {
     /// A copy of the fixture with the golden's changes to `config.json`.
     fn new(name: &str) -> Self {
-        let (json, dir) = (golden(&format!("{name}.json")), TempDir::new().unwrap());
+        let json = golden(&format!("{name}.json"));
         let fixture = tests_dir("fixtures").join(json["fixture"].as_str().unwrap());
-        for entry in fs::read_dir(fixture).unwrap() {
-            let path = entry.unwrap().path();
-            fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
-        }
-        let path = dir.path().join("config.json");
-        let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-        for (key, value) in json["config"].as_object().unwrap() {
-            config[key] = value.clone();
-        }
-        fs::write(path, config.to_string()).unwrap();
+        let dir = changed_checkpoint(&fixture, &json["config"]);
         Self { json, dir }
     }
 
@@ -59,18 +50,7 @@ impl Golden {
     /// Logits at the golden's positions, `[positions, n_vocab]`, evaluated in pieces of `piece` tokens.
     fn logits(&self, model: &Model<'_>, piece: usize, kv: KvType) -> Vec<f32> {
         let (ids, positions) = (ids(&self.json["ids"]), ids(&self.json["positions"]));
-        let mut state = State::new(model.config(), StateOptions::new(ids.len(), kv));
-        let mut wanted = Vec::new();
-        for tokens in ids.chunks(piece) {
-            let first = state.len();
-            let sink = |row: usize, logits: &mut [f32]| {
-                if positions.contains(&((first + row) as u32)) {
-                    wanted.extend_from_slice(logits);
-                }
-            };
-            model.forward(&mut state, tokens, Rows::All, sink).unwrap();
-        }
-        wanted
+        logits_at(model, ids.chunks(piece), &positions, kv)
     }
 }
 
@@ -129,16 +109,9 @@ fn greedy_tokens_are_those_of_transformers() {
         let tokenizer = Tokenizer::new(source.vocab().unwrap()).unwrap();
         let prompt = golden.json["prompt"].as_str().unwrap();
         let expected = ids(&golden.json["greedy_ids"]);
-        let mut tokens = tokenizer.encode_with_bos(prompt, Special::Plain);
-        assert_eq!(tokens, ids(&golden.json["prompt_ids"]), "{name}");
-        let mut state = State::new(model.config(), StateOptions::new(256, KvType::F32));
-        let mut found = Vec::new();
-        while found.len() < expected.len() {
-            let logits = model.forward_last(&mut state, &tokens).unwrap();
-            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
-            found.push(best as u32);
-            tokens = vec![best as u32];
-        }
+        let prompt = tokenizer.encode_with_bos(prompt, Special::Plain);
+        assert_eq!(prompt, ids(&golden.json["prompt_ids"]), "{name}");
+        let found = greedy(&model, &prompt, expected.len());
         assert_eq!(found, expected, "{name}");
     }
 }

@@ -1,52 +1,30 @@
 //! The forward pass against Hugging Face transformers with the window of the published models, 4096,
 //! and their context, 8192 (goldens/transformers/README.md says how the goldens were made).
 
-use std::fs;
-
 use lapidary::kernels::KvType;
-use lapidary::model::{Model, Rows, Source, State, StateOptions};
-use serde_json::{json, Value};
+use lapidary::model::{Model, Source};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::fixtures::micro;
 use crate::goldens::{golden, ids};
-use crate::logits::{golden_f32, CACHES, F32_NMSE};
+use crate::logits::{changed_checkpoint, golden_f32, logits_at, CACHES, F32_NMSE};
 use crate::nmse::nmse;
 
 /// The micro checkpoint with the context of the golden and another window.
 fn checkpoint(sliding_window: u64) -> TempDir {
-    let dir = TempDir::new().unwrap();
-    for entry in fs::read_dir(micro()).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
-    }
-    let path = dir.path().join("config.json");
-    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-    config["sliding_window"] = json!(sliding_window);
-    config["max_position_embeddings"] =
-        golden("long.json")["config"]["max_position_embeddings"].clone();
-    fs::write(path, config.to_string()).unwrap();
-    dir
+    let mut changes = golden("long.json")["config"].clone();
+    changes["sliding_window"] = json!(sliding_window);
+    changed_checkpoint(&micro(), &changes)
 }
 
 /// Logits at the golden's positions, `[positions, n_vocab]`: the first `prompt` tokens are
-/// evaluated together, in slices, and the others one by one.
+/// evaluated together, in ubatches, and the others one by one.
 fn logits(model: &Model<'_>, prompt: usize, kv: KvType) -> Vec<f32> {
     let golden = golden("long.json");
     let (ids, positions) = (ids(&golden["ids"]), ids(&golden["positions"]));
-    let mut state = State::new(model.config(), StateOptions::new(ids.len(), kv));
-    let mut wanted = Vec::new();
     let (prompt, rest) = ids.split_at(prompt);
-    for tokens in std::iter::once(prompt).chain(rest.chunks(1)) {
-        let first = state.len();
-        let sink = |row: usize, logits: &mut [f32]| {
-            if positions.contains(&((first + row) as u32)) {
-                wanted.extend_from_slice(logits);
-            }
-        };
-        model.forward(&mut state, tokens, Rows::All, sink).unwrap();
-    }
-    wanted
+    logits_at(model, std::iter::once(prompt).chain(rest.chunks(1)), &positions, kv)
 }
 
 /// Each position of the golden and its NMSE.

@@ -8,7 +8,7 @@ use lapidary::tokenizer::{Special, Tokenizer};
 
 use crate::fixtures::{held_out, micro, tiny};
 use crate::goldens::{golden, ids};
-use crate::logits::{golden_f32, CACHES, F32_NMSE};
+use crate::logits::{golden_f32, greedy, CACHES, F32_NMSE};
 use crate::nmse::nmse;
 
 /// Logits of all `ids`, evaluated in pieces of `piece` tokens.
@@ -66,17 +66,9 @@ fn greedy_tokens_are_those_of_transformers() {
     let source = Source::open(&tiny()).unwrap();
     let model = Model::load(&source, None).unwrap();
     let golden = golden("tiny.json");
-    let (mut tokens, expected) = (ids(&golden["prompt_ids"]), ids(&golden["greedy_ids"]));
+    let (prompt, expected) = (ids(&golden["prompt_ids"]), ids(&golden["greedy_ids"]));
     assert_eq!(expected.len(), 64);
-    let mut state = State::new(model.config(), StateOptions::new(1024, KvType::F32));
-    let mut found = Vec::new();
-    while found.len() < expected.len() {
-        let logits = model.forward_last(&mut state, &tokens).unwrap();
-        let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
-        found.push(best as u32);
-        tokens = vec![best as u32];
-    }
-    assert_eq!(found, expected);
+    assert_eq!(greedy(&model, &prompt, 64), expected);
 }
 
 #[test]

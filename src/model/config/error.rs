@@ -4,8 +4,6 @@ use lapidary_formats::gguf::GgufError;
 use lapidary_formats::printable::Printable;
 use thiserror::Error;
 
-use crate::model::architecture::supported;
-
 /// Why a model's configuration cannot be used. No message names the file, which is not known here.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -23,7 +21,7 @@ pub enum ConfigError {
         "{key} `{}` is not supported{}: Lapidary runs {}",
         Printable::new(found),
         what.map_or(String::new(), |what| format!(" ({what})")),
-        supported()
+        supported
     )]
     Architecture {
         /// The key that says so.
@@ -32,6 +30,8 @@ pub enum ConfigError {
         found: String,
         /// What that is, if it is known.
         what: Option<&'static str>,
+        /// The names of those of the table.
+        supported: String,
     },
     /// A key that must be there is not.
     #[error("`{0}` is missing")]

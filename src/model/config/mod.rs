@@ -2,7 +2,7 @@
 //! (`checkpoint`) or from GGUF metadata (`gguf`), and checked here, once.
 
 mod checkpoint;
-mod error;
+pub(super) mod error;
 mod gguf;
 
 pub use error::ConfigError;
