@@ -18,8 +18,8 @@ pub fn report_truncated_files() -> io::Result<()> {
     {
         use signal_hook_registry::register_sigaction;
         // SAFETY: the handler may do what any code may. The signal is raised by a read of the map,
-        // in code that holds none of the locks that the handler takes: `file_at` only tries to take
-        // its own lock, the allocator does not read maps, and `rustix` writes without a lock.
+        // in code that holds none of the locks that the handler takes: whoever has the lock of
+        // `file_at` reads no map, the allocator does not read maps, and `rustix` writes without a lock.
         // If another process sent the signal, the default action follows.
         #[allow(unsafe_code)]
         unsafe {

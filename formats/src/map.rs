@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, TryLockError};
+use std::time::Duration;
 
 /// A whole file, mapped for reading. Pages are read when they are first touched.
 ///
@@ -127,10 +128,22 @@ static MAPS: Mutex<Vec<(Range<usize>, PathBuf)>> = Mutex::new(Vec::new());
 /// Largest page size in common use. Maps consist of whole pages.
 const PAGE: usize = 1 << 16;
 
+/// How often [`file_at`] tries to get the list of maps, with a pause of a millisecond.
+const ATTEMPTS: usize = 1000;
+
 /// The file that is mapped at `address`: for a signal handler that learns the address of a failed
-/// read. Never waits: also returns `None` while a file is being opened or closed.
+/// read. Waits for at most a second while other threads open or close files, or ask the same, which
+/// happens when several threads read what was cut off. No thread reads a map while it holds the list,
+/// so a handler never waits for its own thread.
 pub fn file_at(address: usize) -> Option<PathBuf> {
-    let maps = MAPS.try_lock().ok()?;
+    let maps = (0..ATTEMPTS).find_map(|_| match MAPS.try_lock() {
+        Ok(maps) => Some(maps),
+        Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
+        Err(TryLockError::WouldBlock) => {
+            std::thread::sleep(Duration::from_millis(1));
+            None
+        }
+    })?;
     let held = maps.iter().filter(|(at, _)| at.contains(&address));
     // Where pages are smaller than `PAGE`, the next map may begin before the end assumed here.
     held.max_by_key(|(at, _)| at.start).map(|(_, path)| path.clone())
@@ -149,5 +162,28 @@ pub(crate) fn stand_in(bytes: &[u8]) -> Option<&'static str> {
         Some("an HTML page, probably a login or error page saved by a download")
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_found_by_its_address_while_another_thread_has_the_list() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let file = MappedFile::open(path).unwrap();
+        let address = file.bytes().as_ptr().addr();
+        let (locked, is_locked) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let _list = MAPS.lock();
+                locked.send(()).unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+            });
+            is_locked.recv().unwrap();
+            assert_eq!(file_at(address + 1), Some(path.into()));
+        });
+        assert_eq!(file_at(0), None);
     }
 }
