@@ -1,9 +1,9 @@
-//! Computes an importance matrix: runs a model over a text and adds up, for every matrix and
-//! column, the squares of what the column is multiplied with.
+//! Computes an importance matrix: runs a model over a text and sums, for every column of every
+//! matrix, the squares of the activations that the column is multiplied with.
 //!
-//! The protocol is that of llama.cpp's `llama-imatrix`: the text is cut into disjoint chunks, the
-//! first token of each replaced by BOS, and every token counts. Unlike it, the output matrix is part of
-//! the result, under the embedding's name where the two are one.
+//! The text is processed as in llama.cpp's `llama-imatrix`: it is split into disjoint chunks, the
+//! first token of each chunk is replaced by BOS, and all tokens count. Unlike there, the output
+//! matrix gets an entry too; if it is the embedding, under the embedding's name.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -16,25 +16,25 @@ use crate::kernels::{Activations, KvType};
 use crate::model::{Model, ModelError, Observer, Readers, State, StateOptions};
 use crate::perplexity::chunk;
 
-/// What to compute it from.
+/// How to compute it.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Tokens per chunk.
     pub n_ctx: NonZeroUsize,
-    /// The first so many chunks; all that the text has if `None`.
+    /// How many chunks to evaluate, from the first; all if `None`.
     pub chunks: Option<NonZeroUsize>,
-    /// What the cache holds.
+    /// Type of the KV cache.
     pub kv: KvType,
-    /// Put in place of the first token of each chunk, if the model wants it.
+    /// Replaces the first token of each chunk, if the model needs it.
     pub bos: Option<u32>,
 }
 
-/// What a model's activations were like.
+/// The result.
 #[derive(Clone, Debug)]
 pub struct Collected {
-    /// Entries for all matrices; the caller may name the text.
+    /// Entries for all matrices. The caller may add the name of the text.
     pub imatrix: Imatrix,
-    /// How strong the residual stream was, and what was added to it.
+    /// Magnitude of the residual stream and of what the layers add to it.
     pub energies: Energies,
     /// Tokens that were evaluated.
     pub tokens: usize,
@@ -45,11 +45,11 @@ pub struct Collected {
 /// Mean squares over tokens and columns.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Energies {
-    /// By layer: of what attention adds to the stream, after its norm.
+    /// What attention adds to the residual stream, after its norm; by layer.
     pub attention: Vec<f64>,
-    /// By layer: of what feed-forward adds to the stream, after its norm.
+    /// What feed-forward adds to the residual stream, after its norm; by layer.
     pub feed_forward: Vec<f64>,
-    /// Of the stream after the last layer.
+    /// The residual stream after the last layer.
     pub stream: f64,
 }
 
@@ -57,7 +57,7 @@ pub struct Energies {
 #[derive(Debug, Error)]
 pub enum CollectError {
     /// The text does not fill a chunk.
-    #[error("the text has {tokens} tokens, one chunk needs {n_ctx}")]
+    #[error("the text has {tokens} tokens, but one chunk needs {n_ctx}")]
     TextTooShort {
         /// Tokens of the text.
         tokens: usize,
@@ -69,12 +69,12 @@ pub enum CollectError {
     Model(#[from] ModelError),
 }
 
-/// Runs `model` over `tokens`, the whole text with BOS in front. `progress` is called after each
-/// chunk with the number of chunks so far and of all; it returns whether to go on. The result does
-/// not depend on threads and instructions, bit for bit.
+/// Runs `model` over `tokens`, the whole text with BOS first. Calls `progress` after each chunk
+/// with the number of chunks so far and the total number; it returns whether to continue. The
+/// result does not depend on the number of threads or the instruction set, bit for bit.
 ///
 /// # Errors
-/// If the text does not fill a chunk, or holds tokens that the model does not have.
+/// If the text does not fill a chunk, or has tokens that the model does not have.
 pub fn collect(
     model: &Model<'_>,
     tokens: &[u32],
@@ -112,17 +112,17 @@ pub fn collect(
     Ok(Collected { imatrix, energies, tokens, seconds: start.elapsed().as_secs_f64() })
 }
 
-/// Running sums. They are in double precision, and a token is added after the one before it: so
-/// they neither lose small numbers in a long text nor depend on how the work is divided. One thread
-/// does it, in a fortieth of the time that the pass takes on one.
+/// Running sums. They are in double precision, and tokens are added one after the other. They
+/// therefore do not lose small values in a long text and do not depend on how the work is divided.
+/// One thread does this, in a fortieth of the time that the pass takes on one thread.
 struct Collector {
-    /// Sums of squares by column.
+    /// Sums of squares, by column.
     inputs: BTreeMap<Readers, Vec<f64>>,
-    /// Sums of the squares of what each sublayer added: attention and feed-forward in turn.
+    /// Sums of the squares of what each sublayer added; attention and feed-forward alternate.
     added: Vec<f64>,
-    /// Sum of the squares of the stream after the last of them.
+    /// Sum of the squares of the residual stream after the last sublayer.
     stream: f64,
-    /// The stream before the current sublayer.
+    /// The residual stream before the current sublayer.
     before: Vec<f32>,
 }
 
@@ -145,7 +145,7 @@ impl Collector {
         named.collect()
     }
 
-    /// The means of `n` values each.
+    /// The means; each sum has `n` values.
     fn energies(&self, n: usize) -> Energies {
         let every_other = |first| self.added.iter().skip(first).step_by(2).map(|x| x / n as f64);
         Energies {

@@ -1,16 +1,17 @@
-//! Lapidary cuts Google's Gemma to size: it converts checkpoints to k-quant GGUF files, runs
-//! them on the CPU and measures what the cut cost.
+//! Lapidary cuts Google's Gemma to size: it converts checkpoints to k-quant GGUF files, runs them on
+//! the CPU and measures what quantization cost.
 //!
-//! Imports point one way: commands (the binary) → [`server`] → [`engine`] → [`generate`], and commands →
-//! [`verify`] → [`convert`] → [`memory`], [`perplexity`]; all of them → [`model`] → [`kernels`] →
-//! `lapidary_formats`. Texts are handled beside the model: [`chat`] → [`tokenizer`], and [`grammar`] →
-//! [`sampling`], [`tokenizer`]. What the system allows and refuses, [`machine`] and [`fault`], is for the
-//! commands alone. `tests/repository/imports.rs` has the whole table, as a test.
+//! Imports point one way: commands (the binary) → [`server`] → [`engine`] → [`generate`], and
+//! commands → [`verify`] → [`convert`] → [`memory`], [`perplexity`]; all of them → [`model`] →
+//! [`kernels`] → `lapidary_formats`. The modules for text do not depend on the model: [`chat`] →
+//! [`tokenizer`], and [`grammar`] → [`sampling`], [`tokenizer`]. Only the commands use [`machine`]
+//! and [`fault`], which deal with the limits and signals of the operating system.
+//! `tests/repository/imports.rs` has the whole table, as a test.
 //!
 //! # Examples
 //!
-//! A model is opened from a checkpoint's directory or a GGUF file. Opening it reads the headers and
-//! checks every shape; the weights are mapped.
+//! Open a model from a checkpoint directory or a GGUF file. This reads the headers, checks every
+//! shape, and maps the weights into memory.
 //!
 //! ```
 //! use std::path::Path;
@@ -28,7 +29,7 @@
 //! # }
 //! ```
 //!
-//! [`convert::convert`] writes it as a GGUF file, with the types of a recipe:
+//! Write it as a GGUF file with the types of a recipe, with [`convert::convert`]:
 //!
 //! ```
 //! use std::path::Path;
@@ -43,7 +44,7 @@
 //!
 //! let source = Source::open(path)?;
 //! let plan = Plan::of_recipe(&source, Recipe::Q4_K_M);
-//! // `()` is not told of the progress.
+//! // `()` ignores the progress.
 //! let report = convert(&source, &out, &plan, Options::default(), &mut ())?;
 //! assert!(report.totals.bits_per_weight() < 6.0);
 //!

@@ -1,4 +1,4 @@
-//! The `lapidary` command: parses the command line, runs one command, reports its error.
+//! The `lapidary` command: parses the command line, runs one command and reports its error.
 #![forbid(unsafe_code)]
 
 mod commands;
@@ -13,7 +13,7 @@ use commands::{bench, convert, demo, imatrix, inspect, perplexity, run, sandbox,
 use lapidary_formats::printable::Printable;
 
 /// Cuts Gemma to size: converts checkpoints to k-quant GGUF files, runs them on the CPU and
-/// measures what the cut cost
+/// measures what quantization cost
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -61,17 +61,18 @@ fn main() -> ExitCode {
 /// Longest message, in characters.
 const MAX_MESSAGE: usize = 4000;
 
-/// Says what went wrong in one line, and gives the exit code.
+/// Reports an error in one line on stderr and returns the exit code.
 fn report(error: &anyhow::Error) -> ExitCode {
-    // Whoever read the output has seen enough, as in `lapidary run … | head -1`.
+    // The reader of the output closed it because it has seen enough, as in
+    // `lapidary run … | head -1`.
     if error.chain().any(is_broken_pipe) {
         return ExitCode::SUCCESS;
     }
     if error.is::<Interrupted>() {
         return ExitCode::from(Interrupted::exit_code());
     }
-    // Libraries below may speak in several lines, and quote what a stranger's file says. Nobody is
-    // left to hear of a closed stderr.
+    // Errors of libraries may have several lines and quote untrusted files. If stderr is closed,
+    // nobody can be told.
     let message = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
     let message = Printable::new(&message).at_most(MAX_MESSAGE);
     let _ = writeln!(io::stderr(), "lapidary: {message}");

@@ -1,4 +1,4 @@
-//! An answer on its way to standard output.
+//! Writes an answer to an output while it is generated.
 
 use std::io::Write;
 
@@ -8,8 +8,8 @@ use lapidary::generate::{Answer, GenerateError, Limits, Session, Shift};
 use super::interrupt;
 use super::sandbox::TemplateFailed;
 
-/// Has `session` go on from `prompt` for at most `max_tokens`, and writes the text to `out` as it comes,
-/// until Ctrl-C is pressed. The result is the answer with its text.
+/// Generates at most `max_tokens` tokens after `prompt`, until Ctrl-C is pressed, and writes the
+/// text to `out` as it arrives. Returns the answer and its text.
 pub fn write_answer(
     session: &mut Session<'_>,
     prompt: &[u32],
@@ -18,10 +18,10 @@ pub fn write_answer(
     out: &mut dyn Write,
 ) -> anyhow::Result<(Answer, String)> {
     let limits = Limits { max_tokens, cancelled: &interrupt::requested };
-    let mut tokens = session.generate(prompt, limits, shift).map_err(explained)?;
+    let mut tokens = session.generate(prompt, limits, shift).map_err(generate_error)?;
     let mut text = String::new();
     for shown in &mut tokens {
-        let new = shown.map_err(explained)?.text;
+        let new = shown.map_err(generate_error)?.text;
         if !new.is_empty() {
             out.write_all(new.as_bytes()).and_then(|()| out.flush()).context("standard output")?;
             text.push_str(&new);
@@ -30,8 +30,8 @@ pub fn write_answer(
     Ok((tokens.into_answer(), text))
 }
 
-/// The error that a person is told: of a shift, what it ended with.
-fn explained(error: GenerateError) -> anyhow::Error {
+/// The error to show. For an error in a context shift, that is the shift's own error.
+fn generate_error(error: GenerateError) -> anyhow::Error {
     match error {
         GenerateError::Shift(error) => match error.downcast::<TemplateFailed>() {
             Ok(failed) => (*failed).into(),
@@ -42,7 +42,7 @@ fn explained(error: GenerateError) -> anyhow::Error {
     }
 }
 
-/// What ends the line of `text`, unless it has ended or there is none.
+/// The line break that `text` still needs: none if it is empty or already ends with one.
 pub fn line_end(text: &str) -> &'static str {
     match text.chars().next_back() {
         None | Some('\n') => "",

@@ -1,9 +1,9 @@
-//! `lapidary bench`: how fast a model reads a prompt and decodes, and how near decoding comes to
-//! the speed at which its weights can be read.
+//! `lapidary bench`: measures how fast a model evaluates prompts and decodes, and compares decoding
+//! with the speed at which its weights can be read.
 //!
-//! The tests and their names are llama-bench's: `pp512` evaluates 512 tokens at once, `tg32` 32
-//! tokens one by one; `@d4096` behind a name says that 4096 tokens are in the cache before, `x4` that four
-//! sequences are decoded together, as a server does.
+//! Tests are named as in llama-bench: `pp512` evaluates 512 tokens at once, `tg32` decodes 32
+//! tokens one by one. `@d4096` after a name means that the cache already holds 4096 tokens, and
+//! `x4` that four sequences are decoded together, as in a server.
 
 use std::io::{self, Write};
 use std::time::Instant;
@@ -22,45 +22,45 @@ use super::interrupt;
 use super::options::{CpuArgs, ModelArg};
 use super::size::size;
 
-/// Tokens that are put into the cache before Ctrl-C is looked at again.
+/// Tokens that are put into the cache between two checks for Ctrl-C.
 const N_UBATCH: usize = 512;
 
-/// Measure the speed of prompts and of decoding
+/// Measure the speed of prompt evaluation and of decoding
 ///
-/// Decoding reads every matrix once a token, the embedding only where it is the head as well. GB/s
-/// counts these bytes, not those of the key/value cache, so that a share at a depth is lower than
-/// what memory really gave.
+/// Decoding a token reads every matrix once, but the embedding only if it is also the output
+/// matrix. GB/s counts these bytes and not those of the KV cache. With tokens in the cache, memory
+/// therefore delivers more than the printed share.
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// Tokens of a prompt that are evaluated together; a list makes several tests, 0 none
+    /// Number of tokens of the prompt test; a comma-separated list makes several tests, 0 none
     #[arg(short, value_name = "N,…", default_value = "512", value_delimiter = ',')]
     #[arg(value_parser = clap::value_parser!(u32).range(..=1 << 24))]
     p: Vec<u32>,
-    /// Tokens that are decoded one by one; a list makes several tests, 0 none
+    /// Number of tokens of the decoding test; a comma-separated list makes several tests, 0 none
     #[arg(short, value_name = "N,…", default_value = "32", value_delimiter = ',')]
     #[arg(value_parser = clap::value_parser!(u32).range(..=1 << 24))]
     n: Vec<u32>,
-    /// Tokens that the cache holds before each test; a list repeats all tests
+    /// Number of tokens in the cache before each test; a comma-separated list repeats all tests
     #[arg(long, value_name = "N,…", default_value = "0", value_delimiter = ',')]
     #[arg(value_parser = clap::value_parser!(u32).range(..=1 << 24))]
     ctx_depth: Vec<u32>,
-    /// Sequences that are decoded together; a list repeats the tests that decode. Their tokens are
-    /// counted together
+    /// Number of sequences that are decoded together; a comma-separated list repeats the decoding
+    /// tests. The tokens of all sequences are counted
     #[arg(long, value_name = "N,…", default_value = "1", value_delimiter = ',')]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=256))]
     streams: Vec<u32>,
     #[command(flatten)]
     cpu: CpuArgs,
-    /// Repetitions that count, after one that does not
+    /// Number of repetitions that are measured, after one for warm-up
     #[arg(short, value_name = "N", default_value_t = 3)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     r: u32,
-    /// What the key/value cache holds: f16, q8_0 or f32
+    /// Type of the KV cache: f16, q8_0 or f32
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::options::kv_type)]
     kv: KvType,
-    /// Tokens of a prompt that are evaluated together
+    /// Most tokens of a prompt that are evaluated together
     #[arg(long = "ubatch-size", alias = "slice", value_name = "N", default_value = "512")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     n_ubatch: u32,
@@ -80,7 +80,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let trained = model.config().n_ctx_train;
     if n_ctx > trained {
         let name = source.path().display();
-        writeln!(io::stderr(), "{name}: trained for {trained} tokens, measured with {n_ctx}")?;
+        writeln!(io::stderr(), "{name}: trained for {trained} tokens, but measured with {n_ctx}")?;
     }
     interrupt::install()?;
     let weights = weights(&source);
@@ -90,7 +90,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         isa: model.isa().name(),
         kv: args.kv,
         weight_bytes: weights.iter().map(|part| part.len() as u64).sum(),
-        // It also brings the weights into memory.
+        // This also brings the weights into memory.
         stream_gb_per_s: read_gb_per_s(&weights, model.threads()),
     };
     let options =
@@ -110,7 +110,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     for test in tests {
         let speed = bench.measure(test, args.r)?;
         if test.kind == Kind::Decode {
-            // Memory that others share is not as fast at one time as at another.
+            // The speed of memory that is shared with others varies, so the best measurement
+            // counts.
             let again = read_gb_per_s(&weights, model.threads());
             report.stream_gb_per_s = report.stream_gb_per_s.max(again);
         }
@@ -126,7 +127,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 impl Args {
-    /// The tests, by depth, so that the cache only ever has to be filled up.
+    /// The tests in the order of their depths, so that the cache never has to be refilled from the
+    /// start.
     fn tests(&self) -> Vec<Test> {
         let mut depths = self.ctx_depth.clone();
         depths.sort_unstable();
@@ -146,20 +148,20 @@ impl Args {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// All tokens in one evaluation.
+    /// Evaluates all tokens at once.
     Prompt,
-    /// One token an evaluation.
+    /// Evaluates one token at a time.
     Decode,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Test {
     kind: Kind,
-    /// Tokens that are evaluated, at least one.
+    /// Tokens to evaluate, at least one.
     tokens: usize,
-    /// Tokens that the cache holds before.
+    /// Tokens in the cache before the test.
     depth: usize,
-    /// Sequences that do so together, at least one.
+    /// Sequences that are decoded together, at least one.
     streams: usize,
 }
 
@@ -175,16 +177,16 @@ impl Test {
     }
 }
 
-/// Tokens per second over the repetitions of a test.
+/// Tokens per second, over the repetitions of a test.
 #[derive(Clone, Copy, Debug)]
 struct Speed {
     mean: f64,
-    /// Of a sample: 0 for a single repetition.
+    /// Sample standard deviation; 0 for a single repetition.
     deviation: f64,
 }
 
 impl Speed {
-    /// Of at least one repetition.
+    /// Mean and deviation of at least one value.
     fn of(speeds: &[f64]) -> Self {
         let n = speeds.len() as f64;
         let mean = speeds.iter().sum::<f64>() / n;
@@ -193,12 +195,12 @@ impl Speed {
     }
 }
 
-/// A model, and sequences that every test goes on from.
+/// A model, and the sequences that all tests use.
 struct Bench<'a> {
     model: &'a Model<'a>,
     sequences: Vec<Sequence>,
     work: Workspace,
-    /// What each of them reads, as long as the context.
+    /// The tokens that each sequence evaluates; as many as the context holds.
     ids: Vec<u32>,
 }
 
@@ -207,7 +209,8 @@ impl Bench<'_> {
         let Test { kind, tokens, depth, streams } = test;
         let mut speeds = Vec::new();
         for repetition in 0..=repetitions {
-            // Again after a test that was longer than rings can go back.
+            // Not only for the first repetition: if a test was so long that a ring overwrote what
+            // `depth` needs, truncating has emptied the caches.
             self.fill(depth, streams)?;
             let start = Instant::now();
             match kind {
@@ -216,7 +219,7 @@ impl Bench<'_> {
             }
             let seconds = start.elapsed().as_secs_f64();
             self.sequences.iter_mut().for_each(|sequence| _ = sequence.truncate(depth));
-            // The first finds caches cold and buffers small.
+            // The first repetition is a warm-up: caches are cold and buffers still grow.
             if repetition > 0 {
                 speeds.push((tokens * streams) as f64 / seconds);
             }
@@ -245,8 +248,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Evaluates the next `n` tokens of the first `streams` sequences, which are as long as each other,
-    /// together.
+    /// Evaluates the next `n` tokens of each of the first `streams` sequences together. The
+    /// sequences must have the same length.
     fn evaluate(&mut self, n: usize, streams: usize) -> anyhow::Result<()> {
         interrupt::check()?;
         let sequences = &mut self.sequences[..streams];
@@ -263,20 +266,20 @@ impl Bench<'_> {
     }
 }
 
-/// What is the same for all tests.
+/// What all tests have in common.
 struct Report {
     model: String,
     threads: usize,
     isa: &'static str,
     kv: KvType,
-    /// Bytes that decoding a token reads of the weights.
+    /// Bytes of the weights that decoding one token reads.
     weight_bytes: u64,
-    /// The most that memory has given so far, in 10⁹ bytes per second.
+    /// Highest read bandwidth measured so far, in 10⁹ bytes per second.
     stream_gb_per_s: f64,
 }
 
 impl Report {
-    /// What decoding reads of the weights, in 10⁹ bytes per second; nothing for a prompt, which
+    /// How fast decoding reads the weights, in 10⁹ bytes per second. `None` for a prompt, which
     /// reads them once for many tokens.
     fn gb_per_s(&self, test: Test, speed: Speed) -> Option<f64> {
         let passes = speed.mean / test.streams as f64;
@@ -286,7 +289,7 @@ impl Report {
     fn print_head(&self, out: &mut impl Write) -> io::Result<()> {
         let (weights, threads) = (size(self.weight_bytes), self.threads);
         writeln!(out, "{}", self.model)?;
-        writeln!(out, "weights read a token: {weights}, threads: {threads}, {}", self.isa)?;
+        writeln!(out, "weights read per token: {weights}, threads: {threads}, {}", self.isa)?;
         writeln!(out, "read bandwidth: {:.1} GB/s at first\n", self.stream_gb_per_s)?;
         writeln!(out, "test              tokens/s         ±      GB/s  share of read bandwidth")
     }
@@ -327,8 +330,8 @@ impl Report {
     }
 }
 
-/// The matrices that decoding a token reads whole. Of an embedding that is not the head as well,
-/// it reads a row.
+/// The matrices that decoding a token reads completely. An embedding that is not also the output
+/// matrix is left out, because only one of its rows is read.
 fn weights(source: &Source) -> Vec<&[u8]> {
     let untied = source.is_untied();
     let matrices = source.tensors().iter().filter(|spec| spec.role() == Role::Matrix);
@@ -336,8 +339,8 @@ fn weights(source: &Source) -> Vec<&[u8]> {
     read.map(|spec| source.tensor(spec).data).collect()
 }
 
-/// Token ids, the same in every run. They have to be scattered, not hard to foresee: a linear
-/// congruential generator (Knuth's MMIX), whose high bits are the better ones, will do.
+/// Token ids, the same in every run. They need to be scattered but not unpredictable, so a linear
+/// congruential generator is enough (Knuth's MMIX; its high bits are the better ones).
 fn ids(n: usize, n_vocab: usize) -> Vec<u32> {
     let next =
         |x: &u64| Some(x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407));
@@ -363,7 +366,7 @@ mod tests {
         let ids = ids(4096, 1000);
         assert!(ids.iter().all(|id| *id < 1000));
         let distinct: std::collections::HashSet<&u32> = ids.iter().collect();
-        // 1000 × (1 − e^−4.096) are to be expected.
+        // The expected number is 1000 × (1 − e^−4.096).
         assert!(distinct.len() > 950, "{}", distinct.len());
     }
 }

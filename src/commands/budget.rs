@@ -1,4 +1,4 @@
-//! The options of `convert` that choose types: a recipe, or a budget.
+//! The options of `convert` that choose the type of each tensor: a recipe, or a budget.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -16,49 +16,49 @@ use serde_json::json;
 use super::inspect::{print_totals, totals_json};
 use super::size::{parse_size, size};
 
-/// What the file is to hold.
+/// How to choose the types.
 #[derive(Args, Debug)]
 pub struct TypeArgs {
     /// Recipe: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q4_K_M, Q4_K_S, Q3_K_L, Q3_K_M, Q3_K_S
     /// or Q2_K
     #[arg(short, long, value_name = "RECIPE", default_value = "Q4_K_M")]
     quant: Recipe,
-    /// In place of a recipe: types with which file, cache and buffers fit this much memory, such as
-    /// 18GB
+    /// Instead of a recipe: choose the types so that file, KV cache and buffers fit in this much
+    /// memory, such as 18GB
     #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with_all = ["quant", "size", "bpw"])]
     fit: Option<u64>,
-    /// In place of a recipe: types with which the file is at most this large
+    /// Instead of a recipe: choose the types so that the file is at most this large, such as 15GB
     #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with_all = ["quant", "bpw"])]
     size: Option<u64>,
-    /// In place of a recipe: types with at most so many bits per weight
+    /// Instead of a recipe: choose the types so that there are at most this many bits per weight
     #[arg(long, value_name = "BITS", value_parser = bits, conflicts_with = "quant")]
     bpw: Option<f64>,
-    /// With --fit: positions in the cache
+    /// With --fit: length of the context, in tokens
     #[arg(long, value_name = "N", default_value = "8192", requires = "fit")]
     ctx: NonZeroUsize,
-    /// With --fit: what the cache holds
+    /// With --fit: type of the KV cache, f16, q8_0 or f32
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::options::kv_type, requires = "fit")]
     kv: KvType,
-    /// Print what the tensors would become, and stop
+    /// Print the type that each tensor would get, and stop
     #[arg(long)]
     plan: bool,
 }
 
-/// What was chosen.
+/// The types that were chosen.
 pub struct Chosen {
     /// The plan.
     pub plan: Plan,
-    /// Where it was chosen for a budget.
+    /// The budget and the result, if the types were chosen for a budget.
     fitted: Option<(Budget, Fitted)>,
 }
 
 impl TypeArgs {
-    /// Whether the plan is all that is wanted.
+    /// Whether only the plan is to be printed.
     pub fn only_plan(&self) -> bool {
         self.plan
     }
 
-    /// The recipe's plan, or the best for the budget.
+    /// Makes the recipe's plan, or the best plan for the budget.
     pub fn choose(
         &self,
         source: &Source,
@@ -83,7 +83,7 @@ impl TypeArgs {
 }
 
 impl Chosen {
-    /// Prints what every kind of matrix becomes, and sums.
+    /// Prints the types of each kind of matrix, and the totals.
     pub fn print(&self, out: &mut impl Write, source: &Source) -> io::Result<()> {
         writeln!(out, "tensors         error  types")?;
         for (kind, types) in self.kinds(source) {
@@ -119,12 +119,12 @@ impl Chosen {
         Ok(())
     }
 
-    /// Whether it was chosen for a budget.
+    /// Whether the types were chosen for a budget.
     pub fn is_fitted(&self) -> bool {
         self.fitted.is_some()
     }
 
-    /// The plan for programs.
+    /// The plan as JSON.
     pub fn json(&self, source: &Source) -> serde_json::Value {
         let tensors = source.tensors().iter().zip(&self.plan.types).enumerate();
         let tensor = |(i, (spec, ty)): (usize, (&lapidary::model::TensorSpec, &QuantType))| {
@@ -144,7 +144,8 @@ impl Chosen {
         })
     }
 
-    /// The kinds of matrices in the model's order, each with its types and how many have them.
+    /// The kinds of matrices in the model's order, each with its types and the number of matrices
+    /// of each type.
     fn kinds(&self, source: &Source) -> Vec<(TensorKind, BTreeMap<QuantType, usize>)> {
         let mut kinds: Vec<(TensorKind, BTreeMap<QuantType, usize>)> = Vec::new();
         for (spec, ty) in source.tensors().iter().zip(&self.plan.types) {
@@ -163,7 +164,7 @@ impl Chosen {
         kinds
     }
 
-    /// The mean over the tensors of a kind, where errors were measured.
+    /// The mean error of the tensors of a kind, if errors were measured.
     fn mean_error(&self, source: &Source, of: TensorKind) -> Option<f64> {
         let (_, fitted) = self.fitted.as_ref()?;
         let tensors = source.tensors().iter().zip(&fitted.errors);
@@ -177,7 +178,7 @@ impl Chosen {
 fn bits(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(bits) if bits > 0.0 && bits <= 64.0 => Ok(bits),
-        _ => Err("it is a number of bits such as 4.5".to_owned()),
+        _ => Err("expected a number of bits such as 4.5".to_owned()),
     }
 }
 

@@ -1,10 +1,10 @@
-//! A small trained model and a text that it has not seen, inside the program: `lapidary demo`
-//! works with nothing downloaded.
+//! A small trained model and a text that it was not trained on, built into the program, so that
+//! `lapidary demo` needs no download.
 
 use std::io;
 use std::path::Path;
 
-/// A file of the checkpoint and its bytes.
+/// A file of the checkpoint: its name and its bytes.
 macro_rules! file {
     ($name:literal) => {
         ($name, include_bytes!(concat!("../../tests/fixtures/tiny-gemma2/", $name)).as_slice())
@@ -21,10 +21,10 @@ const CHECKPOINT: [(&str, &[u8]); 6] = [
     file!("tokenizer_config.json"),
 ];
 
-/// Chapters that were kept out of its training.
+/// Chapters that were held out of its training.
 pub const HELD_OUT: &str = include_str!("../../tests/fixtures/held-out/kjv-held-out.txt");
 
-/// Writes the checkpoint into `dir`, which it creates.
+/// Writes the checkpoint into `dir`, which is created if needed.
 pub fn write_checkpoint(dir: &Path) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
     CHECKPOINT.iter().try_for_each(|(name, bytes)| std::fs::write(dir.join(name), bytes))

@@ -1,4 +1,4 @@
-//! `convert --check`: how far a new file is from its source.
+//! `convert --check`: measures how far a new file is from its source.
 
 use std::error::Error;
 use std::io;
@@ -13,41 +13,45 @@ use lapidary::tokenizer::Tokenizer;
 use super::interrupt;
 use super::text::Text;
 
-/// Tokens of a chunk, as `lapidary perplexity` has it.
+/// Tokens per chunk, as in `lapidary perplexity`.
 const N_CTX: usize = 512;
 
-/// A source, and a text to compare files with it on.
+/// Compares files with a source model on a text.
 pub struct Checker<'a> {
     source: &'a Source,
     tokens: Vec<u32>,
     bos: Option<u32>,
     cpu: Cpu,
-    /// What was found.
+    /// The result of the comparison.
     pub found: Option<Divergence>,
 }
 
 impl<'a> Checker<'a> {
-    /// Reads the text, before the long work begins.
+    /// Reads the text. This comes before the long work, so that errors are found early.
     pub fn new(source: &'a Source, text: &Path, cpu: Cpu) -> anyhow::Result<Self> {
         let vocab = source.vocab()?;
         let tokenizer =
             Tokenizer::new(vocab).with_context(|| source.path().display().to_string())?;
         let Text { tokens, bos } = Text::read(text, &tokenizer)?;
         if tokens.len() < N_CTX {
-            bail!("{}: {} tokens, a check takes {N_CTX}", text.display(), tokens.len());
+            bail!(
+                "{}: the text has {} tokens, but a check needs {N_CTX}",
+                text.display(),
+                tokens.len()
+            );
         }
         Ok(Self { source, tokens, bos, cpu, found: None })
     }
 
-    /// Runs the file at `part` and the source side by side.
+    /// Compares the file at `part` with the source.
     pub fn measure(&mut self, part: &Path) -> Result<Divergence, Box<dyn Error + Send + Sync>> {
         let file = Source::open(part)?;
-        let cut = Model::on(self.cpu.clone(), &file)?;
+        let quantized = Model::on(self.cpu.clone(), &file)?;
         let reference = Model::on(self.cpu.clone(), self.source)?;
         let (kv, reference_kv) = (KvType::F16, KvType::F16);
         let options = Options { n_ctx: N_CTX, chunks: None, kv, reference_kv, bos: self.bos };
-        let going_on = |_: &Divergence, _| !interrupt::requested();
-        let found = compare(&cut, &reference, &self.tokens, options, going_on)?;
+        let progress = |_: &Divergence, _| !interrupt::requested();
+        let found = compare(&quantized, &reference, &self.tokens, options, progress)?;
         if interrupt::requested() {
             return Err(io::Error::from(io::ErrorKind::Interrupted).into());
         }

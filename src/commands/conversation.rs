@@ -1,4 +1,4 @@
-//! `lapidary run --chat` on a terminal: a conversation.
+//! `lapidary run --chat` on a terminal: holds a conversation.
 
 mod input;
 mod transcript;
@@ -20,43 +20,43 @@ use super::{interrupt, sandbox, size, stats};
 use input::{Command, Input, Reader};
 
 const HELP: &str = "\
-/retry       have the last message answered again
-/undo        take the last message and its answer back
-/reset       forget the conversation
-/save FILE   write the conversation to FILE, as JSON; /save! FILE over what is there
-/load FILE   go on with the conversation in FILE
-/stats       show what the conversation takes
-/exit        leave (or Ctrl-D)
-/help        show this
+/retry       answer the last message again
+/undo        remove the last message and its answer
+/reset       forget the conversation and start over
+/save FILE   save the conversation to FILE, as JSON; /save! FILE replaces an existing file
+/load FILE   continue the conversation in FILE
+/stats       show the use of the context, the speed and the memory
+/exit        quit (or Ctrl-D)
+/help        show this help
 Ctrl-C       stop an answer, or clear the line
-A line that ends with \\ goes on in the next one; so does all between two \"\"\".";
+A line that ends with \\ continues on the next one. Lines between two \"\"\" are one message.";
 
-/// A conversation and what it takes to go on with it.
+/// A conversation, with everything that is needed to continue it.
 pub struct Conversation<'s, 'm> {
     pub session: &'s mut Session<'m>,
     pub tokenizer: &'m Tokenizer,
     pub template: ChatTemplate,
-    /// What messages call the model.
+    /// How messages name the model.
     pub model: String,
     pub system: Option<String>,
-    /// The most tokens of an answer.
+    /// Most tokens of an answer; `None` for no limit.
     pub limit: Option<usize>,
-    /// Of the session's sampler.
+    /// The seed of the session's sampler.
     pub seed: u64,
-    /// Whether the oldest turns are forgotten when the context is full.
+    /// Whether the oldest messages are forgotten when the context is full.
     pub shift: bool,
-    /// Where it is saved.
+    /// Where the session is saved, if it is.
     pub cache: Option<&'s PromptCache>,
-    /// What was said, but for the system's message.
+    /// The messages so far, without the system message.
     pub turns: Vec<Turn>,
-    /// What decoding took.
+    /// Tokens and time of decoding.
     pub decoded: Decoded,
 }
 
-/// Evaluations of single tokens, and their time.
+/// Number of tokens that were decoded one by one, and the time for them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Decoded {
-    /// Tokens of each second of the last answer that had any.
+    /// Tokens per second of the last answer that decoded any.
     last: Option<f64>,
     tokens: usize,
     time: Duration,
@@ -65,52 +65,54 @@ pub struct Decoded {
 impl Conversation<'_, '_> {
     /// Reads messages and answers them until the user leaves.
     pub fn run(mut self) -> anyhow::Result<()> {
-        let talked = self.talk();
+        let ended = self.read_and_answer();
         match self.cache {
-            Some(cache) => cache.save_after(self.session, &self.turns, talked),
-            None => talked,
+            Some(cache) => cache.save_after(self.session, &self.turns, ended),
+            None => ended,
         }
     }
 
-    fn talk(&mut self) -> anyhow::Result<()> {
+    fn read_and_answer(&mut self) -> anyhow::Result<()> {
         let mut reader = Reader::new()?;
-        // Only now: a new editor takes SIGINT over, for the times when no line is edited as well.
+        // This must come after `Reader::new`: a new editor replaces the SIGINT handler, also for
+        // the time when no line is being edited.
         interrupt::install()?;
         writeln!(io::stderr(), "seed {}; /help shows the commands", self.seed)?;
         if !self.turns.is_empty() {
             let n = self.turns.len();
-            writeln!(io::stderr(), "going on after {n} messages; /reset begins anew")?;
+            writeln!(io::stderr(), "continuing after {n} messages; /reset starts over")?;
         }
         while let Some(input) = reader.read()? {
             match input {
                 Input::Command(Command::Exit) => break,
-                Input::Command(command) => self.obey(&command, &mut io::stdout())?,
-                Input::Unknown(name) => writeln!(io::stderr(), "no command {name}\n{HELP}")?,
+                Input::Command(command) => self.execute(&command, &mut io::stdout())?,
+                Input::Unknown(name) => writeln!(io::stderr(), "unknown command {name}\n{HELP}")?,
                 Input::Message(text) => {
-                    self.turn(&text, &mut io::stdout())?;
+                    self.respond(&text, &mut io::stdout())?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Does what a command says. Errors are those of the terminal and the model alone.
-    fn obey(&mut self, command: &Command, out: &mut dyn Write) -> anyhow::Result<()> {
-        let said = match command {
+    /// Runs a command. Problems with a command's file are reported on stderr; only errors of the
+    /// terminal and of the model are returned.
+    fn execute(&mut self, command: &Command, out: &mut dyn Write) -> anyhow::Result<()> {
+        let reply = match command {
             Command::Exit => return Ok(()),
             Command::Help => HELP.to_owned(),
             Command::Stats => self.stats(),
             Command::Retry => return self.retry(out),
             Command::Reset => {
                 self.turns.clear();
-                "the conversation begins anew".into()
+                "this is a new conversation".into()
             }
             Command::Undo => {
-                // At the end there may be a message without an answer, out of a file.
+                // A loaded conversation may end with a message that has no answer.
                 let answer = self.turns.pop_if(|turn| turn.message.role == Role::Assistant);
                 match self.turns.pop().or(answer) {
                     Some(_) => format!("{} messages are left", self.turns.len()),
-                    None => "there is nothing to take back".into(),
+                    None => "there is no message to remove".into(),
                 }
             }
             Command::Save { file, overwrite } => {
@@ -125,47 +127,47 @@ impl Conversation<'_, '_> {
                     self.system = system;
                     self.turns = turns;
                     let unanswered = self.turns.len() % 2 == 1;
-                    let hint = if unanswered { "; /retry answers the last" } else { "" };
-                    format!("going on after {} messages{hint}", self.turns.len())
+                    let hint = if unanswered { "; /retry answers the last one" } else { "" };
+                    format!("continuing after {} messages{hint}", self.turns.len())
                 }
                 Err(error) => format!("{error:#}"),
             },
         };
-        Ok(writeln!(io::stderr(), "{said}")?)
+        Ok(writeln!(io::stderr(), "{reply}")?)
     }
 
-    /// Answers the last message again.
+    /// Answers the last message again. Keeps the old answer if there is no new one.
     fn retry(&mut self, out: &mut dyn Write) -> anyhow::Result<()> {
         let before = self.turns.clone();
         self.turns.pop_if(|turn| turn.message.role == Role::Assistant);
         let Some(last) = self.turns.pop() else {
             return Ok(writeln!(io::stderr(), "there is no message to answer")?);
         };
-        if self.turn(&last.message.content, out)?.is_none() {
+        if self.respond(&last.message.content, out)?.is_none() {
             self.turns = before;
         }
         Ok(())
     }
 
-    /// What the conversation takes.
+    /// The text of `/stats`.
     fn stats(&self) -> String {
         let (held, n_ctx) = (self.session.ids().len(), self.session.n_ctx());
         let Decoded { last, tokens, time } = self.decoded;
         let rate = |speed: Option<f64>| speed.map_or("none".into(), |s| format!("{s:.1} tokens/s"));
         let memory = stats::resident().map_or("unknown".into(), size::size);
         format!(
-            "context   {held} of {n_ctx} tokens\nmessages  {}\nspeed     {} in the last answer, {} in \
-             all\nmemory    {memory} resident",
+            "context   {held} of {n_ctx} tokens\nmessages  {}\nspeed     {} in the last answer, {} \
+             overall\nmemory    {memory} resident",
             self.turns.len(),
             rate(last),
             rate(tokens_per_second(tokens, time)),
         )
     }
 
-    /// Answers one message and adds both to the turns; adds neither if there is no answer. Gives
-    /// what was generated, if the message fits the context and the template.
-    fn turn(&mut self, text: &str, out: &mut dyn Write) -> anyhow::Result<Option<Answer>> {
-        // A Ctrl-C means the answer that is being made, and no other.
+    /// Answers a message and adds both to the turns. Returns the answer, or `None` if the message
+    /// does not fit the context or the template; then the turns stay as they were.
+    fn respond(&mut self, text: &str, out: &mut dyn Write) -> anyhow::Result<Option<Answer>> {
+        // From here on, Ctrl-C stops this answer. An earlier one no longer counts.
         interrupt::clear();
         let before = self.turns.clone();
         self.turns.push(Turn::new(Role::User, text));
@@ -192,9 +194,9 @@ impl Conversation<'_, '_> {
         }
     }
 
-    /// Answers the last of the turns, if they fit the context.
+    /// Answers the last of the turns. Returns `None` if the turns do not fit the context.
     fn answer(&mut self, out: &mut dyn Write) -> anyhow::Result<Option<(Answer, String)>> {
-        let mut remembered = Remembered {
+        let mut history = History {
             template: &self.template,
             tokenizer: self.tokenizer,
             model: &self.model,
@@ -202,19 +204,19 @@ impl Conversation<'_, '_> {
             n_ctx: self.session.n_ctx(),
             turns: &mut self.turns,
         };
-        let mut prompt = remembered.encode()?;
-        if self.shift && prompt.len() >= remembered.n_ctx {
-            prompt = remembered.forget(0)?;
+        let mut prompt = history.encode()?;
+        if self.shift && prompt.len() >= history.n_ctx {
+            prompt = history.forget(0)?;
         }
         if let Err(error) = self.session.check_length(&prompt) {
-            writeln!(io::stderr(), "{}; /reset begins anew", too_long(error))?;
+            writeln!(io::stderr(), "{}, or start over with /reset", too_long(error))?;
             return Ok(None);
         }
-        let shift: &mut dyn Shift = if self.shift { &mut remembered } else { &mut () };
+        let shift: &mut dyn Shift = if self.shift { &mut history } else { &mut () };
         write_answer(self.session, &prompt, self.limit, shift, out).map(Some)
     }
 
-    /// Adds an answer to the turns, or takes the message back that has none.
+    /// Adds an answer to the turns. If it is empty, removes its message instead.
     fn add(&mut self, answer: &Answer, text: &str) {
         self.decoded.last = answer.decode_speed().or(self.decoded.last);
         self.decoded.tokens += answer.decoded;
@@ -223,7 +225,8 @@ impl Conversation<'_, '_> {
             "" => {
                 self.turns.pop();
             }
-            // One that is longer than any context is spelt anew, if it is ever read again.
+            // The answer is longer than any context, so not all of its ids were kept. It is stored
+            // as text, which is encoded again if it is ever needed.
             text if answer.tokens > answer.ids.len() => {
                 self.turns.push(Turn::new(Role::Assistant, text));
             }
@@ -232,8 +235,8 @@ impl Conversation<'_, '_> {
     }
 }
 
-/// What a conversation is to a model: the system's message and turns, the last one the user's.
-struct Remembered<'c> {
+/// The conversation as the prompt sees it: the system message and the turns, with the user's last.
+struct History<'c> {
     template: &'c ChatTemplate,
     tokenizer: &'c Tokenizer,
     model: &'c str,
@@ -242,8 +245,8 @@ struct Remembered<'c> {
     turns: &'c mut Vec<Turn>,
 }
 
-impl Remembered<'_> {
-    /// The prompt.
+impl History<'_> {
+    /// The prompt, as token ids.
     fn encode(&self) -> Result<Vec<u32>, TemplateFailed> {
         let system = self.system.map(|text| Turn::new(Role::System, text));
         let turns: Vec<Turn> = system.into_iter().chain(self.turns.iter().cloned()).collect();
@@ -251,9 +254,9 @@ impl Remembered<'_> {
             .map_err(|error| TemplateFailed { model: self.model.to_owned(), error })
     }
 
-    /// Forgets the oldest messages with their answers, until the prompt and `more` tokens fill half
-    /// of the context or the last message alone is left; gives the prompt. Templates want whole
-    /// turns, so nothing else is cut out.
+    /// Forgets the oldest messages and their answers until the prompt and `more` tokens take at
+    /// most half of the context, or until only the last message is left. Returns the prompt. Only
+    /// whole pairs of message and answer are removed, because chat templates require them.
     fn forget(&mut self, more: usize) -> Result<Vec<u32>, TemplateFailed> {
         loop {
             let prompt = self.encode()?;
@@ -265,7 +268,7 @@ impl Remembered<'_> {
     }
 }
 
-impl Shift for Remembered<'_> {
+impl Shift for History<'_> {
     fn shift(
         &mut self,
         _: &[u32],
@@ -276,28 +279,28 @@ impl Shift for Remembered<'_> {
         if room == 0 {
             return Ok(None);
         }
-        // An answer that fills the context by itself loses its own beginning.
+        // If the answer alone is too long for the rest of the context, its beginning is dropped.
         let kept = if generated.len() <= room { generated.len() } else { room.div_ceil(2) };
         Ok(Some([&prompt, &generated[generated.len() - kept..]].concat()))
     }
 }
 
-/// One line about an answer: how long it is, how fast it came, how many messages are `forgotten`, and
-/// why it ended if not by itself.
+/// One line about an answer: its length, its speed, how many messages were `forgotten`, and why it
+/// ended if the model did not end it.
 fn summary(answer: &Answer, forgotten: usize) -> String {
     let speed = answer.decode_speed().map_or(String::new(), |s| format!(", {s:.1} tokens/s"));
     let end = match answer.end {
         Some(End::Finished(Finish::Stop)) => "",
         Some(End::Finished(Finish::Length)) => ", ended by -n",
         Some(End::ContextFull) => {
-            ", ended: the context is full (--ctx, --context-shift); /reset begins anew"
+            "; the context is full: use a larger --ctx or --context-shift, or start over with /reset"
         }
         Some(End::Cancelled) | None => ", stopped",
     };
     let forgotten = match (forgotten, answer.shifts) {
         (0, 0) => String::new(),
-        (0, _) => ", its beginning is forgotten".into(),
-        (n, _) => format!(", the oldest {n} messages are forgotten"),
+        (0, _) => ", its beginning has been forgotten".into(),
+        (n, _) => format!(", the oldest {n} messages have been forgotten"),
     };
     format!("[{} tokens{speed}{forgotten}{end}]", answer.tokens)
 }

@@ -1,4 +1,4 @@
-//! `lapidary convert`: a checkpoint, or another GGUF file, to a GGUF file.
+//! `lapidary convert`: converts a checkpoint, or another GGUF file, to a GGUF file.
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
@@ -24,31 +24,32 @@ use super::size::size;
 /// Convert a checkpoint to a quantized GGUF file
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// A checkpoint directory of the Gemma family, or a GGUF file to convert again
+    /// Checkpoint directory of a Gemma model, or GGUF file to requantize
     source: PathBuf,
-    /// The GGUF file to write
+    /// GGUF file to write
     #[arg(short, long, value_name = "FILE", required_unless_present = "plan")]
     output: Option<PathBuf>,
     #[command(flatten)]
     types: TypeArgs,
     #[command(flatten)]
     importance: ImportanceArgs,
-    /// How long to search for scales: fast, default or best
+    /// How thoroughly to search for scales: fast, default or best
     #[arg(long, value_name = "EFFORT", default_value = "default", value_parser = effort)]
     effort: Effort,
-    /// At the end, measure on this text how far the file is from its source, and keep that in it
+    /// Measure on this text how far the new file is from its source, and store the result in the
+    /// file's metadata
     #[arg(long, value_name = "TEXT")]
     check: Option<PathBuf>,
-    /// Threads [default: all cores]; the file does not depend on it
+    /// Number of threads; the file does not depend on it [default: all cores]
     #[arg(long, value_name = "N", value_parser = super::options::threads)]
     threads: Option<NonZeroUsize>,
-    /// Instructions to use; the file does not depend on them [default: the best of this machine]
+    /// Instruction set to use; the file does not depend on it [default: the best of this machine]
     #[arg(long, value_name = "SET", value_parser = super::options::isa)]
     isa: Option<Isa>,
-    /// Replace the output if it is there already
+    /// Replace the output if it exists
     #[arg(long)]
     force: bool,
-    /// Go on with FILE.part, where the same conversion was cut short
+    /// Continue an interrupted conversion from FILE.part
     #[arg(long)]
     resume: bool,
     /// Print one JSON object
@@ -64,11 +65,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let isa = args.isa.unwrap_or_default();
     let options = Options { threads, isa, force: args.force, resume: args.resume };
     let cpu = Cpu::new(args.threads, isa)?;
-    say_left_out(&source)?;
+    report_left_out(&source)?;
     let mut bar = Bar(bar());
     let weighting = args.importance.weighting(&source, cpu.clone())?;
     let chosen = args.types.choose(&source, weighting, options, &mut bar);
-    let mut chosen = chosen.map_err(explained)?;
+    let mut chosen = chosen.map_err(with_advice)?;
     chosen.plan.effort = args.effort;
     let mut out = io::stdout();
     let Some(output) = args.output.as_deref().filter(|_| !args.types.only_plan()) else {
@@ -88,7 +89,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let check = check.as_mut().map(|check| check as Check);
     let result = convert_and_check(&source, output, &chosen.plan, options, check, &mut bar);
     bar.0.finish_and_clear();
-    let report = result.map_err(explained)?;
+    let report = result.map_err(with_advice)?;
     let found = checker.and_then(|checker| checker.found);
     let name = &chosen.plan.name;
     if args.json {
@@ -106,8 +107,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says which added tokens of a checkpoint the new file will not have.
-fn say_left_out(source: &Source) -> anyhow::Result<()> {
+/// Reports which added tokens of a checkpoint the new file will not have.
+fn report_left_out(source: &Source) -> anyhow::Result<()> {
     let names = source.checkpoint().map(|checkpoint| checkpoint.added_tokens_without_row());
     let names = names.transpose()?.unwrap_or_default();
     if !names.is_empty() {
@@ -121,16 +122,16 @@ fn say_left_out(source: &Source) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The error, and the option that helps.
-fn explained(error: ConvertError) -> anyhow::Error {
+/// Adds the option that helps to an error.
+fn with_advice(error: ConvertError) -> anyhow::Error {
     match &error {
         ConvertError::Cancelled => Interrupted.into(),
         ConvertError::Unfinished { cause, .. } => {
-            let message = format!("{error}: --resume goes on from there");
+            let message = format!("{error}: --resume continues from there");
             if !matches!(**cause, ConvertError::Cancelled) && !interrupt::requested() {
                 return anyhow!(message);
             }
-            // Nobody is left to hear of a closed stderr.
+            // If stderr is closed, nobody can be told.
             let _ = writeln!(io::stderr(), "lapidary: {message}");
             Interrupted.into()
         }
@@ -146,11 +147,11 @@ fn effort(name: &str) -> Result<Effort, String> {
         "fast" => Ok(Effort::Fast),
         "default" => Ok(Effort::Default),
         "best" => Ok(Effort::Best),
-        _ => Err("it is fast, default or best".to_owned()),
+        _ => Err("expected fast, default or best".to_owned()),
     }
 }
 
-/// A bar on stderr, which `indicatif` hides where that is no terminal.
+/// A progress bar on stderr. `indicatif` hides it if stderr is not a terminal.
 pub(super) struct Bar(pub(super) ProgressBar);
 
 impl Progress for Bar {
@@ -181,7 +182,7 @@ impl Progress for Bar {
     }
 }
 
-/// How many bytes of how many are done.
+/// A progress bar that counts bytes.
 pub(super) fn bar() -> ProgressBar {
     let style = "{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left, {msg}";
     let style = ProgressStyle::with_template(style).expect("the template is valid");
@@ -200,12 +201,12 @@ fn print(out: &mut impl Write, report: &Report, name: &str, output: &Path) -> io
     )?;
     if report.resumed > 0 {
         let (resumed, tensors) = (report.resumed, report.totals.tensors());
-        writeln!(out, "{resumed} of {tensors} tensors were finished already")?;
+        writeln!(out, "{resumed} of {tensors} tensors had been finished before")?;
     }
     if report.requantized > 0 {
         writeln!(
             out,
-            "{} tensors were quantized already, and lost precision twice: \
+            "{} tensors were quantized already and have lost precision twice; \
              converting the original checkpoint gives a better file",
             report.requantized
         )?;

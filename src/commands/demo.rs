@@ -1,5 +1,4 @@
-//! `lapidary demo`: the whole way from checkpoint to text on a small model that comes with the
-//! program.
+//! `lapidary demo`: converts, measures and runs a small model that is built into the program.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -22,20 +21,20 @@ use super::interrupt::{self, Interrupted};
 const RECIPES: [Recipe; 6] =
     [Recipe::Q8_0, Recipe::Q6_K, Recipe::Q5_K_M, Recipe::Q4_K_M, Recipe::Q3_K_M, Recipe::Q2_K];
 
-/// The recipe whose file writes the sample.
+/// The recipe of the file that generates the sample text.
 const SAMPLE_RECIPE: Recipe = Recipe::Q4_K_M;
 const SAMPLE_PROMPT: &str = "And it came to pass in those days, that the king";
 const SAMPLE_TOKENS: usize = 100;
 const SAMPLE_SEED: u64 = 1;
 
-/// Tokens of a chunk, and how many chunks are measured: enough to tell the recipes apart.
+/// Tokens per chunk, and number of chunks: enough to tell the recipes apart.
 const N_CTX: usize = 512;
 const CHUNKS: usize = 8;
 
-/// Convert, measure and run a small model that comes with the program
+/// Convert, measure and run a small model that is built into the program
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// Keep the files in this new or empty directory [default: a temporary one]
+    /// Keep the files in this new or empty directory [default: a temporary directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -45,24 +44,25 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt::install()?;
     match args.dir {
         Some(dir) => {
-            claim(&dir)?;
+            prepare_directory(&dir)?;
             demo(&dir)?;
             writeln!(io::stdout(), "\nThe files are in {}.", dir.display())?;
         }
         None => {
-            let dir = TempDir::with_prefix("lapidary-demo-").context("temporary directory")?;
+            let dir = TempDir::with_prefix("lapidary-demo-")
+                .context("cannot create a temporary directory")?;
             demo(dir.path())?;
         }
     }
     Ok(())
 }
 
-/// Makes sure that `dir` is there and that nothing in it can be overwritten.
-fn claim(dir: &Path) -> anyhow::Result<()> {
+/// Creates `dir` if needed. It must be empty, so that nothing is overwritten.
+fn prepare_directory(dir: &Path) -> anyhow::Result<()> {
     let name = || dir.display().to_string();
     std::fs::create_dir_all(dir).with_context(name)?;
     if dir.read_dir().with_context(name)?.next().is_some() {
-        bail!("{}: the directory is not empty", dir.display());
+        bail!("{}: the directory is not empty; name a new or an empty one", dir.display());
     }
     Ok(())
 }
@@ -71,8 +71,8 @@ fn demo(dir: &Path) -> anyhow::Result<()> {
     let checkpoint = dir.join("tiny-gemma2");
     bundled::write_checkpoint(&checkpoint).with_context(|| checkpoint.display().to_string())?;
     let mut out = io::stdout();
-    writeln!(out, "A Gemma 2 of 3.7 million parameters that was trained on the King James Bible.")?;
-    writeln!(out, "Perplexity on chapters it has not seen, {CHUNKS} chunks of {N_CTX} tokens:\n")?;
+    writeln!(out, "A Gemma 2 model with 3.7 million parameters, trained on the King James Bible.")?;
+    writeln!(out, "Perplexity on held-out chapters, {CHUNKS} chunks of {N_CTX} tokens:\n")?;
     writeln!(out, "recipe        size  bits/weight    perplexity       change")?;
     let original = Measured::new(&checkpoint)?;
     writeln!(out, "{}", original.row("original", None))?;
@@ -82,9 +82,17 @@ fn demo(dir: &Path) -> anyhow::Result<()> {
         let measured = Measured::new(&file)?;
         writeln!(out, "{}", measured.row(recipe.name(), Some(&original)))?;
     }
-    writeln!(out, "\n{} goes on, with seed {SAMPLE_SEED}:\n", SAMPLE_RECIPE.name())?;
+    writeln!(
+        out,
+        "\nThe {} file continues a prompt, with seed {SAMPLE_SEED}:\n",
+        SAMPLE_RECIPE.name()
+    )?;
     sample(&file_of(dir, SAMPLE_RECIPE))?;
-    writeln!(out, "\nNext, with a checkpoint of Gemma in the directory gemma-2-2b-it:")?;
+    writeln!(
+        out,
+        "\
+Next, with a Gemma checkpoint in the directory gemma-2-2b-it:"
+    )?;
     writeln!(out, "  lapidary convert gemma-2-2b-it -o gemma-2-2b-it-Q4_K_M.gguf")?;
     writeln!(out, "  lapidary run gemma-2-2b-it-Q4_K_M.gguf --chat")?;
     Ok(())
@@ -103,7 +111,7 @@ fn quantize(checkpoint: &Path, file: &Path, recipe: Recipe) -> anyhow::Result<()
     }
 }
 
-/// Cancels a conversion on Ctrl-C, and otherwise is silent.
+/// Cancels a conversion on Ctrl-C and reports nothing.
 struct UntilInterrupted;
 
 impl Progress for UntilInterrupted {
@@ -112,7 +120,7 @@ impl Progress for UntilInterrupted {
     }
 }
 
-/// What a model costs and what it is worth.
+/// Size and perplexity of a model.
 struct Measured {
     totals: Totals,
     perplexity: Perplexity,
@@ -139,7 +147,7 @@ impl Measured {
         Ok(Self { totals, perplexity })
     }
 
-    /// Its line of the table.
+    /// The model's line of the table.
     fn row(&self, name: &str, original: Option<&Self>) -> String {
         let megabytes = self.totals.bytes() as f64 / 1e6;
         let bits = self.totals.bits_per_weight();
@@ -152,7 +160,7 @@ impl Measured {
     }
 }
 
-/// Streams what the model makes of a prompt.
+/// Prints the text that the model generates after the prompt.
 fn sample(path: &Path) -> anyhow::Result<()> {
     let source = Source::open(path)?;
     let tokenizer = Tokenizer::new(source.vocab()?)?;

@@ -1,4 +1,4 @@
-//! `lapidary imatrix`: the importance matrix of a model on a text.
+//! `lapidary imatrix`: computes the importance matrix of a model on a text.
 
 use std::io::{self, BufWriter, Write};
 use std::num::NonZeroUsize;
@@ -19,15 +19,16 @@ use super::options::{CpuArgs, ModelArg};
 use super::size::size;
 use super::text::Text;
 
-/// Compute an importance matrix, for conversions that know which columns matter
+/// Compute an importance matrix, which tells a conversion which columns matter most
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// The text, UTF-8; some hundred thousand tokens like those that the model will see
+    /// Text file to run the model over, in UTF-8; some hundred thousand tokens like those that the
+    /// model will see
     #[arg(short, long, value_name = "TEXT")]
     file: PathBuf,
-    /// The GGUF file to write; llama.cpp reads it too
+    /// GGUF file to write; llama.cpp can read it too
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Tokens per chunk
@@ -38,7 +39,7 @@ pub struct Args {
     chunks: Option<NonZeroUsize>,
     #[command(flatten)]
     cpu: CpuArgs,
-    /// Replace the output if it is there already
+    /// Replace the output if it exists
     #[arg(long)]
     force: bool,
     /// Print one JSON object
@@ -53,7 +54,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let tokenizer =
         Tokenizer::new(source.vocab()?).with_context(|| args.model.path().display().to_string())?;
     let text = Text::read(&args.file, &tokenizer)?;
-    // Before the work, which may take hours. It is a few megabytes, so that space is not asked for.
+    // The output is opened before the work, which may take hours. The file has only a few
+    // megabytes, so the free space is not checked.
     let mut target = match Target::create(&args.output, args.force, Some(&source), 0) {
         Err(error @ ConvertError::Exists { .. }) => bail!("{error}; --force replaces it"),
         target => target?,
@@ -61,7 +63,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     target.begin(0)?;
     let model = Model::on(args.cpu.cpu()?, &source)?;
     let mut collected = collected(&model, text, (args.ctx, args.chunks), &args.file)?;
-    // The name alone: the same text gives the same bytes wherever it lies.
+    // Only the name without the directory, so that the same text gives the same file wherever the
+    // text is.
     collected.imatrix.datasets.extend(file_name(&args.file));
     let bytes = write(&collected.imatrix, target, &args.output)?;
     let warnings = Warnings::of(&collected.imatrix);
@@ -75,8 +78,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs `model` over a text, which was read from `file`, in so many chunks of so many tokens, and shows
-/// how far it is.
+/// Runs `model` over a text that was read from `file`, in at most `chunks` chunks of `n_ctx`
+/// tokens, and shows the progress.
 pub fn collected(
     model: &Model<'_>,
     text: Text,
@@ -100,7 +103,7 @@ fn file_name(path: &Path) -> Option<String> {
     Some(path.file_name()?.to_string_lossy().into_owned())
 }
 
-/// Writes the file and gives it its name; the result is its size in bytes.
+/// Writes the file, renames it to its final name and returns its size in bytes.
 fn write(imatrix: &Imatrix, mut target: Target, path: &Path) -> anyhow::Result<u64> {
     let name = || path.display().to_string();
     imatrix.write(BufWriter::new(target.file())).with_context(name)?;
@@ -111,13 +114,13 @@ fn write(imatrix: &Imatrix, mut target: Target, path: &Path) -> anyhow::Result<u
     Ok(bytes)
 }
 
-/// What a quantizer will have to make up, or do without.
+/// The matrices for which a quantizer will have to repair or ignore the importance.
 #[derive(Default)]
 struct Warnings {
-    /// Matrices with columns that were silent, or whose sums are not finite; how many columns, of
-    /// how many.
+    /// Matrices with columns that are zero or whose sums are not finite: name, number of such
+    /// columns, number of all columns.
     repaired: Vec<(String, usize, usize)>,
-    /// Matrices of which nothing is known, and why.
+    /// Matrices without usable importance, and why.
     flaws: Vec<(String, String)>,
 }
 

@@ -1,4 +1,4 @@
-//! The options of `convert` that say how much columns count.
+//! The options of `convert` that say how important each column of a matrix is.
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
@@ -15,23 +15,24 @@ use lapidary_formats::imatrix::{Flaw, Imatrix};
 use super::imatrix::collected;
 use super::text::Text;
 
-/// Tokens of a chunk of the text for `--calibrate`, as llama.cpp's tool has it.
+/// Tokens per chunk of the text for `--calibrate`, as in llama.cpp's tool.
 const N_CTX: NonZeroUsize = NonZeroUsize::new(512).expect("it is not zero");
 
-/// Where the importance of columns comes from.
+/// Where the importance of the columns comes from.
 #[derive(Args, Debug)]
 pub struct ImportanceArgs {
-    /// Keep best what the model uses most: an importance matrix by `lapidary imatrix` or llama.cpp
+    /// Use this importance matrix, made by `lapidary imatrix` or llama.cpp, to keep the weights
+    /// that matter most more exact
     #[arg(long, value_name = "FILE", conflicts_with = "calibrate")]
     imatrix: Option<PathBuf>,
-    /// The same, computed now: run the model over this text first
+    /// Run the model over this text first, and use the importance matrix that results
     #[arg(long, value_name = "TEXT")]
     calibrate: Option<PathBuf>,
 }
 
 impl ImportanceArgs {
-    /// The importance of the columns of `source`, if it was asked for. What is missing or was
-    /// mended is said on stderr.
+    /// The importance of the columns of `source`, if an option asks for it. Writes to stderr what
+    /// was missing or had to be repaired.
     pub fn weighting(&self, source: &Source, cpu: Cpu) -> anyhow::Result<Option<Weighting>> {
         let (imatrix, of) = match (&self.imatrix, &self.calibrate) {
             (Some(file), _) => (Imatrix::open(file)?, file),
@@ -44,7 +45,7 @@ impl ImportanceArgs {
     }
 }
 
-/// Runs the model over a text.
+/// Runs the model over a text and collects the importance matrix.
 fn calibrate(source: &Source, text: &Path, cpu: Cpu) -> anyhow::Result<Imatrix> {
     let vocab = source.vocab()?;
     let tokenizer = Tokenizer::new(vocab).with_context(|| source.path().display().to_string())?;
@@ -52,26 +53,29 @@ fn calibrate(source: &Source, text: &Path, cpu: Cpu) -> anyhow::Result<Imatrix> 
     Ok(collected(&Model::on(cpu, source)?, read, (N_CTX, None), text)?.imatrix)
 }
 
-/// Says what is wrong with some matrices' importance, a line for each kind of trouble.
+/// Reports which matrices have no usable importance, with one line per kind of problem.
 fn warn(weighting: &Weighting, of: &Path) -> io::Result<()> {
     let (mut err, of) = (io::stderr(), of.display());
     let kind = |flaw: &Flaw| std::mem::discriminant(flaw);
-    let mut said = Vec::new();
+    let mut reported = Vec::new();
     for (name, flaw) in &weighting.flaws {
-        if said.contains(&kind(flaw)) {
+        if reported.contains(&kind(flaw)) {
             continue;
         }
-        said.push(kind(flaw));
+        reported.push(kind(flaw));
         let n = weighting.flaws.iter().filter(|(_, other)| kind(other) == kind(flaw)).count();
-        writeln!(err, "{of}: {n} matrices are cut without importance, such as {name}: {flaw}")?;
+        writeln!(
+            err,
+            "{of}: {n} matrices are quantized without importance, such as {name}: {flaw}"
+        )?;
     }
     if let Some((name, _)) = weighting.repaired.first() {
         let columns: usize = weighting.repaired.iter().map(|(_, n)| n).sum();
         let n = weighting.repaired.len();
         writeln!(
             err,
-            "{of}: {columns} columns of {n} matrices, such as {name}, are zero or no numbers: they count \
-             as the least or as the mean"
+            "{of}: {columns} columns of {n} matrices, such as {name}, have no usable importance: those \
+             that are zero count as the least important ones, those that are not finite as average"
         )?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! `lapidary inspect`: what a model file holds, and the memory that running it takes.
+//! `lapidary inspect`: shows what a model's file contains, and the memory that running it takes.
 
 use std::io::{self, Write};
 
@@ -16,18 +16,18 @@ use super::memory::{self, file_bytes, memory_json};
 use super::options::ModelArg;
 use super::size::size;
 
-/// Show what a model holds and the memory it needs
+/// Show what a model's file contains and the memory that running it takes
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// Context to compute the memory for, in tokens [default: the model's]
+    /// Context for which to compute the memory, in tokens [default: the model's]
     #[arg(short, long, alias = "ctx-size", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     ctx: Option<u32>,
-    /// What the key/value cache holds [default: f16, q8_0 and f32 side by side]
+    /// Type of the KV cache: f16, q8_0 or f32 [default: all three, for comparison]
     #[arg(long, value_name = "TYPE", value_parser = super::options::kv_type)]
     kv: Option<KvType>,
-    /// Tokens of a prompt that are evaluated together
+    /// Most tokens of a prompt that are evaluated together
     #[arg(long = "ubatch-size", alias = "slice", value_name = "N", default_value = "512", value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     n_ubatch: u32,
     /// Print one JSON object
@@ -35,7 +35,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Elements of an array that are shown.
+/// How many elements of an array are shown.
 const SHOWN: usize = 4;
 
 /// Runs the command.
@@ -53,13 +53,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A model, and what follows from it.
+/// A model, and what is computed from it.
 struct Inspected<'a> {
     source: &'a Source,
     tensors: Vec<TensorView<'a>>,
     totals: Totals,
     options: StateOptions,
-    /// With each type of the cache.
+    /// The memory for each type of the KV cache.
     memory: Vec<(KvType, Memory)>,
 }
 
@@ -146,7 +146,8 @@ impl<'a> Inspected<'a> {
     }
 }
 
-/// The configuration, field by field. What layers differ in is given for local and global ones.
+/// All fields of the configuration. A field that differs between layers is given for local and for
+/// global layers.
 fn config_values(c: &Config) -> Vec<(&'static str, serde_json::Value)> {
     let decimal_or_null = |x: Option<f32>| x.map_or(json!(null), decimal);
     let (global, local) = (c.global_rope(), c.local_rope());
@@ -175,12 +176,12 @@ fn config_values(c: &Config) -> Vec<(&'static str, serde_json::Value)> {
     ]
 }
 
-/// A number in as few digits as single precision needs (0.000001, not 9.999999974752427e-7).
+/// A number with as few digits as an f32 needs (0.000001, not 9.999999974752427e-7).
 fn decimal(x: f32) -> serde_json::Value {
     json!(x.to_string().parse::<f64>().ok())
 }
 
-/// A metadata value; of an array, only the beginning.
+/// A metadata value as JSON. Only the first elements of an array are given.
 fn value_json(value: Value) -> serde_json::Value {
     match value {
         Value::Bool(b) => json!(b),
@@ -199,7 +200,7 @@ fn value_json(value: Value) -> serde_json::Value {
     }
 }
 
-/// A table of what the tensors of each type take.
+/// Prints a table of the tensors, values and bytes of each type.
 pub fn print_totals(out: &mut impl Write, totals: &Totals) -> io::Result<()> {
     writeln!(out, "type   tensors         values           bytes    share")?;
     let mut row = |name: &str, tensors: usize, values: u64, bytes: u64| {
@@ -214,7 +215,7 @@ pub fn print_totals(out: &mut impl Write, totals: &Totals) -> io::Result<()> {
     writeln!(out, "{} of tensors, {bits:.2} bits per weight", size(totals.bytes()))
 }
 
-/// The same for programs.
+/// The same table as JSON.
 pub fn totals_json(totals: &Totals) -> serde_json::Value {
     let types = totals.types.iter().map(|t| {
         json!({ "type": t.ty.name(), "tensors": t.tensors, "values": t.values, "bytes": t.bytes })

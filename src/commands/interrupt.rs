@@ -1,5 +1,5 @@
-//! Ctrl-C, and being asked to end (SIGTERM, SIGHUP), as a flag that long work looks at, so that it
-//! can finish its line and clean up.
+//! Turns Ctrl-C, SIGTERM and SIGHUP into a flag. Long work checks the flag, so that it can finish
+//! its line and clean up.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -9,27 +9,28 @@ use thiserror::Error;
 
 static REQUESTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// The signal that asked last; 0 for Ctrl-C.
+/// The signal that came last; 0 for Ctrl-C.
 static SIGNAL: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 
-/// SIGINT's number, also where Ctrl-C is no signal.
+/// The number of SIGINT, also used on systems where Ctrl-C is not a signal.
 const INTERRUPT: u8 = 2;
 
-/// What a command returns that was asked to end; everything was said already.
+/// The error of a command that was asked to stop. Everything has already been reported.
 #[derive(Debug, Error)]
 #[error("interrupted")]
 pub struct Interrupted;
 
 impl Interrupted {
-    /// 128 and the signal's number, as shells have it.
+    /// 128 plus the signal's number, as shells report it.
     pub fn exit_code() -> u8 {
         let signal = u8::try_from(SIGNAL.load(Ordering::Relaxed)).ok().filter(|n| *n > 0);
         128 + signal.unwrap_or(INTERRUPT)
     }
 }
 
-/// Takes over Ctrl-C: the first sets the flag, a second one before the flag was looked at ends the
-/// process; SIGTERM and SIGHUP likewise. To be called once, by the command that looks at it.
+/// Installs the handlers. The first Ctrl-C sets the flag; a second one that comes before the flag
+/// is cleared ends the process. SIGTERM and SIGHUP do the same. Call it once, in a command that
+/// checks the flag.
 pub fn install() -> anyhow::Result<()> {
     let on_signal = || {
         if REQUESTED.swap(true, Ordering::Relaxed) {
@@ -48,17 +49,17 @@ pub fn install() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether Ctrl-C was pressed since the flag was last cleared.
+/// Whether a stop has been requested since the flag was last cleared.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }
 
-/// Clears the flag, for what comes next.
+/// Clears the flag before the next piece of work.
 pub fn clear() {
     REQUESTED.store(false, Ordering::Relaxed);
 }
 
-/// Ends a command between two of its steps if Ctrl-C was pressed.
+/// Returns an error if a stop has been requested. For use between two steps of a command.
 pub fn check() -> Result<(), Interrupted> {
     if requested() {
         return Err(Interrupted);

@@ -1,4 +1,5 @@
-//! What a sequence may take: the options, what they come to, and whether it fits.
+//! The options that decide how much memory a run takes, the resulting memory plan, and the check
+//! that it fits.
 
 use std::io::{self, Write};
 
@@ -12,32 +13,33 @@ use serde_json::json;
 
 use super::size::{parse_size, size};
 
-/// Longest context by default, for models that would take more.
+/// Longest default context, for models that were trained for more.
 const MAX_DEFAULT_CTX: usize = 8192;
 
-/// What a sequence may take.
+/// The options that decide how much memory a run takes.
 #[derive(Args, Debug)]
 pub struct MemoryArgs {
-    /// Tokens of prompt and answer together [default: what the model was trained for, up to 8192]
+    /// Length of the context, prompt and answer together, in tokens [default: what the model was
+    /// trained for, up to 8192]
     #[arg(short, long, alias = "ctx-size", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     ctx: Option<u32>,
-    /// What the key/value cache holds: f16, q8_0 or f32 [default: f16]
+    /// Type of the KV cache: f16, q8_0 or f32 [default: f16]
     #[arg(long, value_name = "TYPE", value_parser = super::options::kv_type)]
     kv: Option<KvType>,
-    /// Tokens of a prompt that are evaluated together: fewer take less memory, and longer
-    /// [default: 512]
+    /// Most tokens of a prompt that are evaluated together; a smaller number takes less memory but
+    /// more time [default: 512]
     #[arg(long = "ubatch-size", alias = "slice", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     n_ubatch: Option<u32>,
-    /// Stay under this much memory, such as 18GB, the mapped file included: picks what --kv, --ubatch-size
-    /// and, last, --ctx leave open, and says what
+    /// Use at most this much memory, such as 18GB, including the mapped file: chooses --kv,
+    /// --ubatch-size and, last of all, --ctx where they are not given, and prints the choice
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
-    /// Begin even if it does not fit the memory of this machine, or of the control group
+    /// Start even if the memory of this machine or of the control group is too small
     #[arg(long)]
     force: bool,
 }
 
-/// What a sequence gets, and what it will take.
+/// The options of each sequence, and the memory that the run will take.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryPlan {
     pub options: StateOptions,
@@ -45,27 +47,24 @@ pub struct MemoryPlan {
 }
 
 impl MemoryArgs {
-    /// Picks what was left open, and looks whether it fits what is to be done at a time.
+    /// Chooses the options that were not given and checks that the run fits in memory.
     pub fn plan(&self, source: &Source, threads: usize, load: Load) -> anyhow::Result<MemoryPlan> {
         let needs = |options: &StateOptions| {
             Memory::new(source.config(), file_bytes(source), *options, threads, load)
         };
         let request = self.request(source)?;
         let model = source.path().display();
-        let mut options = request.whole();
+        let mut options = request.preferred();
         if let Some(bytes) = self.memory {
             let fitting = request.pick(|options| needs(options).total() <= bytes);
             let Some(picked) = fitting else {
-                let least = request.least();
+                let least = request.smallest();
                 print(&mut io::stderr(), &least, &[(least.kv, needs(&least))])?;
                 let least = size(needs(&least).total());
-                bail!(
-                    "{model}: it takes {least} at the least, and --memory allows {}",
-                    size(bytes)
-                );
+                bail!("{model}: needs at least {least}, but --memory allows only {}", size(bytes));
             };
             options = picked;
-            say(&options, needs(&options).total())?;
+            report_choice(&options, needs(&options).total())?;
         }
         let memory = needs(&options);
         for limit in limits().into_iter().filter(|_| !self.force) {
@@ -77,7 +76,7 @@ impl MemoryArgs {
                 print(&mut io::stderr(), &options, &[(options.kv, memory)])?;
                 let (needed, bytes) = (size(needed), size(limit.bytes));
                 let source = limit.source;
-                bail!("{model}: it takes {needed}, more than the {bytes} {source} (--memory picks what fits, --force begins all the same)");
+                bail!("{model}: needs {needed}, more than the {bytes} {source} (--memory chooses options that fit, --force starts anyway)");
             }
         }
         Ok(MemoryPlan { options, memory })
@@ -90,16 +89,16 @@ impl MemoryArgs {
             let name = source.path().display();
             writeln!(
                 io::stderr(),
-                "{name}: trained for {trained} tokens; past them it may ramble"
+                "{name}: trained for {trained} tokens; longer texts may lose coherence"
             )?;
         }
         let n_ubatch = self.n_ubatch.map(|n| n as usize);
-        Ok(MemoryRequest { n_ctx, shorter: self.ctx.is_none(), kv: self.kv, n_ubatch })
+        Ok(MemoryRequest { n_ctx, may_shorten: self.ctx.is_none(), kv: self.kv, n_ubatch })
     }
 }
 
 impl MemoryPlan {
-    /// For programs.
+    /// The plan as JSON.
     pub fn json(&self) -> serde_json::Value {
         let MemoryPlan { options, memory } = self;
         let mut json = memory_json(memory);
@@ -110,7 +109,7 @@ impl MemoryPlan {
     }
 }
 
-/// Bytes of the file that a run maps, or of a checkpoint's tensors.
+/// Size in bytes of the mapped GGUF file, or of a checkpoint's tensors.
 pub fn file_bytes(source: &Source) -> u64 {
     match (source.gguf(), source.checkpoint()) {
         (Some(gguf), _) => gguf.file_bytes(),
@@ -119,8 +118,8 @@ pub fn file_bytes(source: &Source) -> u64 {
     }
 }
 
-/// Says what was picked.
-fn say(options: &StateOptions, total: u64) -> io::Result<()> {
+/// Reports the chosen options.
+fn report_choice(options: &StateOptions, total: u64) -> io::Result<()> {
     let StateOptions { n_ctx, kv, n_ubatch, .. } = options;
     writeln!(
         io::stderr(),
@@ -130,7 +129,8 @@ fn say(options: &StateOptions, total: u64) -> io::Result<()> {
     )
 }
 
-/// A table of what each kind of cache comes to, by part. `options` says what they have in common.
+/// Prints a table of the memory by part, with one row for each type of the KV cache. `options`
+/// holds what the rows have in common.
 pub fn print(
     out: &mut impl Write,
     options: &StateOptions,
@@ -154,7 +154,7 @@ pub fn print(
     Ok(())
 }
 
-/// The parts and their sum, in bytes.
+/// The parts and their sum as JSON, in bytes.
 pub fn memory_json(memory: &Memory) -> serde_json::Value {
     let parts = memory.parts().into_iter().chain([("total", memory.total())]);
     parts

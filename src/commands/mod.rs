@@ -1,4 +1,4 @@
-//! One module per command, and what several of them share.
+//! One module per command, and modules that several commands share.
 
 pub mod bench;
 pub mod convert;

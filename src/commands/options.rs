@@ -11,10 +11,10 @@ use lapidary::model::Source;
 /// The model that a command reads.
 #[derive(Args, Debug)]
 pub struct ModelArg {
-    /// A GGUF file or a checkpoint directory
+    /// GGUF file or checkpoint directory
     #[arg(value_name = "MODEL", required_unless_present = "model_option")]
     model: Option<PathBuf>,
-    /// The same, as llama.cpp's programs take it
+    /// The same, under llama.cpp's name
     #[arg(
         short,
         long = "model",
@@ -26,23 +26,23 @@ pub struct ModelArg {
 }
 
 impl ModelArg {
-    /// Its path.
+    /// The model's path.
     pub fn path(&self) -> &Path {
         self.model.as_deref().or(self.model_option.as_deref()).unwrap_or(Path::new(""))
     }
 
-    /// Opens it, and says if parts of it are left out.
+    /// Opens the model, and reports if some of its tensors are left out.
     pub fn open(&self) -> anyhow::Result<Source> {
         open(self.path())
     }
 }
 
-/// Opens a model, and says if parts of it are left out.
+/// Opens a model, and reports if some of its tensors are left out.
 pub fn open(path: &Path) -> anyhow::Result<Source> {
     let source = Source::open(path)?;
     if source.left_out() > 0 {
         let (path, n) = (path.display(), source.left_out());
-        writeln!(io::stderr(), "{path}: {n} tensors that read images are left out: text only")?;
+        writeln!(io::stderr(), "{path}: {n} vision tensors are left out: only text is supported")?;
     }
     Ok(source)
 }
@@ -51,28 +51,29 @@ pub fn open(path: &Path) -> anyhow::Result<Source> {
 pub fn kv_type(name: &str) -> Result<KvType, String> {
     KvType::ALL.into_iter().find(|kv| kv.name() == name).ok_or_else(|| {
         let names = KvType::ALL.map(KvType::name);
-        format!("it is one of {}", names.join(", "))
+        format!("expected one of {}", names.join(", "))
     })
 }
 
-/// More threads than any machine has cores for would take minutes to start, and all of its memory.
+/// Largest number of threads. It is more than any machine has cores; many more would take minutes
+/// to start and use up the memory.
 const MAX_THREADS: usize = 1024;
 
 /// Parses `--threads`.
 pub fn threads(number: &str) -> Result<NonZeroUsize, String> {
     match number.parse() {
         Ok(threads) if usize::from(threads) <= MAX_THREADS => Ok(threads),
-        _ => Err(format!("it is a number from 1 to {MAX_THREADS}")),
+        _ => Err(format!("expected a number from 1 to {MAX_THREADS}")),
     }
 }
 
-/// What kernels run on.
+/// What the kernels run on.
 #[derive(Args, Debug)]
 pub struct CpuArgs {
-    /// Threads [default: one for each physical core]
+    /// Number of threads [default: one per physical core]
     #[arg(short, long, value_name = "N", value_parser = threads)]
     threads: Option<NonZeroUsize>,
-    /// Instructions to use, scalar for the reference [default: the best of this machine]
+    /// Instruction set to use; `scalar` is the reference [default: the best of this machine]
     #[arg(long, value_name = "SET", value_parser = isa)]
     isa: Option<Isa>,
 }
@@ -89,6 +90,6 @@ pub fn isa(name: &str) -> Result<Isa, String> {
     let available = Isa::available();
     available.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| {
         let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
-        format!("this machine has {}", names.join(", "))
+        format!("this machine supports {}", names.join(", "))
     })
 }

@@ -20,31 +20,31 @@ use super::interrupt;
 use super::options::{open, CpuArgs, ModelArg};
 use super::text::Text;
 
-/// Measure the perplexity of a text, and how far a model is from its original (--reference)
+/// Measure the perplexity of a text, and with --reference how far the model is from its original
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// The text, UTF-8
+    /// Text file to measure on, in UTF-8
     #[arg(short, long, value_name = "TEXT")]
     file: PathBuf,
-    /// Compare with the original, a checkpoint directory or a GGUF file: Kullback-Leibler
-    /// divergence, ratio of the perplexities, share of equal best tokens
+    /// Compare with this original model, a checkpoint directory or a GGUF file: KL divergence,
+    /// ratio of the perplexities, share of equal top tokens
     #[arg(long, value_name = "ORIGINAL")]
     reference: Option<PathBuf>,
     /// Tokens per chunk
     #[arg(short, long, alias = "ctx-size", default_value_t = 512, value_name = "N")]
     ctx: usize,
-    /// Measure only the first N chunks
+    /// Evaluate only the first N chunks
     #[arg(long, value_name = "N")]
     chunks: Option<NonZeroUsize>,
     #[command(flatten)]
     cpu: CpuArgs,
-    /// What the key/value cache holds: f16, q8_0 or f32
+    /// Type of the KV cache: f16, q8_0 or f32
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::options::kv_type)]
     kv: KvType,
-    /// What the original's holds [default: the same]; a model compared with itself says what its cache
-    /// costs
+    /// Type of the original's KV cache [default: the same as --kv]. Comparing a model with itself
+    /// shows how much a smaller cache type costs
     #[arg(long, value_name = "TYPE", value_parser = super::options::kv_type, requires = "reference")]
     reference_kv: Option<KvType>,
     /// Print one JSON object
@@ -73,7 +73,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-/// Opens the original, which must have the pieces of the model that was cut from it.
+/// Opens the original, and checks that it has the same vocabulary as the quantized model.
 fn open_reference(path: &Path, args: &Args, tokenizer: &Tokenizer) -> anyhow::Result<Source> {
     let reference = open(path)?;
     check_vocabularies(tokenizer.vocab(), &reference.vocab()?)
@@ -93,7 +93,7 @@ impl Args {
     }
 }
 
-/// Measures the model by itself.
+/// Measures the perplexity of the model alone.
 fn run_one(args: &Args, model: &Model<'_>, tokens: &[u32], options: Options) -> anyhow::Result<()> {
     let bar = progress_bar();
     let result = measure(model, tokens, options, |so_far, chunks| {
@@ -101,7 +101,7 @@ fn run_one(args: &Args, model: &Model<'_>, tokens: &[u32], options: Options) -> 
         !interrupt::requested()
     });
     bar.finish_and_clear();
-    let result = result.map_err(|error| named(error, &args.file))?;
+    let result = result.map_err(|error| with_file_name(error, &args.file))?;
     interrupt::check()?;
     let mut out = io::stdout();
     if args.json {
@@ -113,7 +113,7 @@ fn run_one(args: &Args, model: &Model<'_>, tokens: &[u32], options: Options) -> 
     Ok(())
 }
 
-/// Measures the model and its original side by side.
+/// Compares the model with its original.
 fn run_two(
     args: &Args,
     [model, reference]: [&Model<'_>; 2],
@@ -127,7 +127,7 @@ fn run_two(
         !interrupt::requested()
     });
     bar.finish_and_clear();
-    let result = result.map_err(|error| named(error, &args.file))?;
+    let result = result.map_err(|error| with_file_name(error, &args.file))?;
     interrupt::check()?;
     let mut out = io::stdout();
     if args.json {
@@ -139,8 +139,9 @@ fn run_two(
     Ok(())
 }
 
-/// The error with the text's name, unless it is about a model, which it names.
-fn named(error: PerplexityError, text: &Path) -> anyhow::Error {
+/// Adds the name of the text file to the error, except to an error of a model, which names its own
+/// file.
+fn with_file_name(error: PerplexityError, text: &Path) -> anyhow::Error {
     match error {
         PerplexityError::Model(ModelError::NotFinite { .. }) => error.into(),
         error => anyhow::Error::new(error).context(text.display().to_string()),
@@ -154,7 +155,7 @@ pub fn print(out: &mut impl Write, d: &Divergence) -> io::Result<()> {
         standard_error: 100.0 * standard_error,
     };
     let rows = [
-        ("perplexity", with_error(d.cut, 4)),
+        ("perplexity", with_error(d.quantized, 4)),
         ("of the reference", with_error(d.reference, 4)),
         ("ratio", with_error(d.ratio, 6)),
         ("KL divergence, mean", with_error(d.kl.mean, 6)),
@@ -180,13 +181,13 @@ fn one_json(p: &Perplexity) -> Value {
     })
 }
 
-/// The same for programs: the keys of a model by itself, and those of the comparison.
+/// The comparison as JSON. The keys of [`one_json`] mean the same here.
 pub fn two_json(d: &Divergence) -> Value {
     let estimate = |e: Estimate| json!({ "value": e.value, "standard_error": e.standard_error });
     let Estimate { value: reference, standard_error } = d.reference;
     json!({
-        "perplexity": d.cut.value,
-        "standard_error": d.cut.standard_error,
+        "perplexity": d.quantized.value,
+        "standard_error": d.quantized.standard_error,
         "reference": { "perplexity": reference, "standard_error": standard_error },
         "ratio": estimate(d.ratio),
         "kl_divergence": {

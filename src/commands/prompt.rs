@@ -1,4 +1,4 @@
-//! The text that a run begins with.
+//! The prompt of a run.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,12 +9,12 @@ use anyhow::{anyhow, bail, Context};
 /// A text to continue or a message to answer; never empty.
 pub struct Prompt {
     pub text: String,
-    /// Where it came from, for messages about it.
+    /// Where it came from, for messages.
     pub origin: String,
 }
 
 impl Prompt {
-    /// A prompt as it is.
+    /// A prompt given as text.
     pub fn new(text: String, origin: &str) -> anyhow::Result<Self> {
         if text.is_empty() {
             bail!("{origin}: the prompt is empty");
@@ -22,14 +22,14 @@ impl Prompt {
         Ok(Self { text, origin: origin.to_owned() })
     }
 
-    /// What is in a file.
+    /// Reads the prompt from a file.
     pub fn read_file(path: &Path) -> anyhow::Result<Self> {
         let name = path.display().to_string();
         let mut file = File::open(path).with_context(|| name.clone())?;
         Self::read(&mut file, &name)
     }
 
-    /// All of standard input.
+    /// Reads the prompt from standard input.
     pub fn read_stdin() -> anyhow::Result<Self> {
         Self::read(&mut io::stdin(), "standard input")
     }
@@ -40,7 +40,7 @@ impl Prompt {
         let mut text = String::from_utf8(bytes).map_err(|e| {
             anyhow!("{origin}: it is not UTF-8 from byte {} on", e.utf8_error().valid_up_to())
         })?;
-        // Editors and `echo` end a text with a newline, which the text to continue rarely means.
+        // Editors and `echo` end a file with a newline that is rarely meant as part of the prompt.
         if text.ends_with('\n') {
             text.pop();
         }

@@ -1,4 +1,4 @@
-//! `run --prompt-cache`: a session that is saved for the next run.
+//! `run --prompt-cache`: saves a session for the next run.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
@@ -13,52 +13,52 @@ use tempfile::NamedTempFile;
 
 use super::interrupt;
 
-/// Bytes that are read or written at a time.
+/// Bytes per read or write.
 const BUFFER: usize = 1 << 20;
 
-/// What becomes of a sequence when its context is full, and when it ends.
+/// What happens when the context is full, and whether the session is saved.
 #[derive(Args, Debug)]
 pub struct SessionArgs {
     /// When the context is full, forget the oldest half of the text, or the oldest messages of a
-    /// conversation, and go on
+    /// conversation, and continue
     #[arg(long)]
     pub context_shift: bool,
-    /// Go on from what FILE holds of an earlier run, and save to it what this one has read and
-    /// written; a conversation goes on where it was left
+    /// Continue from the session that an earlier run saved in FILE, and save this run's session
+    /// there; a conversation continues where it ended
     #[arg(long, value_name = "FILE")]
     pub prompt_cache: Option<PathBuf>,
 }
 
 impl SessionArgs {
-    /// The file, if one was named.
+    /// The session file, if one was named.
     pub fn prompt_cache(&self, source: &Source) -> anyhow::Result<Option<PromptCache>> {
         self.prompt_cache.as_deref().map(|path| PromptCache::new(path, source)).transpose()
     }
 }
 
-/// A file that sessions of one model are saved in.
+/// A file in which a session of one model is saved.
 pub struct PromptCache {
     path: PathBuf,
-    /// The model's.
+    /// The fingerprint of the model.
     fingerprint: String,
 }
 
 impl PromptCache {
     fn new(path: &Path, source: &Source) -> anyhow::Result<Self> {
         let cache = Self { path: path.to_owned(), fingerprint: source.fingerprint()? };
-        // Rather now than when everything has been evaluated.
+        // Finds out now, and not after the whole evaluation, if the file cannot be written.
         cache.temporary().with_context(|| cache.cannot_save())?;
         Ok(cache)
     }
 
-    /// Puts what the file holds in the place of `session`; gives the turns of its conversation.
-    /// Without a file there is nothing to do.
+    /// Replaces `session` with the saved one and returns the turns of its conversation. If there is
+    /// no file, does nothing and returns no turns.
     ///
     /// # Errors
-    /// If the file is anything else than a session of this model and these settings.
+    /// If the file is not a session of this model with these settings.
     pub fn restore(&self, session: &mut Session<'_>) -> anyhow::Result<Vec<Turn>> {
         let name = || self.path.display().to_string();
-        // Asked before opening, which would wait for the other end of a pipe.
+        // Checked before opening, because opening a pipe would wait for its other end.
         let len = match std::fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error).with_context(name),
@@ -71,18 +71,23 @@ impl PromptCache {
         let Saved { state, ids, note } = saved.with_context(name)?;
         let turns = match note.as_str() {
             "" => Vec::new(),
-            note => serde_json::from_str(note)
-                .with_context(|| format!("{}: its conversation makes no sense", name()))?,
+            note => serde_json::from_str(note).with_context(|| {
+                format!(
+                    "{}: the conversation in it cannot be read; delete it to start over",
+                    name()
+                )
+            })?,
         };
         session.resume(state, ids);
         Ok(turns)
     }
 
-    /// Saves `session`, and the `turns` of its conversation: under another name first, so that
-    /// there is always a whole file. Only its owner may read it. Ctrl-C leaves the file as it was.
+    /// Saves `session` and the `turns` of its conversation. Writes to a temporary file first, so
+    /// that there is a complete file at any time. Only its owner may read it. Ctrl-C leaves the old
+    /// file as it was.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the file cannot be written.
     pub fn save(&self, session: &Session<'_>, turns: &[Turn]) -> anyhow::Result<()> {
         let (state, ids) = (session.state(), session.ids());
         if ids.is_empty() {
@@ -103,11 +108,13 @@ impl PromptCache {
         saved().with_context(|| self.cannot_save())
     }
 
-    /// Saves after a session that came to its end or to an error, such as a reader that went away, which
-    /// says more than that it cannot be saved. Only what the model itself failed on is no sequence.
+    /// Saves the session after a run that returned `ended`, also if that is an error, for example
+    /// because the reader of the output went away. An error of the model is the exception, because
+    /// its sequence is of no use. If both the run and saving fail, the run's error is returned, as
+    /// it says more.
     ///
     /// # Errors
-    /// What it ended with, or that it cannot be saved.
+    /// The run's error, or that the session cannot be saved.
     pub fn save_after<T>(
         &self,
         session: &Session<'_>,
@@ -126,7 +133,7 @@ impl PromptCache {
         format!("{}: cannot save the session", self.path.display())
     }
 
-    /// A new file beside it, mode 0600, which is gone when it is dropped.
+    /// Creates a temporary file in the same directory, with mode 0600. It is deleted when dropped.
     fn temporary(&self) -> io::Result<NamedTempFile> {
         let dir = match self.path.parent() {
             Some(dir) if dir != Path::new("") => dir,
@@ -136,12 +143,12 @@ impl PromptCache {
     }
 }
 
-/// A file that is written until Ctrl-C is pressed.
+/// A file whose writes fail once Ctrl-C has been pressed.
 struct UntilInterrupted(NamedTempFile);
 
 impl Write for UntilInterrupted {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // No `ErrorKind::Interrupted`, after which it would be tried again.
+        // Not `ErrorKind::Interrupted`: callers would try again.
         interrupt::check().map_err(io::Error::other)?;
         self.0.write(bytes)
     }

@@ -1,5 +1,6 @@
-//! Chat templates of strangers, each rendered in a process of its own. A template is a program: what
-//! it builds on the way to its text may take all memory and all time, and only a process can be ended.
+//! Renders untrusted chat templates, each in a process of its own. A template is a program. Its
+//! intermediate values can take any amount of memory and time, and only a separate process can be
+//! stopped reliably.
 
 use std::env;
 use std::io::{self, Read, Write};
@@ -13,16 +14,16 @@ use lapidary::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The most memory that a template may take, in bytes; Gemma's takes some kilobytes.
+/// Most memory of a rendering, in bytes. Gemma's template takes some kilobytes.
 const MAX_MEMORY: u64 = 1 << 30;
 
-/// The most time; Gemma's takes less than a millisecond.
+/// Longest time of a rendering. Gemma's template takes less than a millisecond.
 const MAX_TIME: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether it is done.
-const PAUSE: Duration = Duration::from_millis(1);
+/// How often to check whether the rendering is done.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// What is to be rendered.
+/// What the process is asked to render.
 #[derive(Serialize, Deserialize)]
 struct Request {
     source: String,
@@ -31,10 +32,10 @@ struct Request {
     messages: Vec<Message>,
 }
 
-/// The text, or why there is none.
+/// The rendered text, or the template's error.
 type Reply = Result<String, String>;
 
-/// A chat template that cannot make a prompt of the conversation. Other messages may do.
+/// The chat template cannot render the conversation. It may still render other messages.
 #[derive(Debug, Error)]
 #[error("{model}: {error:#}")]
 pub struct TemplateFailed {
@@ -44,47 +45,50 @@ pub struct TemplateFailed {
     pub error: anyhow::Error,
 }
 
-/// The ids of a conversation, up to where the model answers, as [`ChatTemplate::encode_turns`] gives
-/// them.
+/// The ids of a conversation up to where the model's answer begins, as
+/// [`ChatTemplate::encode_turns`] gives them.
 pub fn encode(
     template: &ChatTemplate,
     tokenizer: &Tokenizer,
     turns: &[Turn],
 ) -> anyhow::Result<Vec<u32>> {
-    // Nobody has to be kept from what is known.
+    // Gemma's own template is known and needs no sandbox.
     if template.source() == GEMMA2_TEMPLATE {
         return Ok(template.encode_turns(tokenizer, turns, true)?);
     }
     template.encode_turns_with(tokenizer, turns, |marked| render(template, marked))
 }
 
-/// Has a process render the template.
+/// Renders the template in a separate process.
 fn render(template: &ChatTemplate, messages: &[Message]) -> anyhow::Result<String> {
     let [bos, eos] = template.bos_and_eos().map(str::to_owned);
     let request =
         Request { source: template.source().to_owned(), bos, eos, messages: messages.to_owned() };
     let request = serde_json::to_vec(&request)?;
-    let (status, reply) = ask(&request).context("a process for the chat template")?;
+    let (status, reply) = ask(&request).context("cannot run a process for the chat template")?;
     match serde_json::from_slice::<Reply>(&reply) {
         Ok(Ok(text)) => Ok(text),
         Ok(Err(error)) => Err(anyhow!(error)),
         Err(_) if status.is_none() => {
-            bail!("the chat template takes more than {} s", MAX_TIME.as_secs())
+            bail!("the chat template took longer than {} s", MAX_TIME.as_secs())
         }
         Err(_) => {
-            bail!("the chat template ended its process, which may take {} MB", MAX_MEMORY >> 20)
+            bail!(
+                "the process of the chat template failed; it may use up to {} MB",
+                MAX_MEMORY >> 20
+            )
         }
     }
 }
 
-/// Gives the request to a process of this program's own; its exit status, unless it took too long, and
-/// what it wrote.
+/// Sends the request to a new process of this program. Returns its output and its exit status,
+/// which is `None` if it took too long.
 fn ask(request: &[u8]) -> io::Result<(Option<ExitStatus>, Vec<u8>)> {
     let mut child = Command::new(env::current_exe()?)
         .arg(COMMAND)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        // It may end in all ways there are.
+        // However it ends, its messages are not for the user.
         .stderr(Stdio::null())
         .spawn()?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
@@ -93,7 +97,7 @@ fn ask(request: &[u8]) -> io::Result<(Option<ExitStatus>, Vec<u8>)> {
         let mut reply = Vec::new();
         stdout.read_to_end(&mut reply).map(|_| reply)
     });
-    // If it has ended already, its status says more.
+    // If the process has already ended, its status says more than this error.
     let _ = stdin.write_all(request);
     drop(stdin);
     let status = wait(&mut child)?;
@@ -101,24 +105,25 @@ fn ask(request: &[u8]) -> io::Result<(Option<ExitStatus>, Vec<u8>)> {
     Ok((status, reply))
 }
 
-/// Waits for the process, but not forever.
+/// Waits for the process until the time limit, then kills it. Returns `None` if it was killed.
 fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
     let start = Instant::now();
     while start.elapsed() < MAX_TIME {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        thread::sleep(PAUSE);
+        thread::sleep(POLL_INTERVAL);
     }
     child.kill()?;
     child.wait()?;
     Ok(None)
 }
 
-/// What the process is called with.
+/// The hidden subcommand that the process runs.
 pub const COMMAND: &str = "render-chat-template";
 
-/// What the process does: reads a request from standard input and writes the reply to standard output.
+/// The work of the process: reads a request from standard input and writes the reply to standard
+/// output.
 pub fn run() -> anyhow::Result<()> {
     #[cfg(unix)]
     rlimit::setrlimit(rlimit::Resource::AS, MAX_MEMORY, MAX_MEMORY)?;

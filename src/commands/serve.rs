@@ -27,40 +27,44 @@ use super::options::{CpuArgs, ModelArg};
 use super::run::chat_template;
 use super::sandbox;
 
-/// Threads that read and write requests: the model's are others.
+/// Threads that read and write requests. The model runs on other threads.
 const THREADS: usize = 2;
 
-/// How often it is looked whether the server is asked to end.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How often to check whether the server has been asked to stop.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Where the key may stand, so that it is in no list of processes.
+/// Environment variable for the key. Unlike an argument, it does not show up in the list of
+/// processes.
 const KEY_VARIABLE: &str = "LAPIDARY_API_KEY";
 
-/// Serve a model over HTTP, for clients of OpenAI's API
+/// What a key must look like, for messages.
+const KEY_RULE: &str = "a key has 1 to 512 ASCII characters and no spaces";
+
+/// Serve a model over HTTP to clients of OpenAI's API
 #[derive(ClapArgs)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// Address to listen on; one that other machines reach should have a key
+    /// Address to listen on; set --api-key if other machines can reach it
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
     host: String,
-    /// Port to listen on; 0 picks a free one
+    /// Port to listen on; 0 chooses a free port
     #[arg(long, value_name = "N", default_value_t = 8080)]
     port: u16,
-    /// Answers that are made at a time; each has a context of its own
+    /// Number of requests that are answered at the same time; each has a context of its own
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = parallel)]
     parallel: usize,
-    /// Requests that may wait for their turn; others are told to come again
+    /// Number of requests that may wait; further requests are refused with status 429
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = queue)]
     queue: usize,
-    /// A key that clients have to show, repeatable; better in the variable LAPIDARY_API_KEY, which
-    /// other users of the machine do not see
+    /// Key that clients must send; may be repeated. The environment variable LAPIDARY_API_KEY is
+    /// safer, because other users of the machine cannot see it
     #[arg(long, value_name = "KEY", value_parser = key)]
     api_key: Vec<ApiKey>,
-    /// What the model is called [default: its own name, or the file's]
+    /// Name of the model in the API [default: its name in the file, or the file's name]
     #[arg(long, value_name = "NAME")]
     alias: Option<String>,
-    /// An origin whose pages may use the server, such as https://chat.example, repeatable
+    /// Web origin whose pages may use the server, such as https://chat.example; may be repeated
     #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     cors: Vec<HeaderValue>,
     #[command(flatten)]
@@ -69,10 +73,10 @@ pub struct Args {
     cpu: CpuArgs,
 }
 
-/// More answers at a time than any machine has memory for.
+/// More than any machine has memory for.
 const MAX_PARALLEL: usize = 256;
 
-/// More requests than there are connections for.
+/// More than the server accepts connections.
 const MAX_QUEUE: usize = 4096;
 
 /// Parses `--parallel`.
@@ -85,14 +89,14 @@ fn queue(number: &str) -> Result<usize, String> {
     within(number, MAX_QUEUE)
 }
 
-fn within(number: &str, most: usize) -> Result<usize, String> {
-    let n = number.parse().ok().filter(|n| (1..=most).contains(n));
-    n.ok_or_else(|| format!("it is a number from 1 to {most}"))
+fn within(number: &str, max: usize) -> Result<usize, String> {
+    let n = number.parse().ok().filter(|n| (1..=max).contains(n));
+    n.ok_or_else(|| format!("expected a number from 1 to {max}"))
 }
 
 /// Parses `--api-key`.
 fn key(key: &str) -> Result<ApiKey, String> {
-    ApiKey::new(key).ok_or_else(|| "it has 1 to 512 characters of ASCII, and no spaces".to_owned())
+    ApiKey::new(key).ok_or_else(|| KEY_RULE.to_owned())
 }
 
 /// Parses `--cors`.
@@ -100,7 +104,7 @@ fn origin(origin: &str) -> Result<HeaderValue, String> {
     let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
     let plain = rest.is_some_and(|host| !host.is_empty() && !host.contains(['/', '*', ',', ' ']));
     let value = HeaderValue::from_str(origin).ok().filter(|_| plain);
-    value.ok_or_else(|| "it is http:// or https://, a host, and perhaps a port".to_owned())
+    value.ok_or_else(|| "expected http:// or https://, a host and optionally a port".to_owned())
 }
 
 /// Runs the command.
@@ -119,9 +123,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         .worker_threads(THREADS)
         .enable_all()
         .build()
-        .context("threads for the server")?;
+        .context("cannot start the server's threads")?;
     let (listener, loopback) = runtime.block_on(args.listen())?;
-    let address = listener.local_addr().context("the server's address")?;
+    let address = listener.local_addr().context("cannot read the server's address")?;
     interrupt::install()?;
 
     let stop_ids = source.stop_ids(tokenizer.vocab());
@@ -133,13 +137,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let rules = Rules { keys, loopback };
     let router = server::router(app, rules, args.cors.clone());
     if is_open {
-        let advice = "whoever reaches this address may use the server: --api-key asks for a key";
+        let advice = "anyone who can reach this address can use the server; --api-key sets a key";
         writeln!(io::stderr(), "{advice}")?;
     }
     let failed = thread::scope(|scope| {
         let (running, ended) = oneshot::channel();
         let engine = scope.spawn(move || {
-            // Dropped in any case, of a panic as well.
+            // Dropping it reports that the engine has ended, also if it panicked.
             let _running: oneshot::Sender<()> = running;
             engine.run();
         });
@@ -147,18 +151,19 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         writeln!(io::stderr(), "listening on http://{address}")?;
         let failed = runtime.block_on(serve(listener, router, &handle, ended));
         drop(shutdown);
-        // What a panic has to say it has said.
+        // A panic has printed its own message.
         Ok::<_, io::Error>(engine.join().is_err() || failed)
     })?;
-    // A chat template that is being rendered has its own limits.
+    // A chat template may still be rendering. It has its own time limit, so it is not waited for.
     runtime.shutdown_background();
     match failed {
-        true => bail!("{name}: the model's thread has ended"),
+        true => bail!("{name}: the thread that runs the model has ended"),
         false => Err(Interrupted.into()),
     }
 }
 
-/// Answers requests until somebody asks for the end, or the engine has `ended`: whether it has.
+/// Serves requests until the server is asked to stop or the engine has ended. Returns whether the
+/// engine has ended.
 async fn serve(
     listener: TcpListener,
     router: Router,
@@ -168,17 +173,17 @@ async fn serve(
     let mut failed = false;
     let stop = async {
         tokio::select! {
-            () = requested() => {}
+            () = stop_requested() => {}
             _ = ended => failed = true,
         }
-        // So that answers end, and with them their connections.
+        // This ends the answers that are still being generated, and so their connections.
         handle.shutdown();
     };
     server::serve(listener, router, stop).await;
     failed
 }
 
-/// Ends the engine, however this scope is left.
+/// Shuts the engine down when dropped, so that every way out of the scope does.
 struct Shutdown(Handle);
 
 impl Drop for Shutdown {
@@ -187,14 +192,14 @@ impl Drop for Shutdown {
     }
 }
 
-/// Comes back when somebody asks the server to end.
-async fn requested() {
+/// Waits until the server is asked to stop.
+async fn stop_requested() {
     while !interrupt::requested() {
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Prompts of conversations by the model's own template.
+/// Renders conversations with the model's chat template and encodes them.
 fn encode(template: ChatTemplate, tokenizer: Arc<Tokenizer>) -> Encode {
     Arc::new(move |turns: &[Turn]| {
         sandbox::encode(&template, &tokenizer, turns)
@@ -203,32 +208,34 @@ fn encode(template: ChatTemplate, tokenizer: Arc<Tokenizer>) -> Encode {
 }
 
 impl Args {
-    /// The keys of the command line and of the environment.
+    /// The keys from the command line and from the environment.
     fn keys(&self) -> anyhow::Result<Vec<ApiKey>> {
         let mut keys = self.api_key.clone();
         if let Some(value) = env::var_os(KEY_VARIABLE).filter(|value| !value.is_empty()) {
             let value = value.to_str().map(key);
-            keys.push(value.and_then(Result::ok).ok_or_else(|| {
-                anyhow!("{KEY_VARIABLE}: it has 1 to 512 characters of ASCII, and no spaces")
-            })?);
+            keys.push(
+                value.and_then(Result::ok).ok_or_else(|| anyhow!("{KEY_VARIABLE}: {KEY_RULE}"))?,
+            );
         }
         Ok(keys)
     }
 
-    /// A socket, and the name that it is called by if only this machine reaches it.
+    /// Opens the socket. If only this machine can reach it, returns the host name that clients must
+    /// use, too.
     async fn listen(&self) -> anyhow::Result<(TcpListener, Option<String>)> {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
         let listener = TcpListener::bind((host, self.port)).await;
-        let listener = listener.with_context(|| format!("{}:{}", self.host, self.port))?;
+        let listener =
+            listener.with_context(|| format!("cannot listen on {}:{}", self.host, self.port))?;
         let loopback = listener.local_addr()?.ip().is_loopback();
         Ok((listener, loopback.then(|| host.to_owned())))
     }
 
-    /// What the API says of the model.
+    /// What the API reports about the model.
     fn card(&self, source: &Source) -> ModelCard {
         let config = source.config();
         ModelCard {
-            name: self.alias.clone().unwrap_or_else(|| own_name(source)),
+            name: self.alias.clone().unwrap_or_else(|| default_name(source)),
             n_ctx_train: config.n_ctx_train,
             n_embd: config.n_embd,
             size: file_bytes(source),
@@ -236,8 +243,8 @@ impl Args {
     }
 }
 
-/// What the file calls the model, or else the file's own name.
-fn own_name(source: &Source) -> String {
+/// The model's name in the file, or the file's name without its extension.
+fn default_name(source: &Source) -> String {
     let named = source.gguf().and_then(|gguf| gguf.str("general.name").ok().flatten());
     let named = named.filter(|name| !name.is_empty()).map(str::to_owned);
     let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());

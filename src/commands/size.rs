@@ -1,8 +1,9 @@
-//! Sizes, as a person reads and writes them.
+//! Sizes as people read and write them.
 
 /// Parses a size: `18GB` (10⁹), `15GiB` (2³⁰), `500MB`, or bytes.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let expected = || "it is a size such as 18GB, 16.5GiB, 900MB or a number of bytes".to_owned();
+    let expected =
+        || "expected a size such as 18GB, 16.5GiB or 900MB, or a number of bytes".to_owned();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let number: f64 = number.parse().map_err(|_| expected())?;
@@ -18,11 +19,11 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         _ => return Err(expected()),
     };
     let bytes = number * unit;
-    // Exact in an f64, and no model is larger.
+    // Below this bound an f64 is exact, and no model is larger.
     (1.0..9e15).contains(&bytes).then_some(bytes as u64).ok_or_else(expected)
 }
 
-/// A size in 10⁹ or 10⁶ bytes.
+/// A size in GB (10⁹ bytes), or in MB (10⁶ bytes) if it is small.
 pub fn size(bytes: u64) -> String {
     match bytes as f64 {
         bytes if bytes < 999.5e6 => format!("{:.3} MB", bytes / 1e6),
@@ -45,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_in_the_unit_that_suits_them() {
+    fn small_sizes_are_in_mb_and_large_ones_in_gb() {
         assert_eq!([size(0), size(999_499_999)], ["0.000 MB", "999.500 MB"]);
         assert_eq!(size(17_990_000_000), "17.990 GB");
     }

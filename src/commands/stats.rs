@@ -1,4 +1,4 @@
-//! What a run reports about itself: lines on stderr, or JSON.
+//! The statistics of a run: lines on stderr, or JSON.
 
 use std::io::{self, Write};
 use std::time::Instant;
@@ -8,13 +8,13 @@ use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::memory::MemoryPlan;
 
-/// A finished run.
+/// The results of a finished run.
 pub struct Stats<'a> {
     pub answer: &'a Answer,
-    /// The answer's, for JSON.
+    /// The answer's text, for JSON.
     pub text: &'a str,
     pub seed: u64,
-    /// When the command began.
+    /// When the command started.
     pub start: Instant,
     /// When the model was ready.
     pub loaded: Instant,
@@ -22,23 +22,23 @@ pub struct Stats<'a> {
 }
 
 impl Stats<'_> {
-    /// Seconds from the command's beginning to the first token.
+    /// Seconds from the start of the command to the first token.
     fn first_token(&self) -> Option<f64> {
         self.answer.first_token.map(|at| (at - self.start).as_secs_f64())
     }
 
-    /// Writes them to stderr.
+    /// Writes the statistics to stderr.
     pub fn print(&self) -> io::Result<()> {
         let (a, mut err) = (self.answer, io::stderr());
         writeln!(err)?;
         let prompt = speed(a.prompt_speed());
         let first =
             self.first_token().map_or(String::new(), |s| format!(", first token after {s:.2} s"));
-        let known = match a.prompt_tokens - a.prompt_evaluated {
+        let cached = match a.prompt_tokens - a.prompt_evaluated {
             0 => String::new(),
-            known => format!(" ({known} of them known)"),
+            cached => format!(" ({cached} of them cached)"),
         };
-        writeln!(err, "prompt  {} tokens{known}{prompt}{first}", a.prompt_tokens)?;
+        writeln!(err, "prompt  {} tokens{cached}{prompt}{first}", a.prompt_tokens)?;
         let (generated, speed) = (a.tokens, speed(a.decode_speed()));
         writeln!(err, "answer  {generated} tokens{speed}{}, {}", self.shifts(), self.end())?;
         writeln!(err, "seed    {}", self.seed)
@@ -47,8 +47,8 @@ impl Stats<'_> {
     fn shifts(&self) -> String {
         match self.answer.shifts {
             0 => String::new(),
-            1 => ", the context slid once".into(),
-            n => format!(", the context slid {n} times"),
+            1 => ", the context was shifted once".into(),
+            n => format!(", the context was shifted {n} times"),
         }
     }
 
@@ -58,7 +58,7 @@ impl Stats<'_> {
             Some(End::Finished(Finish::Length)) => "ended by -n".into(),
             Some(End::ContextFull) => {
                 format!(
-                    "ended because the context of {} tokens is full (--ctx, --context-shift)",
+                    "ended because the context of {} tokens is full (see --ctx and --context-shift)",
                     self.plan.options.n_ctx
                 )
             }
@@ -66,7 +66,7 @@ impl Stats<'_> {
         }
     }
 
-    /// One JSON object.
+    /// The statistics as one JSON object.
     pub fn json(&self) -> serde_json::Value {
         let a = self.answer;
         serde_json::json!({
@@ -101,7 +101,7 @@ fn speed(tokens_per_second: Option<f64>) -> String {
     tokens_per_second.map_or(String::new(), |s| format!(", {s:.1} tokens/s"))
 }
 
-/// Bytes of memory that this process has, those of mapped files that are in memory included.
+/// Resident memory of this process in bytes, including the resident pages of mapped files.
 pub fn resident() -> Option<u64> {
     let pid = sysinfo::get_current_pid().ok()?;
     let mut system = System::new();

@@ -1,20 +1,20 @@
-//! A text that a model is run over.
+//! The text file that a model is run over.
 
 use std::path::Path;
 
 use anyhow::Context;
 use lapidary::tokenizer::{Special, Tokenizer};
 
-/// A text in a model's tokens.
+/// A text as tokens.
 pub struct Text {
-    /// All of it, with BOS in front.
+    /// The whole text, with BOS first if the model uses it.
     pub tokens: Vec<u32>,
-    /// What chunks of it begin with, if the model wants it.
+    /// Replaces the first token of each chunk, if the model uses BOS.
     pub bos: Option<u32>,
 }
 
 impl Text {
-    /// Reads the file `path`.
+    /// Reads and encodes the file `path`.
     pub fn read(path: &Path, tokenizer: &Tokenizer) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let vocab = tokenizer.vocab();

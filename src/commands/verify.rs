@@ -1,4 +1,4 @@
-//! `lapidary verify`: whether a file is sound.
+//! `lapidary verify`: checks whether a model's file is intact.
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
@@ -13,12 +13,12 @@ use super::interrupt::{self, Interrupted};
 use super::options::ModelArg;
 use super::size::size;
 
-/// Check a model's file: structure, checksums, every value
+/// Check a model's file: its structure, its checksums and all its values
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// Threads [default: all cores]
+    /// Number of threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = super::options::threads)]
     threads: Option<NonZeroUsize>,
     /// Print one JSON object
@@ -26,7 +26,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the command, which fails if anything is wrong with the file.
+/// Runs the command. Fails if anything is wrong with the file.
 pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt::install()?;
     let mut bar = Bar(bar());
@@ -43,8 +43,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     match verified.findings.len() {
         0 => Ok(()),
-        1 => bail!("{}: one thing is wrong", args.model.path().display()),
-        n => bail!("{}: {n} things are wrong", args.model.path().display()),
+        1 => bail!("{}: 1 problem found", args.model.path().display()),
+        n => bail!("{}: {n} problems found", args.model.path().display()),
     }
 }
 
@@ -53,13 +53,13 @@ fn print(out: &mut impl Write, verified: &Verified, args: &Args) -> io::Result<(
         writeln!(out, "{finding}")?;
     }
     let (tensors, bytes) = (verified.tensors, size(verified.bytes));
-    writeln!(out, "{}: {tensors} tensors, {bytes}, looked at", args.model.path().display())?;
+    writeln!(out, "{}: checked {tensors} tensors, {bytes}", args.model.path().display())?;
     match verified.no_checksums {
-        Some(why) => writeln!(out, "checksums {why}: changed bytes would go unnoticed")?,
+        Some(why) => writeln!(out, "checksums {why}: changed bytes cannot be detected")?,
         None => writeln!(out, "{} checksums compared", verified.checksums)?,
     }
     if verified.findings.is_empty() {
-        writeln!(out, "nothing is wrong")?;
+        writeln!(out, "no problems found")?;
     }
     Ok(())
 }

@@ -1,51 +1,52 @@
-//! The choice of one option for each of many things under a common limit on their size.
+//! Chooses one option for each of many items, with a common limit on the total size.
 
-/// What one thing may become.
+/// An option for an item.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Choice {
     /// Its size.
     pub bytes: u64,
-    /// What is lost.
+    /// The damage that it does.
     pub damage: f64,
 }
 
-/// For each thing the index of the choice that it gets, so that the sizes add up to `limit` at
-/// most; `None` if even the smallest do not.
+/// Returns the index of the chosen option for each item, so that the sizes add up to at most
+/// `limit`; `None` if even the smallest options exceed it.
 ///
-/// Of each thing, only choices count that lie on the lower convex hull of size and damage: those
-/// that some price of a byte, the Lagrange multiplier, makes best. Beginning with the smallest, the
-/// steps from one such choice to the next are taken in the order of what a byte wins, as long as
-/// they fit. Were steps divisible this would be the optimum; so it is missed by less than what the
-/// first step that does not fit would have won.
-pub(super) fn allocate(things: &[Vec<Choice>], limit: u64) -> Option<Vec<usize>> {
-    let hulls: Vec<Vec<usize>> = things.iter().map(|choices| hull(choices)).collect();
-    let choice = |thing: usize, at: usize| things[thing][hulls[thing][at]];
+/// For each item, only the options on the lower convex hull of size and damage are considered.
+/// These are the options that are best at some price per byte (the Lagrange multiplier). All items
+/// start with their smallest option. Then steps to the next option on the hull are taken, in the
+/// order of the damage that each byte saves, as long as they fit. If steps were divisible, this
+/// would be the optimum. So the result is worse than the optimum by less than what the first step
+/// that did not fit would have saved.
+pub(super) fn allocate(items: &[Vec<Choice>], limit: u64) -> Option<Vec<usize>> {
+    let hulls: Vec<Vec<usize>> = items.iter().map(|choices| hull(choices)).collect();
+    let choice = |item: usize, at: usize| items[item][hulls[item][at]];
     let mut steps = Vec::new();
-    for (thing, hull) in hulls.iter().enumerate() {
+    for (item, hull) in hulls.iter().enumerate() {
         for at in 1..hull.len() {
-            let (a, b) = (choice(thing, at - 1), choice(thing, at));
+            let (a, b) = (choice(item, at - 1), choice(item, at));
             let gain = (a.damage - b.damage) / (b.bytes - a.bytes) as f64;
-            steps.push((gain, thing, at));
+            steps.push((gain, item, at));
         }
     }
-    // Stable, so that equal gains are taken in the order of the things.
+    // The sort is stable: equal gains are taken in the order of the items.
     steps.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let mut taken = vec![0; things.len()];
-    let smallest: u64 = (0..things.len()).map(|thing| choice(thing, 0).bytes).sum();
+    let mut taken = vec![0; items.len()];
+    let smallest: u64 = (0..items.len()).map(|item| choice(item, 0).bytes).sum();
     let mut room = limit.checked_sub(smallest)?;
-    for (_, thing, at) in steps {
-        let more = choice(thing, at).bytes - choice(thing, at - 1).bytes;
-        // What was skipped bars the larger steps of the same thing.
-        if taken[thing] + 1 == at && more <= room {
-            taken[thing] = at;
+    for (_, item, at) in steps {
+        let more = choice(item, at).bytes - choice(item, at - 1).bytes;
+        // After a step was skipped, later steps of the same item cannot be taken.
+        if taken[item] + 1 == at && more <= room {
+            taken[item] = at;
             room -= more;
         }
     }
     Some(taken.iter().zip(&hulls).map(|(at, hull)| hull[*at]).collect())
 }
 
-/// The choices on the lower convex hull, the smallest first: each loses less than the one before,
-/// and each byte more wins less than the byte before.
+/// The options on the lower convex hull, from the smallest on. Each does less damage than the one
+/// before, and each further byte saves less than the byte before.
 fn hull(choices: &[Choice]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..choices.len()).collect();
     order.sort_by(|a, b| {
@@ -82,27 +83,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dominated_is_never_chosen() {
-        // The third is larger and worse than the second; the fourth lies above the line from the
-        // second to the last.
+    fn dominated_options_are_never_chosen() {
+        // The third option is larger and worse than the second. The fourth lies above the line from
+        // the second to the last.
         let all = choices(&[(10, 9.0), (20, 3.0), (25, 4.0), (30, 2.9), (40, 1.0)]);
         assert_eq!(hull(&all), [0, 1, 4]);
         assert_eq!(hull(&choices(&[(10, 1.0), (10, 0.5), (20, 0.5)])), [1]);
     }
 
     #[test]
-    fn bytes_go_where_they_win_most() {
-        let things = [choices(&[(10, 8.0), (20, 4.0)]), choices(&[(10, 80.0), (20, 40.0)])];
-        assert_eq!(allocate(&things, 19), None);
-        assert_eq!(allocate(&things, 20), Some(vec![0, 0]));
-        assert_eq!(allocate(&things, 30), Some(vec![0, 1]));
-        assert_eq!(allocate(&things, 40), Some(vec![1, 1]));
+    fn bytes_are_spent_where_they_save_most_damage() {
+        let items = [choices(&[(10, 8.0), (20, 4.0)]), choices(&[(10, 80.0), (20, 40.0)])];
+        assert_eq!(allocate(&items, 19), None);
+        assert_eq!(allocate(&items, 20), Some(vec![0, 0]));
+        assert_eq!(allocate(&items, 30), Some(vec![0, 1]));
+        assert_eq!(allocate(&items, 40), Some(vec![1, 1]));
         assert_eq!(allocate(&[], 0), Some(vec![]));
     }
 
-    /// The least damage of all combinations that fit.
-    fn best(things: &[Vec<Choice>], limit: u64) -> Option<f64> {
-        let Some((first, rest)) = things.split_first() else { return Some(0.0) };
+    /// The least damage of all combinations that fit, by trying all of them.
+    fn best(items: &[Vec<Choice>], limit: u64) -> Option<f64> {
+        let Some((first, rest)) = items.split_first() else { return Some(0.0) };
         let options = first.iter().filter_map(|choice| {
             Some(choice.damage + best(rest, limit.checked_sub(choice.bytes)?)?)
         });
@@ -111,29 +112,29 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_over_the_limit_and_within_one_step_of_the_best(
-            things in prop::collection::vec(
+        fn the_result_fits_and_is_within_one_step_of_the_best(
+            items in prop::collection::vec(
                 prop::collection::vec((1u64..40, 0u32..100), 1..5), 1..5),
             limit in 1u64..150,
         ) {
-            let things: Vec<_> = things.iter().map(|thing| {
+            let items: Vec<_> = items.iter().map(|item| {
                 let choice = |(bytes, damage): &(u64, u32)| (*bytes, f64::from(*damage));
-                choices(&thing.iter().map(choice).collect::<Vec<_>>())
+                choices(&item.iter().map(choice).collect::<Vec<_>>())
             }).collect();
-            let Some(chosen) = allocate(&things, limit) else {
-                prop_assert_eq!(best(&things, limit), None);
+            let Some(chosen) = allocate(&items, limit) else {
+                prop_assert_eq!(best(&items, limit), None);
                 return Ok(());
             };
-            let chosen = || chosen.iter().zip(&things).map(|(at, thing)| thing[*at]);
+            let chosen = || chosen.iter().zip(&items).map(|(at, item)| item[*at]);
             prop_assert!(chosen().map(|c| c.bytes).sum::<u64>() <= limit);
             let damage: f64 = chosen().map(|c| c.damage).sum();
-            let best = best(&things, limit).expect("what was chosen fits");
-            let step = |thing: &Vec<Choice>| {
-                let hull = hull(thing);
-                let steps = hull.windows(2).map(|s| thing[s[0]].damage - thing[s[1]].damage);
+            let best = best(&items, limit).expect("what was chosen fits");
+            let step = |item: &Vec<Choice>| {
+                let hull = hull(item);
+                let steps = hull.windows(2).map(|s| item[s[0]].damage - item[s[1]].damage);
                 steps.fold(0.0, f64::max)
             };
-            let largest_step = things.iter().map(step).fold(0.0, f64::max);
+            let largest_step = items.iter().map(step).fold(0.0, f64::max);
             prop_assert!(damage >= best && damage <= best + largest_step);
         }
     }

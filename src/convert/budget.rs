@@ -1,4 +1,4 @@
-//! Plans for a budget: the types with which a model fits and loses least.
+//! Makes plans for a budget: the types with which a model fits the budget and loses least.
 
 use lapidary_formats::quant::QuantType;
 
@@ -13,31 +13,31 @@ use crate::model::{
     Config, Role, RowSource, Source, StateOptions, TensorKind, TensorRows, TensorSpec,
 };
 
-/// What a model must not exceed.
+/// A limit on the size of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Budget {
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     File(u64),
-    /// Bits for each weight, over all tensors.
+    /// Bits per weight, over all tensors.
     BitsPerWeight(f64),
-    /// Bytes in memory when it runs: the file, a cache of `n_ctx` positions, and all that [`Memory`]
-    /// counts.
+    /// Memory of a run in bytes: the file, a KV cache of `n_ctx` positions, and everything else
+    /// that [`Memory`] counts.
     Memory {
-        /// All together.
+        /// All of it together.
         bytes: u64,
-        /// Positions.
+        /// Length of the context.
         n_ctx: usize,
-        /// What the cache holds.
+        /// Type of the KV cache.
         kv: KvType,
     },
 }
 
-/// Threads that a file is to fit with: more than most machines have cores, each a megabyte or two. Not
-/// this machine's, so that a budget gives the same file everywhere.
+/// Number of threads to assume: more than most machines have cores, and each takes only a megabyte
+/// or two. It is not the number of this machine, so that a budget gives the same file everywhere.
 const THREADS: usize = 16;
 
 impl Budget {
-    /// What a file of `file` bytes comes to when it runs, where that is what must not be exceeded.
+    /// The memory of a run with a file of `file` bytes, if the budget limits the memory.
     pub fn memory(&self, config: &Config, file: u64) -> Option<Memory> {
         match *self {
             Budget::Memory { n_ctx, kv, .. } => {
@@ -48,25 +48,25 @@ impl Budget {
     }
 }
 
-/// A plan, and what it was chosen by.
+/// A plan for a budget, and the numbers behind it.
 #[derive(Clone, Debug)]
 pub struct Fitted {
-    /// The types.
+    /// The plan.
     pub plan: Plan,
-    /// By tensor: the share of a matrix's square that is lost, weighted by importance; 0 for norms.
+    /// Relative squared error of each tensor, weighted by importance; 0 for norms.
     pub errors: Vec<f64>,
-    /// Size of the file in bytes, with room for what is yet to be said in its metadata of importance
-    /// and of a check: it will be up to a kilobyte less.
+    /// Size of the file in bytes. It includes room for metadata about importance and a check that
+    /// may be added later, so the file can be up to a kilobyte smaller.
     pub file_bytes: u64,
-    /// The most that the file could have been, in bytes.
+    /// Largest size that the budget allows, in bytes.
     pub limit: u64,
 }
 
-/// Chooses the type of every tensor of a model, so that `budget` is kept and the least damage is
-/// to be expected. Some rows of every matrix are quantized to every type that it may get.
+/// Chooses the type of every tensor so that the model fits `budget` and the expected damage is
+/// smallest. For this, some rows of every matrix are quantized to every type that it may get.
 ///
 /// # Errors
-/// If even the smallest types exceed the budget, or [`Progress::cancelled`] says so.
+/// If even the smallest types exceed the budget, or [`Progress::cancelled`] returns true.
 pub fn fit(
     source: &dyn RowSource,
     budget: Budget,
@@ -119,7 +119,7 @@ pub fn fit(
     Ok(Fitted { plan: Plan::mixed(source, types), errors, file_bytes, limit })
 }
 
-/// The types that a tensor may get, and the relative error of each.
+/// The types that a tensor may get, with the relative error of each.
 fn measure(
     cpu: &Cpu,
     rows: &dyn TensorRows,
@@ -134,13 +134,14 @@ fn measure(
     types.into_iter().zip(errors).collect()
 }
 
-/// How much a matrix's relative error moves the model's predictions, compared with the same error in
-/// the output matrix: KL divergence for a small error, measured on the small trained model matrix by
-/// matrix (`cargo run --release --example sensitivity`), averaged over its layers.
+/// How much a relative error of this matrix changes the model's predictions, compared with the same
+/// error of the output matrix. It is the KL divergence for a small error, measured matrix by matrix
+/// on the small trained model (`cargo run --release --example sensitivity`) and averaged over its
+/// layers.
 ///
-/// What a layer adds is a part of the stream that gets smaller with the number of layers, so that
-/// each matrix counts as much less; the output matrix meets the whole stream. An embedding that is not
-/// the output matrix as well is no more than one layer's addition to the stream.
+/// The more layers a model has, the smaller is the part that one layer adds to the residual stream,
+/// so the value is divided by the number of layers. The output matrix is multiplied with the whole
+/// stream. An embedding that is not also the output matrix counts like what one layer adds.
 fn sensitivity(spec: &TensorSpec, source: &Source) -> f64 {
     if spec.kind == source.output_kind() {
         return 1.0;
@@ -155,16 +156,16 @@ fn sensitivity(spec: &TensorSpec, source: &Source) -> f64 {
     of_kind / source.config().n_layer() as f64
 }
 
-/// Size of a tensor in a file, where the next one begins aligned.
+/// Size of a tensor in a file, including the padding after it.
 fn padded(bytes: u64) -> u64 {
     bytes.next_multiple_of(lapidary_formats::gguf::ALIGNMENT as u64)
 }
 
-/// More than the keys take that a plan for a budget does not know of: `lapidary.imatrix`,
-/// `lapidary.effort` and `lapidary.check.*`.
+/// Room for the metadata that is not yet known when a plan for a budget is made:
+/// `lapidary.imatrix`, `lapidary.effort` and `lapidary.check.*`. They need less.
 const ROOM: u64 = 1 << 10;
 
-/// Bytes of a file besides its tensors, at most.
+/// Largest number of bytes of a file besides its tensors.
 fn overhead(rows: &dyn RowSource) -> Result<u64, ConvertError> {
     let source = rows.model();
     let plan = Plan::mixed(source, source.tensors().iter().map(|_| QuantType::F32).collect());
@@ -172,7 +173,7 @@ fn overhead(rows: &dyn RowSource) -> Result<u64, ConvertError> {
     Ok(header(rows, &plan)?.file_bytes() - tensors + ROOM)
 }
 
-/// The most bytes that the file may have.
+/// Largest number of bytes of the file.
 fn file_limit(source: &Source, budget: Budget, weights: u64, overhead: u64) -> u64 {
     match budget {
         Budget::File(bytes) => bytes,

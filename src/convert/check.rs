@@ -1,4 +1,4 @@
-//! What a finished file is found to be like, and where that is kept in it.
+//! Measures a finished file, and stores the result in its metadata.
 
 use std::error::Error;
 use std::io::BufWriter;
@@ -10,10 +10,10 @@ use super::target::Target;
 use super::ConvertError;
 use crate::perplexity::Divergence;
 
-/// Measures a file that is complete but for its name, which is passed to it.
+/// Measures a file that is complete but does not have its final name yet. The argument is its path.
 pub type Check<'a> = &'a mut dyn FnMut(&Path) -> Result<Divergence, Box<dyn Error + Send + Sync>>;
 
-/// A key's last part, and what it holds.
+/// The end of a key, and its value.
 type Figure = (&'static str, fn(&Divergence) -> f64);
 
 /// How far the file's predictions are from its source's.
@@ -23,7 +23,7 @@ const FIGURES: [Figure; 8] = [
     ("kl_divergence.percentile_99", |d| d.kl.percentile_99),
     ("kl_divergence.maximum", |d| d.kl.maximum),
     ("same_top", |d| d.same_top.value),
-    ("perplexity", |d| d.cut.value),
+    ("perplexity", |d| d.quantized.value),
     ("perplexity.source", |d| d.reference.value),
     ("tokens", |d| d.tokens as f64),
 ];
@@ -32,14 +32,14 @@ fn key(figure: &str) -> String {
     format!("lapidary.check.{figure}")
 }
 
-/// Makes room for the figures.
+/// Reserves space for the values in the header.
 pub(super) fn reserve(header: &mut Header) {
     for (figure, _) in FIGURES {
         header.set(key(figure), 0.0f64);
     }
 }
 
-/// Puts the figures into the complete file of `target`, whose tensors have these `checksums`.
+/// Writes the values into the complete file of `target`, whose tensors have these `checksums`.
 pub(super) fn store(
     target: &Target,
     header: &Header,

@@ -12,106 +12,107 @@ use crate::kernels::ThreadPoolError;
 use crate::model::SourceError;
 
 /// Why a conversion failed. Every message names the file. No output file is left behind, and an
-/// unfinished one only by [`Unfinished`](Self::Unfinished).
+/// unfinished file only in the case [`Unfinished`](Self::Unfinished).
 #[derive(Debug, Error)]
 pub enum ConvertError {
     /// The source's vocabulary or chat template cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// Weights that are not numbers: a broken download, or training that diverged.
+    /// Weights are NaN or infinite: the download is damaged, or training diverged.
     #[error("{}: tensor `{}` has values that are NaN or infinite", path.display(), Printable::new(name))]
     NotFinite {
-        /// The model.
+        /// The model's path.
         path: PathBuf,
-        /// The tensor, by its GGUF name.
+        /// The tensor's GGUF name.
         name: String,
     },
-    /// Weights too large for the type asked for.
+    /// A weight is too large for the type.
     #[error("{}: tensor `{}` has the value {value}, beyond the range of {ty}", path.display(), Printable::new(name))]
     Overflow {
-        /// The model.
+        /// The model's path.
         path: PathBuf,
-        /// The tensor, by its GGUF name.
+        /// The tensor's GGUF name.
         name: String,
-        /// The magnitude.
+        /// The magnitude of the weight.
         value: f32,
         /// The type.
         ty: QuantType,
     },
-    /// The output is there already.
+    /// The output exists.
     #[error("{}: exists already", path.display())]
     Exists {
-        /// The output.
+        /// The output's path.
         path: PathBuf,
     },
-    /// The output is there and is no file, or is something that is being read.
+    /// The output exists but is not a file that may be replaced.
     #[error("{}: {cause}", path.display())]
     Unsuitable {
-        /// The output.
+        /// The output's path.
         path: PathBuf,
-        /// Why not.
+        /// Why it may not be replaced.
         cause: &'static str,
     },
-    /// Too little space for the output.
+    /// There is too little space for the output.
     #[error("{}: needs {needed} bytes, but only {available} bytes are free there", path.display())]
     Space {
-        /// The output.
+        /// The output's path.
         path: PathBuf,
-        /// Bytes of the finished file.
+        /// Size of the finished file in bytes.
         needed: u64,
-        /// Bytes that the file system has left for this user.
+        /// Bytes that are free for this user on the file system.
         available: u64,
     },
-    /// No file can be created where the output is to be.
+    /// A file cannot be created in the output's directory.
     #[error("{}: cannot create a file in its directory: {error}", path.display())]
     Directory {
-        /// The output.
+        /// The output's path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
-    /// The output cannot be looked at, or not be put in its place.
+    /// The output cannot be read, written or renamed.
     #[error("{}: {error}", path.display())]
     Output {
-        /// The output.
+        /// The output's path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// Another process is writing the same output.
     #[error("{}: is being written by another process", path.display())]
     Busy {
-        /// The output.
+        /// The output's path.
         path: PathBuf,
     },
-    /// What is to be gone on with is the beginning of something else.
-    #[error("{}: was begun with the {} {found}, this conversion has {expected}", path.display(), Printable::new(what))]
+    /// The unfinished file was begun by a different conversion.
+    #[error("{}: was begun with the {} {found}, but this conversion has {expected}", path.display(), Printable::new(what))]
     OtherConversion {
-        /// The unfinished file.
+        /// The path of the unfinished file.
         path: PathBuf,
-        /// In what they differ.
+        /// What differs.
         what: String,
         /// Its value in the unfinished file.
         found: String,
         /// Its value in this conversion.
         expected: String,
     },
-    /// Something ended the conversion that is no fault of the model; what is finished is kept.
+    /// The conversion was stopped by something that is not the model's fault. The finished tensors
+    /// are kept.
     #[error("{cause}; {finished} of {tensors} tensors are finished in {}", part.display())]
     Unfinished {
-        /// The unfinished file.
+        /// The path of the unfinished file.
         part: PathBuf,
-        /// Tensors that are complete in it.
+        /// Number of tensors that are complete in it.
         finished: usize,
-        /// Tensors of the whole file.
+        /// Number of tensors of the whole file.
         tensors: usize,
-        /// What ended the conversion.
+        /// What stopped the conversion.
         cause: Box<ConvertError>,
     },
     /// The output cannot be written.
     #[error("{}: {error}", path.display())]
     Write {
-        /// The output.
+        /// The output's path.
         path: PathBuf,
         /// What is wrong.
         error: GgufError,
@@ -119,25 +120,25 @@ pub enum ConvertError {
     /// The new file cannot be measured.
     #[error("{}: cannot be checked: {error}", path.display())]
     Check {
-        /// The output.
+        /// The output's path.
         path: PathBuf,
         /// What is wrong.
         error: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Even the smallest types exceed what was asked for.
+    /// Even the smallest types exceed the budget.
     #[error("{}: a file of {limit} bytes was asked for, but the smallest has {smallest}", path.display())]
     Budget {
-        /// The model.
+        /// The model's path.
         path: PathBuf,
-        /// The most bytes that the file may have.
+        /// Largest number of bytes that the file may have.
         limit: u64,
-        /// Bytes that it has with the smallest types.
+        /// Number of bytes with the smallest types.
         smallest: u64,
     },
     /// The threads cannot be started.
     #[error(transparent)]
     Threads(#[from] ThreadPoolError),
-    /// [`Progress::cancelled`](super::Progress::cancelled) said so.
+    /// [`Progress::cancelled`](super::Progress::cancelled) returned true.
     #[error("cancelled")]
     Cancelled,
 }

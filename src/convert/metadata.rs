@@ -8,30 +8,30 @@ use super::Plan;
 use crate::chat::GEMMA2_TEMPLATE;
 use crate::model::{Config, RowSource, SourceError};
 
-/// The version of the quantized block layouts (ggml's `GGML_QNT_VERSION`).
+/// Version of the quantized block layouts (ggml's `GGML_QNT_VERSION`).
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// Keys of our own, which say where a file comes from: the version that made it, ...
+/// Our own keys, which tell where a file comes from. This one is the version of the program.
 pub(super) const VERSION: &str = "lapidary.version";
-/// ... the recipe, ...
+/// The recipe.
 pub(super) const RECIPE: &str = "lapidary.recipe";
-/// ... and the fingerprint of the model that it was made from.
+/// The fingerprint of the model from which the file was made.
 pub(super) const FINGERPRINT: &str = "lapidary.source.fingerprint";
 
-/// A checksum of the importance that scales were chosen by.
+/// Checksum of the importance matrix with which scales were chosen.
 const IMATRIX: &str = "lapidary.imatrix";
-/// How long scales were searched for, unless it is the usual.
+/// How thoroughly scales were searched for, unless it is the default.
 const EFFORT: &str = "lapidary.effort";
 
 /// The header of a new file: all metadata, and the tensors of `source` in its order with the types
-/// that `plan` gives them. What the file is made from and how is part of it, and it has room for
-/// the tensors' checksums.
+/// of `plan`. It includes where the file comes from and how it was made, and has room for the
+/// tensors' checksums.
 ///
 /// # Errors
 /// If the source's vocabulary, chat template or another of its files cannot be read.
 pub(super) fn header(rows: &dyn RowSource, plan: &Plan) -> Result<Header, SourceError> {
     let source = rows.model();
-    // Read in either case: what is written must have a vocabulary that fits its embedding.
+    // Read for GGUF sources, too: the new file must have a vocabulary that fits its embedding.
     let vocab = source.vocab()?;
     let mut header = match source.gguf() {
         Some(gguf) => copied(gguf, plan.file_type),
@@ -58,7 +58,7 @@ pub(super) fn header(rows: &dyn RowSource, plan: &Plan) -> Result<Header, Source
     Ok(header)
 }
 
-/// The metadata of another GGUF file, but for what says how its tensors are stored.
+/// The metadata of another GGUF file, except what describes how its tensors are stored.
 fn copied(gguf: &Gguf, file_type: u32) -> Header {
     let mut header = Header::new();
     let kept = gguf.metadata().filter(|(key, _)| !describes_storage(key));
@@ -67,8 +67,7 @@ fn copied(gguf: &Gguf, file_type: u32) -> Header {
     header
 }
 
-/// Whether a key says how a file's tensors are made, quantized or split, rather than what the model
-/// is.
+/// Whether a key describes how a file's tensors are quantized, aligned or split, and not the model.
 fn describes_storage(key: &str) -> bool {
     let prefixes = ["split.", "quantize.imatrix.", "lapidary."];
     key == "general.alignment" || prefixes.iter().any(|prefix| key.starts_with(prefix))
@@ -79,12 +78,12 @@ fn set_storage(header: &mut Header, file_type: u32) {
     header.set("general.quantization_version", QUANTIZATION_VERSION);
 }
 
-/// A header without tensors that says what a model is: its sizes and constants, its vocabulary, how
-/// its chats look (Gemma 2's own template if none is given and the vocabulary has the turn markers)
-/// and which ids end a text. `file_type` is the number that `general.file_type` gets.
+/// A header without tensors that describes a model: its sizes and constants, its vocabulary, its
+/// chat template (Gemma 2's own if none is given and the vocabulary has the turn markers), and the
+/// ids that end a text. `file_type` is the value of `general.file_type`.
 ///
 /// # Panics
-/// If a size does not fit `u32`.
+/// If a size does not fit in a `u32`.
 pub fn model_header(
     c: &Config,
     file_type: u32,
@@ -106,8 +105,9 @@ pub fn model_header(
     header
 }
 
-/// GGUF has one key each for three ids that end a text: end of sequence, of turn, of message. Ids
-/// that the vocabulary does not name (`generation_config.json` may declare more) fill what is left.
+/// GGUF has three keys for ids that end a text: for the end of a sequence, of a turn and of a
+/// message. Ids that the vocabulary does not name (`generation_config.json` may declare more) are
+/// stored under the keys that are left.
 fn set_stop_ids(header: &mut Header, vocab: &Vocab, stop_ids: &[u32]) {
     let free = [
         ("tokenizer.ggml.eot_token_id", vocab.eot.is_none()),
@@ -120,7 +120,7 @@ fn set_stop_ids(header: &mut Header, vocab: &Vocab, stop_ids: &[u32]) {
     }
 }
 
-/// Gemma 2's own template, for a model that has its turn markers and brings no template.
+/// Gemma 2's own template, for a model that has its turn markers but no template.
 fn official_template(vocab: &Vocab) -> Option<String> {
     let has = |text| vocab.find(text).is_some();
     (has("<start_of_turn>") && has("<end_of_turn>")).then(|| GEMMA2_TEMPLATE.to_owned())

@@ -1,15 +1,16 @@
-//! Conversion: from a checkpoint, or another GGUF file, to one GGUF file, in one pass.
+//! Converts a checkpoint, or another GGUF file, to one GGUF file in a single pass.
 //!
-//! - [`Plan`]: what each tensor becomes, by a [`Recipe`] or, as [`fit`] chooses, for a [`Budget`].
-//!   `damage` measures what a type costs, `allocation` chooses.
-//! - [`Weighting`]: how much columns count.
-//! - `metadata`: the keys of the new file; [`model_header`], those that say what the model is.
-//! - `pipeline`: the tensors, a chunk of rows at a time, from a [`RowSource`](crate::model::RowSource).
-//! - [`Target`], `unfinished`: the new file, which is either complete or not there, and what is beside
-//!   it until then.
-//! - `resume`: going on with what was cut short.
-//! - [`Check`]: measuring the new file before it gets its name.
-//! - [`Report`], [`Totals`]: what came of it.
+//! - [`Plan`]: the type of each tensor, by a [`Recipe`], or chosen by [`fit`] for a [`Budget`].
+//!   `damage` measures the error of each type, `allocation` chooses among them.
+//! - [`Weighting`]: the importance of the columns.
+//! - `metadata`: the keys of the new file; [`model_header`] makes those that describe the model.
+//! - `pipeline`: converts the tensors, a chunk of rows at a time, from a
+//!   [`RowSource`](crate::model::RowSource).
+//! - [`Target`], `unfinished`: the output, which is either complete or does not exist, and the
+//!   unfinished file beside it.
+//! - `resume`: continues an interrupted conversion.
+//! - [`Check`]: measures the new file before it gets its final name.
+//! - [`Report`], [`Totals`]: the result.
 
 mod allocation;
 mod budget;

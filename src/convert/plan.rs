@@ -1,27 +1,28 @@
-//! A plan: what each tensor of a new file becomes, by a recipe or for a budget.
+//! A plan: the type of each tensor in a new file, by a recipe or for a budget.
 
 use lapidary_formats::quant::{Effort, QuantType};
 
 use super::{Recipe, Totals, Weighting};
 use crate::model::Source;
 
-/// What a new file is going to hold.
+/// What a new file will contain.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// A recipe's name, or `mixed`.
     pub name: String,
-    /// The number that `general.file_type` has.
+    /// The value of `general.file_type`.
     pub file_type: u32,
-    /// By tensor, in the order of [`Source::tensors`].
+    /// The type of each tensor, in the order of [`Source::tensors`].
     pub types: Vec<QuantType>,
-    /// How much columns count when scales are chosen; equally much if not given.
+    /// The importance of the columns, used to choose scales. Without it, all columns are equally
+    /// important.
     pub weighting: Option<Weighting>,
-    /// How long to search for scales.
+    /// How thoroughly to search for scales.
     pub effort: Effort,
 }
 
 impl Plan {
-    /// What `recipe` makes of a model.
+    /// The plan of a recipe for a model.
     pub fn of_recipe(source: &Source, recipe: Recipe) -> Self {
         let (config, untied) = (source.config(), source.is_untied());
         Self {
@@ -33,7 +34,8 @@ impl Plan {
         }
     }
 
-    /// Types that no recipe gives. What most bytes are in names the file type, for those who look.
+    /// A plan with any types. As file type it gets that of the recipe whose base type has most
+    /// bytes in the file; other programs display it.
     pub(super) fn mixed(source: &Source, types: Vec<QuantType>) -> Self {
         let mut plan = Self {
             name: "mixed".to_owned(),
@@ -53,7 +55,7 @@ impl Plan {
         Self { weighting, ..self }
     }
 
-    /// Sums over the tensors.
+    /// Totals over the tensors.
     pub fn totals(&self, source: &Source) -> Totals {
         let tensors = source.tensors().iter().zip(&self.types);
         Totals::new(tensors.map(|(spec, ty)| (*ty, spec.values() as u64, spec.bytes(*ty))))

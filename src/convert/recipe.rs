@@ -1,4 +1,4 @@
-//! Recipes: which type each tensor is stored in.
+//! Recipes: rules for the type of each tensor.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,12 +8,12 @@ use thiserror::Error;
 
 use crate::model::{Config, Role, TensorKind, TensorSpec};
 
-/// A mix of tensor types, under llama.cpp's name for it.
+/// A mix of tensor types, with llama.cpp's name for it.
 ///
-/// The types are those that llama.cpp's quantizer picks for the Gemma family without an importance
+/// The types are those that llama.cpp's quantizer uses for the Gemma family without an importance
 /// matrix
 /// ([`llama_tensor_get_type`](https://github.com/ggml-org/llama.cpp/blob/master/src/llama-quant.cpp)),
-/// so that sizes and perplexities compare with those published.
+/// so that sizes and perplexities can be compared with published ones.
 #[allow(non_camel_case_types, missing_docs)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Recipe {
@@ -32,7 +32,7 @@ pub enum Recipe {
     Q2_K,
 }
 
-/// A recipe's name, the type that a tensor gets unless a rule says otherwise, and the number of
+/// A recipe, its name, the type of tensors for which no rule says otherwise, and the value of
 /// `general.file_type` (llama.cpp's `LLAMA_FTYPE`).
 const TABLE: [(Recipe, &str, QuantType, u32); 13] = [
     (Recipe::F32, "F32", QuantType::F32, 0),
@@ -50,13 +50,13 @@ const TABLE: [(Recipe, &str, QuantType, u32); 13] = [
     (Recipe::Q2_K, "Q2_K", QuantType::Q2_K, 10),
 ];
 
-/// A name that no recipe has.
+/// There is no recipe of this name.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("unknown recipe `{0}`, expected one of {recipes}", recipes = names())]
 pub struct UnknownRecipe(pub String);
 
 impl Recipe {
-    /// Every recipe, the largest first.
+    /// Every recipe, from the largest to the smallest.
     pub fn all() -> impl Iterator<Item = Recipe> {
         TABLE.iter().map(|row| row.0)
     }
@@ -66,12 +66,12 @@ impl Recipe {
         self.row().1
     }
 
-    /// The type of every matrix that no rule raises.
+    /// The type of every matrix for which no rule says otherwise.
     pub fn base(self) -> QuantType {
         self.row().2
     }
 
-    /// The number that `general.file_type` has.
+    /// The value of `general.file_type`.
     pub fn file_type(self) -> u32 {
         self.row().3
     }
@@ -79,22 +79,22 @@ impl Recipe {
     /// The type of a tensor in a file of this recipe. `untied` says whether the model has an output
     /// matrix of its own.
     ///
-    /// Norms are F32. Where rows are no whole number of blocks, a type with smaller blocks is taken
-    /// and in the end F16, as llama.cpp does. (Older releases of it replace Q2_K and Q3_K by IQ4_NL;
-    /// the one that `benches/record/` compares with takes Q4_0, as here.)
+    /// Norms are F32. If rows are not a whole number of blocks, a type with smaller blocks is used,
+    /// or F16 if none fits, as in llama.cpp. (Older releases of llama.cpp replace Q2_K and Q3_K by
+    /// IQ4_NL. The release that `benches/record/` compares with uses Q4_0, as we do.)
     pub fn type_of(self, spec: &TensorSpec, config: &Config, untied: bool) -> QuantType {
-        let wanted = match (spec.kind, spec.layer) {
+        let preferred = match (spec.kind, spec.layer) {
             (kind, _) if kind.role() == Role::Norm => return QuantType::F32,
             (TensorKind::Output, _) => self.output(),
             (TensorKind::TokenEmbd, _) if !untied => self.output(),
             (kind, Some(layer)) => self.of_layer(kind, layer, config),
             (_, None) => self.base(),
         };
-        fitting(wanted, spec.cols())
+        fitting(preferred, spec.cols())
     }
 
-    /// The output matrix is read for every token and suffers most: no recipe of k-quants puts it below
-    /// Q6_K.
+    /// The output matrix is used for every token and suffers most from quantization. No recipe of
+    /// k-quants gives it less than Q6_K.
     fn output(self) -> QuantType {
         match self.base() {
             base if base.block_len() == 256 => QuantType::Q6_K,
@@ -102,7 +102,7 @@ impl Recipe {
         }
     }
 
-    /// What the rules ask for in layer `i`, whatever the row length.
+    /// The type by the rules for layer `i`, whatever the length of rows.
     fn of_layer(self, kind: TensorKind, i: usize, config: &Config) -> QuantType {
         use QuantType::{Q3_K, Q4_K, Q5_K, Q6_K};
         let (base, n) = (self.base(), config.n_layer());
@@ -141,20 +141,20 @@ impl Recipe {
     }
 }
 
-/// Whether layer `i` of `n` is one of those that the `_M` recipes raise: the first eighth, the last
-/// eighth, and every third between.
+/// Whether layer `i` of `n` is one of those that get a larger type in the `_M` recipes: the first
+/// eighth, the last eighth, and every third layer between.
 fn more_bits(i: usize, n: usize) -> bool {
     i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2
 }
 
-/// `wanted`, or what replaces it where rows of `cols` values are no whole number of its blocks.
-fn fitting(wanted: QuantType, cols: usize) -> QuantType {
+/// `preferred`, or its replacement if rows of `cols` values are not a whole number of its blocks.
+fn fitting(preferred: QuantType, cols: usize) -> QuantType {
     use QuantType::{F16, Q2_K, Q3_K, Q4_0, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
     let fits = |ty: QuantType| cols.is_multiple_of(ty.block_len());
-    if fits(wanted) {
-        return wanted;
+    if fits(preferred) {
+        return preferred;
     }
-    let smaller = match wanted {
+    let smaller = match preferred {
         Q2_K | Q3_K => Q4_0,
         Q4_K => Q5_0,
         Q5_K => Q5_1,
@@ -168,7 +168,7 @@ fn fitting(wanted: QuantType, cols: usize) -> QuantType {
     }
 }
 
-/// Every recipe's name, for people.
+/// The names of all recipes, for messages.
 fn names() -> String {
     TABLE.map(|row| row.1).join(", ")
 }
@@ -182,7 +182,7 @@ impl fmt::Display for Recipe {
 impl FromStr for Recipe {
     type Err = UnknownRecipe;
 
-    /// The recipe called `name`, in any case.
+    /// Finds a recipe by its name; upper and lower case are equal.
     fn from_str(name: &str) -> Result<Self, UnknownRecipe> {
         Self::all()
             .find(|recipe| recipe.name().eq_ignore_ascii_case(name))

@@ -1,4 +1,4 @@
-//! What a file holds, type by type, and what a conversion did.
+//! Totals by tensor type, and the report of a conversion.
 
 use lapidary_formats::quant::QuantType;
 
@@ -9,23 +9,23 @@ use crate::model::Source;
 pub struct TypeTotal {
     /// Their type.
     pub ty: QuantType,
-    /// How many there are.
+    /// Number of tensors.
     pub tensors: usize,
-    /// Values in all of them.
+    /// Number of values in them.
     pub values: u64,
-    /// Bytes of all of them.
+    /// Their size in bytes.
     pub bytes: u64,
 }
 
-/// Sums over the tensors of a file.
+/// Totals over the tensors of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// By type, the one with most bytes first.
+    /// By type, the type with most bytes first.
     pub types: Vec<TypeTotal>,
 }
 
 impl Totals {
-    /// Sums over tensors, each given as type, number of values and bytes.
+    /// Totals over tensors that are given as type, number of values and bytes.
     pub fn new(tensors: impl IntoIterator<Item = (QuantType, u64, u64)>) -> Self {
         let mut types: Vec<TypeTotal> = Vec::new();
         for (ty, values, bytes) in tensors {
@@ -68,22 +68,22 @@ impl Totals {
 /// What a conversion did.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// The tensors written.
+    /// Totals of the tensors that were written.
     pub totals: Totals,
     /// Size of the new file in bytes.
     pub file_bytes: u64,
-    /// Bytes of tensors read.
+    /// Bytes of tensors that were read.
     pub bytes_read: u64,
-    /// Tensors that an earlier conversion had finished.
+    /// Tensors that an earlier conversion had already finished.
     pub resumed: usize,
-    /// Tensors that were quantized in the source and are now quantized to another type: their
-    /// errors add up, and converting the original checkpoint gives a better file.
+    /// Tensors that were quantized in the source and are now quantized to another type. The errors
+    /// of both add up, so converting the original checkpoint would give a better file.
     pub requantized: usize,
     /// Whether the model has an output matrix of its own.
     pub untied: bool,
-    /// What llama.cpp does otherwise with the file, if it is known to: a verb and the rest.
+    /// How llama.cpp fails on the file, if it is known to: a verb and the rest of the sentence.
     pub llama_cpp: Option<String>,
-    /// Seconds from beginning to end, until the file was safe on the disk.
+    /// Seconds until the file was safely on disk.
     pub seconds: f64,
 }
 

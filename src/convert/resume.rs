@@ -1,5 +1,5 @@
-//! Going on with a conversion that was cut short. The unfinished file is its own journal: its
-//! header says what is being made from what, and has the checksums of the finished tensors.
+//! Continues a conversion that was interrupted. The unfinished file is its own journal: its header
+//! describes source and result, and has the checksums of the finished tensors.
 
 use std::path::Path;
 
@@ -11,23 +11,24 @@ use super::target::Target;
 use super::{ConvertError, Progress};
 use crate::model::RowSource;
 
-/// Bytes that are checked before they are given back.
-const PIECE: usize = 4 << 20;
+/// Bytes whose checksum is computed before their memory is released.
+const CHUNK_BYTES: usize = 4 << 20;
 
-/// How far an unfinished file is.
+/// How much of an unfinished file is usable.
 #[derive(Debug, Default)]
 pub(super) struct Finished {
-    /// Checksums of the tensors that are complete, the first ones of the file.
+    /// Checksums of the complete tensors, which are the first ones of the file.
     pub checksums: Vec<u64>,
-    /// Where they end, in bytes from the beginning of the file; zero if there are none.
+    /// Where the last of them ends, in bytes from the beginning of the file; 0 if there is none.
     pub len: u64,
 }
 
-/// How far the file at `part` is on its way to `header`, whose tensors are those of `rows`. Every
-/// tensor that counts as finished has been read and compared with its checksum.
+/// Finds out how much of the file at `part` is usable for a conversion that writes `header`, whose
+/// tensors are those of `rows`. Every tensor that counts as finished has been read and compared
+/// with its checksum.
 ///
 /// # Errors
-/// If another conversion began the file, if it cannot be read, or if `progress` says to stop.
+/// If a different conversion began the file, if it cannot be read, or if `progress` cancels.
 pub(super) fn finished(
     part: &Path,
     rows: &dyn RowSource,
@@ -57,25 +58,26 @@ pub(super) fn finished(
     Ok(finished)
 }
 
-/// The checksum of a part of a file, of which little is in memory at a time.
+/// The checksum of part of a file. Only a little of it is in memory at a time.
 fn checksum_of(
     map: &MappedFile,
     data: &[u8],
     progress: &mut dyn Progress,
 ) -> Result<u64, ConvertError> {
     let mut checksum = Checksum::new();
-    for piece in data.chunks(PIECE) {
+    for chunk in data.chunks(CHUNK_BYTES) {
         if progress.cancelled() {
             return Err(ConvertError::Cancelled);
         }
-        checksum.update(piece);
-        map.release(piece);
+        checksum.update(chunk);
+        map.release(chunk);
     }
     Ok(checksum.value())
 }
 
-/// What becomes of the unfinished file when `error` ended its conversion: if the weights are not at
-/// fault, and a tensor is finished at least, it stays, and the error says so.
+/// Decides what happens to the unfinished file after `error` has stopped its conversion. The file
+/// is kept if the weights are not the cause and at least one tensor is finished; the returned error
+/// then says so.
 pub(super) fn unfinished(target: Target, header: &Header, error: ConvertError) -> ConvertError {
     use ConvertError::{Cancelled, Check, Output, Write};
     if !matches!(error, Cancelled | Check { .. } | Output { .. } | Write { .. }) {
@@ -97,8 +99,8 @@ fn open(part: &Path) -> Result<MappedFile, ConvertError> {
     MappedFile::open(part).map_err(error)
 }
 
-/// The error for a file that does not begin with the header `expected`: the first key of interest
-/// whose values differ.
+/// The error for a file that does not begin with the header `expected`. It names the first key that
+/// differs; the most telling keys are compared first.
 fn other(part: &Path, found: &[u8], expected: &[u8]) -> ConvertError {
     let path = part.to_owned();
     let metadata = read_metadata(found).and_then(|found| Ok((found, read_metadata(expected)?)));
@@ -107,13 +109,13 @@ fn other(part: &Path, found: &[u8], expected: &[u8]) -> ConvertError {
             ConvertError::OtherConversion { path, what, found, expected }
         }
         None => {
-            let cause = "has no header that a conversion could go on from";
+            let cause = "has no header from which a conversion could continue";
             ConvertError::Unsuitable { path, cause }
         }
     }
 }
 
-/// In what the metadata of two headers differ: a key or what it stands for, and both its values.
+/// The first difference between the metadata of two headers: a name for the key, and both values.
 fn difference(
     found: &[(String, Value)],
     expected: &[(String, Value)],

@@ -1,4 +1,4 @@
-//! The output file: complete under its name, or not there at all.
+//! The output file, which is either complete or does not exist under its name.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,8 +11,8 @@ use super::unfinished::UnfinishedFile;
 use super::ConvertError;
 use crate::model::Source;
 
-/// A file that is being written beside the path it will have. Dropped before
-/// [`commit`](Self::commit), it disappears, unless it is to be kept for `--resume`.
+/// A file that is written under another name beside its final path. If it is dropped before
+/// [`commit`](Self::commit), it is deleted, unless it is to be kept for `--resume`.
 #[derive(Debug)]
 pub struct Target {
     path: PathBuf,
@@ -21,14 +21,14 @@ pub struct Target {
 }
 
 impl Target {
-    /// Opens the unfinished file for `path`, once it is certain that a file of `bytes` bytes may
-    /// take that name and will fit. What an earlier conversion has left in it stays until
+    /// Opens the unfinished file for `path`, after checking that a file of `bytes` bytes may get
+    /// that name and will fit. What an earlier conversion left in it is kept until
     /// [`begin`](Self::begin).
     ///
     /// # Errors
-    /// If `path` is there already and `force` is not given, is no file or is part of `source`, the
-    /// model that is being read, if any; if its directory is not there, cannot be written to or has
-    /// too little space; if another process is writing it.
+    /// If `path` exists and `force` is not given; if it is not a regular file, or belongs to
+    /// `source`, the model that is being read, if any; if its directory does not exist, is not
+    /// writable or has too little space; or if another process is writing it.
     pub fn create(
         path: &Path,
         force: bool,
@@ -43,16 +43,16 @@ impl Target {
         let dir = directory(path);
         let no_directory = |error| ConvertError::Directory { path: path.to_owned(), error };
         std::fs::metadata(dir).map_err(no_directory)?;
-        // Where nobody can say what is free, writing will tell. What is begun makes room, or is
-        // gone on with.
-        let begun = std::fs::symlink_metadata(&unfinished).map_or(0, |metadata| metadata.len());
+        // If the free space cannot be determined, writing will show whether it is enough. The
+        // unfinished file counts as free space, because it is overwritten or continued.
+        let existing = std::fs::symlink_metadata(&unfinished).map_or(0, |metadata| metadata.len());
         if let Ok(available) = fs4::available_space(dir) {
-            check_space(path, bytes, available.saturating_add(begun))?;
+            check_space(path, bytes, available.saturating_add(existing))?;
         }
         Ok(Self { path: path.to_owned(), force, unfinished: UnfinishedFile::open(path)? })
     }
 
-    /// The path that the file will have.
+    /// The final path of the file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -67,15 +67,15 @@ impl Target {
         self.unfinished.path()
     }
 
-    /// Begins to write after the first `len` bytes of what is there.
+    /// Starts to write after the first `len` bytes of the unfinished file, which are kept.
     ///
     /// # Errors
-    /// If the system refuses.
+    /// If the file cannot be truncated.
     pub fn begin(&mut self, len: u64) -> Result<(), ConvertError> {
         self.unfinished.claim(len).map_err(|error| self.error(error))
     }
 
-    /// Leaves the unfinished file where it is.
+    /// Keeps the unfinished file.
     pub(super) fn keep(mut self) {
         self.unfinished.keep();
     }
@@ -83,20 +83,21 @@ impl Target {
     /// Waits until the bytes are on the disk.
     ///
     /// # Errors
-    /// If the system says that they are not.
+    /// If the system reports that they are not.
     pub fn sync(&self) -> Result<(), ConvertError> {
         self.file().sync_all().map_err(|error| self.error(error))
     }
 
-    /// Gives the file its name.
+    /// Renames the file to its final name.
     ///
     /// # Errors
-    /// If the system refuses, or somebody took the name meanwhile and `force` was not given.
+    /// If the system refuses, or another process has created a file of that name meanwhile and
+    /// `force` was not given.
     pub fn commit(&mut self) -> Result<(), ConvertError> {
         let (unfinished, path) = (self.unfinished.path(), &self.path);
         let renamed = match self.force {
             true => std::fs::rename(unfinished, path),
-            // Fails if somebody took the name meanwhile.
+            // This fails if a file of that name has been created meanwhile.
             false => TempPath::try_from_path(unfinished).and_then(|mut unfinished| {
                 unfinished.disable_cleanup(true);
                 unfinished.persist_noclobber(path).map_err(|e| e.error)
@@ -113,8 +114,8 @@ impl Target {
     }
 }
 
-/// Puts a new name on the disk. Where that cannot be asked for, the system does it soon: until then
-/// a power cut leaves the file under its unfinished name, whole.
+/// Writes a new name to the disk. On systems without such a request, that happens soon anyway; a
+/// power failure before that leaves the complete file under its unfinished name.
 fn sync_directory(dir: &Path) {
     #[cfg(unix)]
     let _ = File::open(dir).and_then(|dir| dir.sync_all());
@@ -122,7 +123,7 @@ fn sync_directory(dir: &Path) {
     let _ = dir;
 }
 
-/// The directory that `path` lies in.
+/// The directory of `path`.
 fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(dir) if dir != Path::new("") => dir,
@@ -139,13 +140,13 @@ fn check_replaceable(
 ) -> Result<(), ConvertError> {
     let unsuitable = |cause| Err(ConvertError::Unsuitable { path: path.to_owned(), cause });
     if path.file_name().is_none() {
-        return unsuitable("is no file name");
+        return unsuitable("is not a file name");
     }
     match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(ConvertError::Output { path: path.to_owned(), error }),
         Ok(metadata) if metadata.is_dir() => return unsuitable("is a directory"),
-        Ok(metadata) if !metadata.is_file() => return unsuitable("is no regular file"),
+        Ok(metadata) if !metadata.is_file() => return unsuitable("is not a regular file"),
         Ok(_) => {}
     }
     if source.is_some_and(|source| is_part_of(path, source)) {
@@ -157,8 +158,8 @@ fn check_replaceable(
     }
 }
 
-/// Whether the existing file `path` belongs to what is being converted: the file itself, one of
-/// its splits, or anything but a GGUF file in a checkpoint's directory.
+/// Whether the existing file `path` belongs to the model that is being converted: it is the model's
+/// file or one of its split files, or any file except a GGUF file in a checkpoint's directory.
 fn is_part_of(path: &Path, source: &Source) -> bool {
     let (Ok(path), Ok(read)) = (path.canonicalize(), source.path().canonicalize()) else {
         return false;
@@ -170,7 +171,7 @@ fn is_part_of(path: &Path, source: &Source) -> bool {
     path == read || splits(&path).is_some_and(|of| Some(of) == splits(&read))
 }
 
-/// What the names of a model's splits share: `NAME` of `NAME-00001-of-00003.gguf`.
+/// The common part of the names of split files: `NAME` in `NAME-00001-of-00003.gguf`.
 fn split_name(path: &Path) -> Option<&str> {
     let (rest, count) = path.file_stem()?.to_str()?.rsplit_once("-of-")?;
     let (name, number) = rest.rsplit_once('-')?;
@@ -178,7 +179,7 @@ fn split_name(path: &Path) -> Option<&str> {
     (is_number(number) && is_number(count)).then_some(name)
 }
 
-/// Whether a file of `needed` bytes fits where `available` are free.
+/// Checks that `needed` bytes fit in `available` bytes.
 fn check_space(path: &Path, needed: u64, available: u64) -> Result<(), ConvertError> {
     match needed <= available {
         true => Ok(()),
@@ -191,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn space_is_enough_or_the_error_says_what_is_missing() {
+    fn too_little_space_is_an_error_with_both_numbers() {
         let path = Path::new("/models/out.gguf");
         assert!(check_space(path, 1000, 1000).is_ok());
         let error = check_space(path, 1001, 1000).unwrap_err().to_string();
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn splits_are_known_by_their_names() {
+    fn split_files_are_recognized_by_their_names() {
         let name = |path: &str| split_name(Path::new(path)).map(str::to_owned);
         assert_eq!(name("/m/gemma-27b-00002-of-00003.gguf"), Some("gemma-27b".into()));
         assert_eq!(name("/m/gemma-27b.gguf"), None);
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_name_lies_in_the_working_directory() {
+    fn the_directory_of_a_bare_name_is_the_working_directory() {
         assert_eq!(directory(Path::new("out.gguf")), Path::new("."));
         assert_eq!(directory(Path::new("models/out.gguf")), Path::new("models"));
     }

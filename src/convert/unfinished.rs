@@ -1,4 +1,4 @@
-//! The unfinished file: one name beside the output's, and one writer.
+//! The unfinished file. It has a fixed name beside the output and at most one writer.
 
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 
 use super::ConvertError;
 
-/// How often the file may be replaced by others while it is being opened.
+/// How many times other processes may replace the file while it is being opened.
 const ATTEMPTS: usize = 10;
 
-/// `OUT.part`, open for writing and locked against every other conversion to `OUT`. The system ends
-/// the lock with the process, however that ends.
+/// `OUT.part`, open for writing and locked against all other conversions to `OUT`. The system
+/// releases the lock when the process ends, in whatever way.
 #[derive(Debug)]
 pub(super) struct UnfinishedFile {
     path: PathBuf,
     file: File,
-    /// Whether what it holds is this conversion's, to be removed if that fails.
+    /// Whether this conversion has begun to write to it. The file is then deleted if the conversion
+    /// fails.
     ours: bool,
 }
 
@@ -28,17 +29,18 @@ impl UnfinishedFile {
         path.into()
     }
 
-    /// Opens the unfinished file for `out`, or creates it. What it holds stays for now.
+    /// Opens the unfinished file for `out`, or creates it. Its contents are kept for now.
     ///
     /// # Errors
-    /// If another process is writing it, if it is no regular file or does not begin as a GGUF file
-    /// does, or if it cannot be created.
+    /// If another process is writing it, if it is not a regular file or does not begin like a GGUF
+    /// file, or if it cannot be created.
     pub(super) fn open(out: &Path) -> Result<Self, ConvertError> {
         let path = Self::path_for(out);
         for _ in 0..ATTEMPTS {
             let file = open_regular(&path)?;
             match file.try_lock() {
-                // Not every file system knows locks. Without, two writers are the user's to avoid.
+                // Some file systems do not support locks. There, users must not run two conversions
+                // to one output.
                 Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => {}
                 Err(TryLockError::WouldBlock) => break,
                 Err(TryLockError::Error(error)) => {
@@ -46,7 +48,8 @@ impl UnfinishedFile {
                 }
                 Ok(()) => {}
             }
-            // Whoever held the lock before may have given the file its final name since.
+            // The previous holder of the lock may have renamed the file to its final name
+            // meanwhile.
             if is_at(&file, &path) {
                 check_begin(&path, &file)?;
                 return Ok(Self { path, file, ours: false });
@@ -65,15 +68,15 @@ impl UnfinishedFile {
         &self.file
     }
 
-    /// Makes it this conversion's, which removes it when dropped: of what it holds, the first `len`
-    /// bytes stay. A shorter file gets zeros. Writing begins at the front.
+    /// Takes the file for this conversion, which deletes it when dropped. The first `len` bytes are
+    /// kept; a shorter file is extended with zeros. Writing starts at the beginning.
     pub(super) fn claim(&mut self, len: u64) -> io::Result<()> {
         self.ours = true;
         self.file.set_len(len)?;
         self.file.rewind()
     }
 
-    /// Leaves the file where it is.
+    /// Keeps the file when dropped.
     pub(super) fn keep(&mut self) {
         self.ours = false;
     }
@@ -81,19 +84,19 @@ impl UnfinishedFile {
 
 impl Drop for UnfinishedFile {
     fn drop(&mut self) {
-        // Before the file is closed: nobody else can have locked it yet.
+        // This comes before the file is closed, so no other process can hold the lock yet.
         if self.ours {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Opens `path` for reading and writing, and creates it if it is not there. Links are not followed:
-/// what they lead to is nothing that a conversion has begun.
+/// Opens `path` for reading and writing, and creates it if it does not exist. Symbolic links are
+/// not followed, because no conversion creates them.
 fn open_regular(path: &Path) -> Result<File, ConvertError> {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.is_file() => {
-            let cause = "is in the way and is no regular file";
+            let cause = "is in the way and is not a regular file";
             return Err(ConvertError::Unsuitable { path: path.to_owned(), cause });
         }
         Ok(_) => {}
@@ -104,7 +107,7 @@ fn open_regular(path: &Path) -> Result<File, ConvertError> {
     file.map_err(|error| ConvertError::Directory { path: path.to_owned(), error })
 }
 
-/// Whether `file` is what `path` leads to.
+/// Whether `path` still refers to `file`.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -115,14 +118,15 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Elsewhere files have no number that can be asked for: a file that got its final name meanwhile
-/// is no longer there, unless a third conversion has begun within these microseconds.
+/// On other systems files have no number to compare. If the file was renamed to its final name
+/// meanwhile, `path` no longer exists, unless a third conversion has begun within these
+/// microseconds.
 #[cfg(not(unix))]
 fn is_at(_file: &File, path: &Path) -> bool {
     path.exists()
 }
 
-/// Refuses to overwrite what no conversion can have left.
+/// Refuses to overwrite a file that cannot come from a conversion.
 fn check_begin(path: &Path, file: &File) -> Result<(), ConvertError> {
     let mut head = Vec::new();
     let read = file.take(4).read_to_end(&mut head);

@@ -1,23 +1,23 @@
-//! How much each column of each matrix counts, from an importance matrix.
+//! The importance of each column of each matrix, from an importance matrix.
 
 use lapidary_formats::gguf::Checksum;
 use lapidary_formats::imatrix::{Flaw, Imatrix};
 
 use crate::model::{Role, Source};
 
-/// The importance of every matrix's columns, as far as it is known.
+/// The importance of the columns of all matrices for which it is known.
 #[derive(Clone, Debug, Default)]
 pub struct Weighting {
     /// By tensor, in the order of [`Source::tensors`].
     by_tensor: Vec<Option<Vec<f32>>>,
-    /// What was wrong with some of them, by tensor name; conversion goes on.
+    /// Matrices without usable importance, by tensor name, and why. They are quantized without it.
     pub flaws: Vec<(String, Flaw)>,
-    /// Columns that had no usable value and got a small one, by tensor name.
+    /// Number of columns whose value was not usable and was replaced, by tensor name.
     pub repaired: Vec<(String, usize)>,
 }
 
 impl Weighting {
-    /// What `imatrix` says of the matrices of `source`.
+    /// Reads the importance of the matrices of `source` from `imatrix`.
     pub fn new(source: &Source, imatrix: &Imatrix) -> Self {
         let mut all = Self::default();
         for spec in source.tensors() {
@@ -46,7 +46,7 @@ impl Weighting {
         self.by_tensor.get(i)?.as_deref()
     }
 
-    /// A checksum of all of it.
+    /// A checksum of all importance values.
     pub(super) fn checksum(&self) -> u64 {
         let mut checksum = Checksum::new();
         for weights in &self.by_tensor {
@@ -57,12 +57,12 @@ impl Weighting {
         checksum.value()
     }
 
-    /// Matrices whose importance is known.
+    /// Number of matrices with known importance.
     pub fn len(&self) -> usize {
         self.by_tensor.iter().flatten().count()
     }
 
-    /// Whether no matrix's importance is known.
+    /// Whether no matrix has known importance.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,4 +1,5 @@
-//! The way in: the queue that requests wait in, and what is known from outside.
+//! The handle for sending requests to an engine, the queue in which they wait, and the engine's
+//! statistics.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,106 +9,107 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 
 use super::{Answer, EngineOptions, Event, Request, SubmitError};
 
-/// A request on its way.
+/// A request in the queue or in a slot.
 #[derive(Debug)]
 pub(super) struct QueuedRequest {
     pub request: Request,
-    /// Closed when nobody waits for the answer any more. It is unbounded so that a slow reader holds
-    /// nobody up; what it can hold is bounded by the context.
+    /// Closed when the client no longer waits for the answer. The channel is unbounded, so that a
+    /// slow reader does not delay others; the context limits how much it can hold.
     pub events: UnboundedSender<Event>,
     pub arrived: Instant,
 }
 
-/// What the engine has done since it began.
+/// What the engine has done since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Totals {
-    /// Tokens of prompts, those that were in the cache included.
+    /// Tokens of prompts, including those that were in the cache.
     pub prompt_tokens: u64,
     /// Tokens of prompts that were in the cache.
     pub cached_tokens: u64,
-    /// Tokens that were picked.
+    /// Tokens that were sampled.
     pub generated_tokens: u64,
     /// Passes over the weights.
     pub steps: u64,
-    /// Requests that were taken.
+    /// Requests that were accepted.
     pub requests: u64,
     /// Answers that the model, a stop text or a constraint ended.
     pub finished_stop: u64,
-    /// Answers that were as long as they may be.
+    /// Answers that ended at their length limit.
     pub finished_length: u64,
-    /// Requests that nobody waited for any more.
+    /// Requests whose client went away.
     pub cancelled: u64,
-    /// Answers that could not be made.
+    /// Answers that failed.
     pub failed: u64,
-    /// Requests that were not taken because too many waited.
+    /// Requests that were refused because the queue was full.
     pub refused: u64,
-    /// Seconds of passes that read prompts.
+    /// Seconds of passes that evaluated tokens of prompts.
     pub prompt_seconds: f64,
-    /// Seconds of passes that read none.
+    /// Seconds of passes that did not.
     pub decode_seconds: f64,
 }
 
-/// How the engine is.
+/// The current state of the engine.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Status {
-    /// Answers that can be made at a time.
+    /// Number of slots.
     pub parallel: usize,
-    /// Answers that are being made.
+    /// Slots in use.
     pub busy: usize,
-    /// Requests that wait.
+    /// Requests that are waiting.
     pub waiting: usize,
-    /// Requests that may wait.
+    /// Number of requests that may wait.
     pub queue: usize,
-    /// What it has done.
+    /// What the engine has done since it started.
     pub totals: Totals,
 }
 
-/// What handles and the engine share.
+/// The state that handles and the engine share.
 #[derive(Debug, Default)]
-pub(super) struct Desk {
+pub(super) struct EngineState {
     pub queue: VecDeque<QueuedRequest>,
     pub busy: usize,
     pub totals: Totals,
-    /// No more requests are taken, and those there are come to an end.
+    /// Set when the engine shuts down: no more requests are accepted, and the running ones end.
     pub closed: bool,
-    /// Handles that there are.
+    /// Number of handles.
     handles: usize,
 }
 
-impl Desk {
-    /// Forgets the requests that nobody waits for any more.
+impl EngineState {
+    /// Removes the queued requests whose client has gone away.
     pub fn drop_cancelled(&mut self) {
         let before = self.queue.len();
         self.queue.retain(|queued| !queued.events.is_closed());
         self.totals.cancelled += (before - self.queue.len()) as u64;
     }
 
-    /// Whether there will never be anything to do again.
+    /// Whether no more requests can arrive.
     pub fn is_over(&self) -> bool {
         self.closed || self.handles == 0
     }
 }
 
-/// The desk, and the bell on it.
+/// The shared state with its lock, and the condition variable that signals its changes.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    desk: Mutex<Desk>,
-    bell: Condvar,
+    state: Mutex<EngineState>,
+    changed: Condvar,
 }
 
 impl Shared {
-    /// The desk. A thread that panicked while it stood there left nothing half done.
-    pub fn desk(&self) -> MutexGuard<'_, Desk> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the state. A thread that panicked while it held the lock left nothing half done.
+    pub fn lock(&self) -> MutexGuard<'_, EngineState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until somebody rings.
-    pub fn wait<'d>(&self, desk: MutexGuard<'d, Desk>) -> MutexGuard<'d, Desk> {
-        self.bell.wait(desk).unwrap_or_else(PoisonError::into_inner)
+    /// Waits until the state changes.
+    pub fn wait<'s>(&self, state: MutexGuard<'s, EngineState>) -> MutexGuard<'s, EngineState> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Hands requests to an engine. Clones share it; when the last is gone, the engine ends.
+/// Sends requests to an engine. Clones send to the same engine. When the last one is dropped, the
+/// engine ends.
 #[derive(Debug)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -117,15 +119,16 @@ pub struct Handle {
 
 impl Handle {
     pub(super) fn new(shared: Arc<Shared>, options: EngineOptions, n_vocab: usize) -> Self {
-        shared.desk().handles += 1;
+        shared.lock().handles += 1;
         Self { shared, options, n_vocab }
     }
 
-    /// Hands in requests, all of them or none; those that cannot begin at once wait, first come, first
-    /// served.
+    /// Submits requests, all of them or none. Requests that cannot start at once wait, and start in
+    /// the order of their arrival.
     ///
     /// # Errors
-    /// If too many wait already, one can never be answered, or the engine has ended.
+    /// If the queue is full, if one of the requests can never be answered, or if the engine has
+    /// ended.
     pub fn submit(&self, requests: Vec<Request>) -> Result<Vec<Answer>, SubmitError> {
         let EngineOptions { parallel, queue, .. } = self.options;
         requests.iter().try_for_each(|request| self.check(request))?;
@@ -133,24 +136,24 @@ impl Handle {
         if choices > most {
             return Err(SubmitError::TooMany { choices, most });
         }
-        let mut desk = self.shared.desk();
-        if desk.closed {
+        let mut state = self.shared.lock();
+        if state.closed {
             return Err(SubmitError::Closed);
         }
-        desk.drop_cancelled();
-        if desk.queue.len() + desk.busy + choices > most {
-            desk.totals.refused += choices as u64;
-            return Err(SubmitError::Full { waiting: desk.queue.len() });
+        state.drop_cancelled();
+        if state.queue.len() + state.busy + choices > most {
+            state.totals.refused += choices as u64;
+            return Err(SubmitError::Full { waiting: state.queue.len() });
         }
-        desk.totals.requests += choices as u64;
+        state.totals.requests += choices as u64;
         let arrived = Instant::now();
         let answers = requests.into_iter().map(|request| {
             let (events, receiver) = mpsc::unbounded_channel();
-            desk.queue.push_back(QueuedRequest { request, events, arrived });
+            state.queue.push_back(QueuedRequest { request, events, arrived });
             Answer { events: receiver }
         });
         let answers = answers.collect();
-        self.shared.bell.notify_one();
+        self.shared.changed.notify_one();
         Ok(answers)
     }
 
@@ -169,30 +172,30 @@ impl Handle {
         }
     }
 
-    /// How the engine is.
+    /// The current state of the engine.
     pub fn status(&self) -> Status {
-        let desk = self.shared.desk();
+        let state = self.shared.lock();
         Status {
             parallel: self.options.parallel,
-            busy: desk.busy,
-            waiting: desk.queue.len(),
+            busy: state.busy,
+            waiting: state.queue.len(),
             queue: self.options.queue,
-            totals: desk.totals,
+            totals: state.totals,
         }
     }
 
-    /// Ends the engine after its present pass, with all answers as they are.
+    /// Ends the engine after the current pass. Answers that are not complete end as they are.
     pub fn shutdown(&self) {
-        self.shared.desk().closed = true;
-        self.shared.bell.notify_one();
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_one();
     }
 
-    /// The most tokens of a prompt and its answer.
+    /// Most tokens of a prompt and its answer together.
     pub fn n_ctx(&self) -> usize {
         self.options.state.n_ctx
     }
 
-    /// Ids of the vocabulary.
+    /// Size of the vocabulary.
     pub fn n_vocab(&self) -> usize {
         self.n_vocab
     }
@@ -206,7 +209,7 @@ impl Clone for Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.desk().handles -= 1;
-        self.shared.bell.notify_one();
+        self.shared.lock().handles -= 1;
+        self.shared.changed.notify_one();
     }
 }

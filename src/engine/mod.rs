@@ -1,9 +1,10 @@
-//! Many answers at a time from one model: they are decoded together, in one pass over the weights, and
-//! prompts are read in between. Decoding is bound by reading the weights, so that several answers take
-//! little longer than one.
+//! Generates several answers at a time with one model. All running answers are decoded together, in
+//! one pass over the weights, and parts of prompts are evaluated in the same passes. Decoding is
+//! limited by reading the weights, so several answers take little longer than one.
 //!
-//! Every answer is the one that it would be alone, bit for bit: see [`crate::model`]. What a prompt
-//! begins with is taken from whatever sequence begins so, busy or not.
+//! Every answer is the same, bit for bit, as if it were generated alone: see [`crate::model`]. The
+//! beginning of a prompt is copied from any sequence that has the same beginning, whether that
+//! sequence is in use or not.
 
 mod handle;
 mod pick;
@@ -26,18 +27,18 @@ use slot::Slot;
 use crate::model::{BatchEntry, Model, ModelError, StateOptions, Workspace, LOGIT_ROWS};
 use crate::tokenizer::Tokenizer;
 
-/// What an engine may take.
+/// The limits of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// Answers that are made at a time, at least one.
+    /// Number of slots, that is of answers that are generated at the same time; at least one.
     pub parallel: usize,
-    /// Requests that may wait besides.
+    /// Number of requests that may wait for a slot.
     pub queue: usize,
-    /// What each answer with its prompt may take. A pass takes a ubatch of prompts.
+    /// The options of each slot's sequence. A pass evaluates at most `n_ubatch` tokens of prompts.
     pub state: StateOptions,
 }
 
-/// Makes answers until it is told to stop.
+/// Generates answers until it is shut down.
 #[derive(Debug)]
 pub struct Engine<'m> {
     model: &'m Model<'m>,
@@ -48,15 +49,16 @@ pub struct Engine<'m> {
     slots: Vec<Slot<'m>>,
     work: Workspace,
     pace: Pace,
-    /// Passes so far.
+    /// Number of passes so far.
     steps: u64,
 }
 
-/// Fewer tokens in common are evaluated sooner than waited for.
-const WORTH_WAITING: usize = 16;
+/// Fewest common tokens for which waiting for another slot pays: fewer are evaluated sooner.
+const MIN_WAIT: usize = 16;
 
 impl<'m> Engine<'m> {
-    /// An engine and the way in. `stop_ids`: the model's own ends.
+    /// Creates an engine and the handle for sending it requests. `stop_ids` are the tokens with
+    /// which the model ends its answers.
     pub fn new(
         model: &'m Model<'m>,
         tokenizer: &'m Tokenizer,
@@ -72,116 +74,120 @@ impl<'m> Engine<'m> {
         (engine, handle)
     }
 
-    /// Makes answers until [`Handle::shutdown`], or until all handles are gone and nothing is left to do.
+    /// Generates answers until [`Handle::shutdown`], or until all handles are gone and no work is
+    /// left.
     pub fn run(mut self) {
         while self.take_requests() {
             self.step();
         }
     }
 
-    /// Fills free slots; waits if there is nothing to do. The result is whether there is something.
+    /// Starts queued requests in free slots, and waits if there is nothing to do. Returns `false`
+    /// if the engine should end.
     fn take_requests(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
-        let mut desk = shared.desk();
+        let mut state = shared.lock();
         loop {
-            if desk.closed {
+            if state.closed {
                 return false;
             }
             for slot in &mut self.slots {
-                if slot.running.as_ref().is_some_and(|running| !running.is_wanted()) {
+                if slot.running.as_ref().is_some_and(|running| !running.has_client()) {
                     slot.end();
-                    desk.totals.cancelled += 1;
+                    state.totals.cancelled += 1;
                 }
             }
-            desk.drop_cancelled();
+            state.drop_cancelled();
             while self.slots.iter().any(|slot| slot.running.is_none()) {
-                let Some(queued) = desk.queue.pop_front() else { break };
+                let Some(queued) = state.queue.pop_front() else { break };
                 self.begin(queued);
             }
-            desk.busy = busy(&self.slots);
-            if desk.busy > 0 {
+            state.busy = busy(&self.slots);
+            if state.busy > 0 {
                 return true;
             }
-            if desk.is_over() {
+            if state.is_over() {
                 return false;
             }
-            desk = shared.wait(desk);
+            state = shared.wait(state);
         }
     }
 
-    /// Begins in a free slot, of which there is one: in that of the sequence that the prompt goes on
-    /// with, or else in the one that was left alone longest.
+    /// Starts a request in a free slot; there must be one. Prefers the slot whose whole sequence is
+    /// the beginning of the prompt, otherwise the slot that has not been used for longest.
     fn begin(&mut self, queued: QueuedRequest) {
         let prompt = &queued.request.prompt;
         let free = self.slots.iter_mut().filter(|slot| slot.running.is_none());
-        let goes_on = |slot: &Slot<'_>| {
-            let shared = slot.shares(prompt);
+        let preference = |slot: &Slot<'_>| {
+            let shared = slot.common_prefix(prompt);
             (if shared == slot.sequence.len() { shared } else { 0 }, u64::MAX - slot.used)
         };
-        if let Some(slot) = free.max_by_key(|slot| goes_on(slot)) {
+        if let Some(slot) = free.max_by_key(|slot| preference(slot)) {
             slot.begin(queued, self.tokenizer);
             slot.used = self.steps;
         }
     }
 
-    /// One pass over the weights.
+    /// Runs one pass over the weights.
     fn step(&mut self) {
         self.steps += 1;
-        self.share_beginnings();
+        self.share_prefixes();
         let planned = self.plan();
         let prompts = planned.iter().any(|(slot, _)| self.slots[*slot].is_reading());
         let tokens: usize = planned.iter().map(|(_, n)| n).sum();
         let start = Instant::now();
         if let Err(error) = self.evaluate(&planned) {
-            self.evaluate_apart(&planned, error);
+            self.evaluate_separately(&planned, error);
         }
         let time = start.elapsed();
-        let mut desk = self.shared.desk();
-        desk.totals.steps += 1;
+        let mut state = self.shared.lock();
+        state.totals.steps += 1;
         match prompts {
-            true => desk.totals.prompt_seconds += time.as_secs_f64(),
-            false => desk.totals.decode_seconds += time.as_secs_f64(),
+            true => state.totals.prompt_seconds += time.as_secs_f64(),
+            false => state.totals.decode_seconds += time.as_secs_f64(),
         }
-        drop(desk);
+        drop(state);
         if prompts {
-            self.pace.learn(tokens, time);
+            self.pace.add(tokens, time);
         }
     }
 
-    /// Prompts take over what other sequences have of them, unless those are reading it just now.
-    fn share_beginnings(&mut self) {
+    /// Copies the beginnings of prompts from other sequences, unless another slot is evaluating the
+    /// same tokens at this moment.
+    fn share_prefixes(&mut self) {
         for reader in 0..self.slots.len() {
-            if !self.slots[reader].can_borrow() || self.waits(reader) {
+            if !self.slots[reader].can_copy_prefix() || self.waits_for_prefix(reader) {
                 continue;
             }
             let others = (0..self.slots.len()).filter(|other| *other != reader);
-            let shares = |other: &usize| self.slots[*other].shares(&self.slots[reader].ids);
-            let Some(other) = others.max_by_key(shares) else { continue };
+            let shared = |other: &usize| self.slots[*other].common_prefix(&self.slots[reader].ids);
+            let Some(other) = others.max_by_key(shared) else { continue };
             if let Ok([reader, other]) = self.slots.get_disjoint_mut([reader, other]) {
-                reader.borrow_from(other);
+                reader.copy_prefix(other);
             }
         }
     }
 
-    /// Whether a prompt waits for another to read what both begin with. Who has come further goes first,
-    /// and of equals the first slot, so that one always does.
-    fn waits(&self, index: usize) -> bool {
+    /// Whether a prompt waits until another slot has evaluated the beginning that both have in
+    /// common. The slot that has evaluated more does not wait, nor does the first of equal ones, so
+    /// that there is always one that does not.
+    fn waits_for_prefix(&self, index: usize) -> bool {
         let slot = &self.slots[index];
-        slot.can_borrow()
+        slot.can_copy_prefix()
             && self.slots.iter().enumerate().any(|(i, other)| {
                 let common = slot.ids.iter().zip(&other.ids).take_while(|(a, b)| a == b).count();
                 let (here, there) = (slot.sequence.len(), other.sequence.len());
                 other.is_reading()
                     && (there, index) > (here, i)
                     && there < common
-                    && common >= here + WORTH_WAITING
+                    && common >= here + MIN_WAIT
             })
     }
 
-    /// The slots of the next pass, in order, and how many of their tokens it evaluates.
+    /// The slots of the next pass in order, each with the number of its tokens to evaluate.
     fn plan(&self) -> Vec<(usize, usize)> {
         let slots = self.slots.iter().enumerate();
-        let busy = slots.filter(|(i, slot)| slot.running.is_some() && !self.waits(*i));
+        let busy = slots.filter(|(i, slot)| slot.running.is_some() && !self.waits_for_prefix(*i));
         let need = |(i, slot): (usize, &Slot<'_>)| Need {
             slot: i,
             tokens: slot.missing(),
@@ -191,7 +197,8 @@ impl<'m> Engine<'m> {
         plan(&needs, &self.pace, self.options.state.n_ubatch, self.steps as usize)
     }
 
-    /// Evaluates the next tokens of some slots, in order, and goes on with what comes of them.
+    /// Evaluates the next tokens of the planned slots, which are in order, and processes the
+    /// results.
     fn evaluate(&mut self, planned: &[(usize, usize)]) -> Result<(), ModelError> {
         let (mut batch, mut rows, mut row, steps) = (Vec::new(), Vec::new(), 0, self.steps);
         for (i, slot) in self.slots.iter_mut().enumerate() {
@@ -199,7 +206,8 @@ impl<'m> Engine<'m> {
             let Some(running) = &slot.running else { continue };
             let (at, all) = (slot.sequence.len(), running.prompt_logprobs().is_some());
             slot.used = steps;
-            // The last token is followed by one that is picked; others, if somebody asks.
+            // The last row is followed by a token to be sampled. Other rows are needed only if
+            // log-probabilities of the prompt were asked for.
             let row_of =
                 |r: usize| Row { slot: i, row: row + r, next: slot.ids.get(at + r + 1).copied() };
             rows.extend((0..*n).map(row_of).filter(|row| all || row.next.is_none()));
@@ -207,13 +215,13 @@ impl<'m> Engine<'m> {
             batch.push(BatchEntry { sequence: &mut slot.sequence, tokens: &slot.ids[at..at + n] });
         }
         self.model.evaluate_batch(&mut self.work, &mut batch)?;
-        rows.chunks(LOGIT_ROWS).for_each(|rows| self.go_on(rows));
+        rows.chunks(LOGIT_ROWS).for_each(|rows| self.process_rows(rows));
         Ok(())
     }
 
-    /// After a pass whose numbers are none: evaluates its slots one by one, so that only those fail that
-    /// have to.
-    fn evaluate_apart(&mut self, planned: &[(usize, usize)], error: ModelError) {
+    /// Called after a pass with values that are NaN or infinite. Evaluates its slots one by one, so
+    /// that only those fail that cause such values.
+    fn evaluate_separately(&mut self, planned: &[(usize, usize)], error: ModelError) {
         if let [(slot, _)] = planned {
             return self.fail(*slot, &error);
         }
@@ -228,37 +236,37 @@ impl<'m> Engine<'m> {
         }
     }
 
-    /// Goes on after some rows of the pass before.
-    fn go_on(&mut self, rows: &[Row]) {
+    /// Processes some rows of the last pass: determines the tokens that follow them.
+    fn process_rows(&mut self, rows: &[Row]) {
         let indexes: Vec<usize> = rows.iter().map(|row| row.row).collect();
         let logits = match self.model.logits_of(&mut self.work, &indexes) {
             Ok(logits) => logits,
             Err(error) => match rows {
                 [row] => return self.fail(row.slot, &error),
-                // Some of them are numbers.
-                rows => return rows.chunks(1).for_each(|row| self.go_on(row)),
+                // Some of the rows may be finite.
+                rows => return rows.chunks(1).for_each(|row| self.process_rows(row)),
             },
         };
         let picked = pick(&mut self.slots, rows, logits, &self.stop_ids, self.model.cpu());
         let shared = Arc::clone(&self.shared);
-        let mut desk = shared.desk();
+        let mut state = shared.lock();
         for (row, picked) in rows.iter().zip(picked) {
             let slot = &mut self.slots[row.slot];
             match (row.next, picked) {
-                (Some(_), Some(Ok(token))) => slot.take_given(token),
-                (_, Some(picked)) => slot.take(picked, &self.stop_ids, &mut desk.totals),
+                (Some(_), Some(Ok(token))) => slot.add_prompt_token(token),
+                (_, Some(picked)) => slot.add_token(picked, &self.stop_ids, &mut state.totals),
                 (_, None) => {}
             }
         }
-        desk.busy = busy(&self.slots);
+        state.busy = busy(&self.slots);
     }
 
-    /// Ends the work on a slot whose numbers are none.
+    /// Ends the answer of a slot whose values are NaN or infinite.
     fn fail(&mut self, slot: usize, error: &ModelError) {
         let slot = &mut self.slots[slot];
         slot.sequence.truncate(0);
         if let Some(running) = slot.end() {
-            self.shared.desk().totals.failed += 1;
+            self.shared.lock().totals.failed += 1;
             running.failed(EngineError::Model(error.to_string()));
         }
     }
@@ -269,11 +277,12 @@ fn busy(slots: &[Slot<'_>]) -> usize {
 }
 
 impl Drop for Engine<'_> {
-    /// Nobody waits for an engine that has ended, however it did.
+    /// Closes the queue and every waiting request, also after a panic, so that nobody waits for an
+    /// engine that has ended.
     fn drop(&mut self) {
-        let mut desk = self.shared.desk();
-        desk.closed = true;
-        desk.queue.clear();
-        desk.busy = 0;
+        let mut state = self.shared.lock();
+        state.closed = true;
+        state.queue.clear();
+        state.busy = 0;
     }
 }

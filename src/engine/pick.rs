@@ -1,5 +1,5 @@
-//! What comes after a row: the token of the prompt that stands there, or the one that is sampled, and how
-//! likely it is.
+//! Determines the token that follows each row of a pass, and its log-probabilities. It is either
+//! the next token of the prompt or a sampled one.
 
 use super::slot::{Running, Slot};
 use super::EngineError;
@@ -7,20 +7,20 @@ use crate::generate::{Token, TokenLogprobs};
 use crate::kernels::{Cpu, Isa};
 use crate::sampling::ConstraintError;
 
-/// A row of a pass whose logits are wanted.
+/// A row of a pass whose logits are needed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     pub slot: usize,
-    /// Its index in the pass.
+    /// Index of the row in the pass.
     pub row: usize,
-    /// The token of the prompt that follows; `None` if it is to be sampled.
+    /// The prompt token that follows the row; `None` if the token is to be sampled.
     pub next: Option<u32>,
 }
 
-/// What comes after a row.
+/// The token that follows a row.
 pub(super) type Picked = Result<Token, EngineError>;
 
-/// The work on one row, which any thread can do.
+/// The work on one row. Any thread can do it.
 struct Task<'a, 't> {
     logits: &'a mut [f32],
     next: Next<'a, 't>,
@@ -28,14 +28,15 @@ struct Task<'a, 't> {
 }
 
 enum Next<'a, 't> {
-    /// A token of the prompt, and how many of the likeliest are to be told.
-    Given { id: u32, logprobs: usize },
-    /// What the answer goes on with after `ids`.
+    /// A token of the prompt, and how many of the likeliest tokens to report with it.
+    Prompt { id: u32, logprobs: usize },
+    /// The answer's next token, to be sampled after `ids`.
     Sample { running: &'a mut Running<'t>, ids: &'a [u32] },
 }
 
-/// What comes after `rows`, which are in the order of the slots, given their logits, `[rows, n_vocab]`;
-/// `None` where nobody waits for it any more. The logits are changed.
+/// The tokens that follow `rows`, which are in the order of the slots, from their logits,
+/// `[rows, n_vocab]`. A result is `None` if its slot's answer has ended meanwhile. The logits are
+/// changed.
 pub(super) fn pick(
     slots: &mut [Slot<'_>],
     rows: &[Row],
@@ -54,9 +55,9 @@ pub(super) fn pick(
         let mut running = running.as_mut();
         while let Some((row, (logits, picked))) = places.next_if(|(row, _)| row.slot == i) {
             let next = match (row.next, prompt_logprobs) {
-                (Some(id), Some(logprobs)) => Next::Given { id, logprobs },
+                (Some(id), Some(logprobs)) => Next::Prompt { id, logprobs },
                 (Some(_), None) => continue,
-                // There is one such row at most.
+                // Each slot has at most one such row.
                 (None, _) => match running.take() {
                     Some(running) => Next::Sample { running, ids },
                     None => continue,
@@ -74,7 +75,7 @@ impl Task<'_, '_> {
         let Self { logits, next, picked } = self;
         let failed = |ConstraintError(why)| EngineError::Constraint(why);
         *picked = Some(match next {
-            Next::Given { id, logprobs } => {
+            Next::Prompt { id, logprobs } => {
                 let logprobs = Some(TokenLogprobs::new(isa, logits, id, logprobs));
                 Ok(Token { id, logprobs })
             }

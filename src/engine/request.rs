@@ -1,4 +1,4 @@
-//! What is asked of the engine, and what comes back.
+//! The requests to the engine, and the events that it sends back.
 
 use std::time::Duration;
 
@@ -8,113 +8,118 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::generate::{Finish, Token, TokenLogprobs};
 use crate::sampling::{Constraint, Sampler};
 
-/// A text to go on with.
+/// A prompt to continue.
 #[derive(Debug)]
 pub struct Request {
-    /// At least one token, all of the vocabulary.
+    /// At least one token, all of them in the vocabulary.
     pub prompt: Vec<u32>,
-    /// The most tokens of the answer, 0 to have the prompt read only; `None` for as many as the
-    /// context takes.
+    /// Most tokens of the answer; 0 only evaluates the prompt, `None` allows as many as the context
+    /// holds.
     pub max_tokens: Option<usize>,
-    /// How they are picked.
+    /// How tokens are sampled.
     pub sampler: Sampler,
-    /// What the answer has to be like.
+    /// What the answer must conform to.
     pub constraint: Option<Box<dyn Constraint>>,
-    /// Texts that end the answer, and are no part of it. None is empty.
+    /// Stop texts: they end the answer and are not part of it. None of them is empty.
     pub stop: Vec<String>,
-    /// Whether the answer goes on where the model would end it.
+    /// Whether the answer continues after the model has ended it.
     pub ignore_eos: bool,
-    /// The log-probabilities that come with each token of the answer: its own, and those of so many of
-    /// the likeliest. They are the model's, before anything that `sampler` does.
+    /// Requests log-probabilities for each token of the answer: its own, and those of this many of
+    /// the likeliest tokens. They are the model's, before `sampler` changes the logits.
     pub logprobs: Option<usize>,
-    /// Whether they come with each token of the prompt as well. All of it is evaluated then.
+    /// Whether each token of the prompt gets log-probabilities as well. The whole prompt is then
+    /// evaluated, and nothing is taken from the cache.
     pub prompt_logprobs: bool,
 }
 
-/// One step of an answer. After [`Event::Done`] and [`Event::Failed`] there are no more.
+/// One step of an answer. [`Event::Done`] and [`Event::Failed`] are the last ones.
 #[derive(Debug)]
 pub enum Event {
-    /// The prompt was read.
+    /// The prompt has been evaluated.
     Prompt {
-        /// Its tokens that were in the cache already.
+        /// Tokens of the prompt that were in the cache already.
         cached: usize,
-        /// One for each of its tokens but the first, if they were asked for.
+        /// Log-probabilities of each token of the prompt except the first, if they were asked for.
         logprobs: Vec<TokenLogprobs>,
     },
-    /// The text goes on. Only whole characters, and nothing that a stop text may begin with, come
-    /// before what follows is known; the tokens come with the last of their text.
+    /// The text continues. Incomplete characters, and text that may be the beginning of a stop
+    /// text, are held back until it is certain what they are. A token is sent with the last part of
+    /// its text.
     Text {
-        /// What is new.
+        /// The new text.
         text: String,
-        /// The tokens that are complete with it.
+        /// The tokens whose text is complete with it.
         tokens: Vec<Token>,
     },
-    /// The answer is whole.
+    /// The answer is complete.
     Done(Done),
-    /// It could not be made.
+    /// The answer could not be completed.
     Failed(EngineError),
 }
 
-/// What a whole answer took.
+/// Statistics of a complete answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Done {
-    /// Why it ended.
+    /// Why the answer ended.
     pub finish: Finish,
-    /// Tokens of the answer, those of a stop text or of the model's end included.
+    /// Tokens of the answer, including those of the stop text or the stop token that ended it.
     pub tokens: usize,
-    /// From being sent to the first work on it.
+    /// Time in the queue: from the submission to the first work on it.
     pub queued: Duration,
-    /// From then to the prompt's last token, the work for others in between included.
+    /// Time from then until the prompt had been evaluated, including the work on other requests in
+    /// between.
     pub prompt_time: Duration,
-    /// From then to the end.
+    /// Time from then to the end.
     pub decode_time: Duration,
 }
 
-/// Why an answer could not be made.
+/// Why an answer could not be completed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum EngineError {
-    /// The model makes no numbers of it.
+    /// The model computes values that are NaN or infinite.
     #[error("{0}")]
     Model(String),
-    /// No token fits the constraint.
+    /// No token conforms to the constraint.
     #[error("the answer cannot be made to fit its format: {0}")]
     Constraint(String),
 }
 
-/// Why a request is not taken.
+/// Why a request is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SubmitError {
-    /// Enough others wait.
+    /// The queue is full.
     #[error("{waiting} requests are waiting already")]
     Full {
-        /// How many.
+        /// Number of waiting requests.
         waiting: usize,
     },
-    /// More choices at once than could ever wait.
-    #[error("{choices} answers at once are more than the {most} that can wait")]
+    /// The request asks for more answers than slots and queue can ever hold.
+    #[error("{choices} answers were requested at once, but at most {most} are possible")]
     TooMany {
-        /// How many answers were asked for.
+        /// Number of answers that were asked for.
         choices: usize,
-        /// How many there may be.
+        /// The largest possible number.
         most: usize,
     },
-    /// There is nothing to go on with.
+    /// The prompt is empty.
     #[error("the prompt has no tokens")]
     NoTokens,
-    /// The prompt is longer than the context, or leaves no room for an answer.
-    #[error("the prompt has {tokens} tokens, the context takes {n_ctx} with the answer")]
+    /// The prompt does not fit in the context, or leaves no room for an answer.
+    #[error(
+        "the prompt has {tokens} tokens, but the context holds {n_ctx} together with the answer"
+    )]
     TooLong {
         /// Tokens of the prompt.
         tokens: usize,
         /// Positions of a sequence.
         n_ctx: usize,
     },
-    /// A token id that the vocabulary has not.
+    /// A token id is outside the vocabulary.
     #[error("token id {id} is outside the vocabulary of {n_vocab}")]
     Token {
         /// The id.
         id: u32,
-        /// Ids of the vocabulary.
+        /// Size of the vocabulary.
         n_vocab: usize,
     },
     /// The engine has ended.
@@ -122,22 +127,22 @@ pub enum SubmitError {
     Closed,
 }
 
-/// An answer in the making. Dropping it ends the work on it.
+/// An answer that is being generated. Dropping it cancels the request.
 #[derive(Debug)]
 pub struct Answer {
     pub(super) events: UnboundedReceiver<Event>,
 }
 
 impl Answer {
-    /// What comes next; `None` after the end, and when the engine has ended.
+    /// The next event; `None` after the last one, or if the engine has ended.
     pub async fn next(&mut self) -> Option<Event> {
         self.events.recv().await
     }
 
-    /// The same, for a thread that may wait.
+    /// The same for a thread that may block.
     ///
     /// # Panics
-    /// If it is called by a task.
+    /// If it is called within an asynchronous task.
     pub fn next_blocking(&mut self) -> Option<Event> {
         self.events.blocking_recv()
     }

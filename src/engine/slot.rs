@@ -1,4 +1,5 @@
-//! A place for one sequence: an answer in the making, or what is left of the last one.
+//! A slot: holds one sequence, and the answer that is being generated in it, if any. After an
+//! answer, its sequence stays for later prompts.
 
 use std::time::{Duration, Instant};
 
@@ -10,31 +11,32 @@ use crate::model::{Config, Sequence, StateOptions};
 use crate::sampling::ConstraintError;
 use crate::tokenizer::Tokenizer;
 
-/// Fewer tokens are evaluated as fast as all before them are copied.
-const WORTH_COPYING: usize = 16;
+/// Fewest tokens for which copying keys and values pays: evaluating fewer is as fast as copying all
+/// those before them.
+const MIN_COPY: usize = 16;
 
-/// A place for one sequence.
+/// A place for one sequence, as in llama.cpp's server.
 #[derive(Debug)]
 pub(super) struct Slot<'t> {
     pub sequence: Sequence,
-    /// The tokens of the sequence, and then those that it has yet to evaluate.
+    /// The tokens of the sequence, followed by those that are still to be evaluated.
     pub ids: Vec<u32>,
     pub running: Option<Running<'t>>,
-    /// The pass in which it was last used.
+    /// The pass in which the slot was last used.
     pub used: u64,
 }
 
-/// An answer in the making.
+/// An answer that is being generated.
 #[derive(Debug)]
 pub(super) struct Running<'t> {
     queued: QueuedRequest,
     generation: Generation<'t>,
-    /// Tokens of the prompt that were in a cache.
+    /// Tokens of the prompt that did not have to be evaluated.
     pub cached: usize,
-    /// Of the prompt.
+    /// Log-probabilities of the prompt's tokens so far.
     pub logprobs: Vec<TokenLogprobs>,
     started: Instant,
-    /// When the prompt was read.
+    /// When the prompt had been evaluated.
     read: Option<Instant>,
 }
 
@@ -44,38 +46,39 @@ impl<'t> Slot<'t> {
         Self { sequence, ids: Vec::new(), running: None, used: 0 }
     }
 
-    /// The tokens whose keys and values are there.
+    /// The tokens whose keys and values are in the cache.
     pub fn evaluated(&self) -> &[u32] {
         &self.ids[..self.sequence.len()]
     }
 
-    /// How many tokens it has yet to evaluate.
+    /// How many tokens are still to be evaluated.
     pub fn missing(&self) -> usize {
         self.ids.len() - self.sequence.len()
     }
 
-    /// How many of the first tokens of `ids` it has and could go on from, less the last of them, whose
-    /// logits are wanted.
-    pub fn shares(&self, ids: &[u32]) -> usize {
+    /// How many of the first tokens of `ids` need not be evaluated because the sequence holds them.
+    /// The last token is never counted, because its logits are needed.
+    pub fn common_prefix(&self, ids: &[u32]) -> usize {
         let common = self.evaluated().iter().zip(ids).take_while(|(a, b)| a == b).count();
         self.sequence.keeps(common.min(ids.len().saturating_sub(1)))
     }
 
-    /// Whether it has a prompt to read.
+    /// Whether the slot has a prompt that is still being evaluated.
     pub fn is_reading(&self) -> bool {
         self.running.as_ref().is_some_and(|running| !running.answering())
     }
 
-    /// Whether it has a prompt to read that need not be evaluated as a whole.
-    pub fn can_borrow(&self) -> bool {
-        let borrows = |running: &Running<'_>| running.prompt_logprobs().is_none();
-        self.is_reading() && self.running.as_ref().is_some_and(borrows)
+    /// Whether the slot is evaluating a prompt of which a part may be copied from another slot.
+    /// That is not so if log-probabilities of the prompt are wanted.
+    pub fn can_copy_prefix(&self) -> bool {
+        let copies = |running: &Running<'_>| running.prompt_logprobs().is_none();
+        self.is_reading() && self.running.as_ref().is_some_and(copies)
     }
 
-    /// Begins with a request.
+    /// Starts a request.
     pub fn begin(&mut self, mut queued: QueuedRequest, tokenizer: &'t Tokenizer) {
         let request = &mut queued.request;
-        let cached = if request.prompt_logprobs { 0 } else { self.shares(&request.prompt) };
+        let cached = if request.prompt_logprobs { 0 } else { self.common_prefix(&request.prompt) };
         let cached = self.sequence.truncate(cached);
         self.ids.clone_from(&request.prompt);
         let room = self.sequence.options().n_ctx - self.ids.len();
@@ -91,10 +94,11 @@ impl<'t> Slot<'t> {
         self.running = Some(Running { queued, generation, cached, logprobs, started, read: None });
     }
 
-    /// Takes over what `other` has of the prompt, if that is so much more that it is faster.
-    pub fn borrow_from(&mut self, other: &Self) {
-        let shared = other.shares(&self.ids);
-        if shared >= self.sequence.len() + WORTH_COPYING {
+    /// Copies what `other` holds of the prompt, if that is so much more than this slot holds that
+    /// copying is faster than evaluating.
+    pub fn copy_prefix(&mut self, other: &Self) {
+        let shared = other.common_prefix(&self.ids);
+        if shared >= self.sequence.len() + MIN_COPY {
             let before = self.sequence.len();
             let now = self.sequence.copy_from(&other.sequence, shared);
             if let Some(running) = &mut self.running {
@@ -103,15 +107,15 @@ impl<'t> Slot<'t> {
         }
     }
 
-    /// Goes on with what was found of a token of the prompt.
-    pub fn take_given(&mut self, token: Token) {
+    /// Stores the log-probabilities of a prompt token.
+    pub fn add_prompt_token(&mut self, token: Token) {
         if let Some(running) = &mut self.running {
             running.logprobs.extend(token.logprobs);
         }
     }
 
-    /// Goes on with what was picked to come next.
-    pub fn take(
+    /// Adds the token that was sampled, and ends the answer if it is complete.
+    pub fn add_token(
         &mut self,
         picked: Result<Token, EngineError>,
         stop_ids: &[u32],
@@ -124,7 +128,7 @@ impl<'t> Slot<'t> {
             running.prompt_read();
         }
         let finish = match picked {
-            // The prompt was all that was asked for.
+            // The request asked only for the evaluation of its prompt.
             Ok(_) if running.generation.is_full() => Ok(Some(Finish::Length)),
             Ok(token) => {
                 totals.generated_tokens += 1;
@@ -150,7 +154,8 @@ impl<'t> Slot<'t> {
         }
     }
 
-    /// Ends the work, whatever came of it.
+    /// Ends the answer, complete or not, and returns it. The tokens that were not evaluated are
+    /// dropped.
     pub fn end(&mut self) -> Option<Running<'t>> {
         self.ids.truncate(self.sequence.len());
         self.running.take()
@@ -158,31 +163,31 @@ impl<'t> Slot<'t> {
 }
 
 impl Running<'_> {
-    /// Whether the prompt was read.
+    /// Whether the prompt has been evaluated.
     fn answering(&self) -> bool {
         self.read.is_some()
     }
 
-    /// Whether somebody waits for the answer.
-    pub fn is_wanted(&self) -> bool {
+    /// Whether the client still waits for the answer.
+    pub fn has_client(&self) -> bool {
         !self.queued.events.is_closed()
     }
 
-    /// Tells that the prompt was read.
+    /// Reports that the prompt has been evaluated.
     fn prompt_read(&mut self) {
         self.read = Some(Instant::now());
         let logprobs = std::mem::take(&mut self.logprobs);
         self.send(Event::Prompt { cached: self.cached, logprobs });
     }
 
-    /// How many of the likeliest tokens are to be told at each place of the prompt, if that was asked
-    /// for.
+    /// How many of the likeliest tokens to report at each position of the prompt; `None` if no
+    /// log-probabilities of the prompt were asked for.
     pub fn prompt_logprobs(&self) -> Option<usize> {
         let request = &self.queued.request;
         request.prompt_logprobs.then(|| request.logprobs.unwrap_or(0))
     }
 
-    /// Samples the token that comes after `ids`.
+    /// Samples the token that follows `ids`.
     pub fn sample(
         &mut self,
         isa: Isa,
@@ -194,7 +199,7 @@ impl Running<'_> {
         self.generation.sample(sampler, isa, logits, ids, stop_ids)
     }
 
-    /// Goes on with a token; gives how the answer ends if it does.
+    /// Adds a token. Returns why the answer ends, if it does.
     fn push(&mut self, token: Token, stop_ids: &[u32]) -> Option<Finish> {
         let (shown, finish) = self.generation.push(token, stop_ids);
         self.show(shown);
@@ -207,7 +212,7 @@ impl Running<'_> {
         }
     }
 
-    /// Tells that the answer is whole.
+    /// Reports that the answer is complete.
     pub fn done(mut self, finish: Finish) {
         let rest = self.generation.finish();
         self.show(rest);
@@ -222,13 +227,13 @@ impl Running<'_> {
         self.send(Event::Done(done));
     }
 
-    /// Tells that there will be no answer.
+    /// Reports that the answer has failed.
     pub fn failed(self, error: EngineError) {
         self.send(Event::Failed(error));
     }
 
     fn send(&self, event: Event) {
-        // Whoever does not wait any more is found before the next pass.
+        // If the client has gone away, that is noticed before the next pass.
         let _ = self.queued.events.send(event);
     }
 }

@@ -1,4 +1,4 @@
-//! Why a text does not go on.
+//! Why generation fails.
 
 use std::error::Error;
 
@@ -9,15 +9,15 @@ use crate::sampling::ConstraintError;
 
 /// A prompt that does not fit the context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the prompt has {tokens} tokens, the context takes {n_ctx}")]
+#[error("the prompt has {tokens} tokens, but the context holds {n_ctx}")]
 pub struct PromptTooLong {
     /// Tokens of the prompt.
     pub tokens: usize,
-    /// Positions of the context.
+    /// Length of the context.
     pub n_ctx: usize,
 }
 
-/// Why a text does not go on.
+/// Why generation fails.
 #[derive(Debug, Error)]
 pub enum GenerateError {
     /// The prompt does not fit the context.
@@ -26,10 +26,10 @@ pub enum GenerateError {
     /// The model cannot evaluate the tokens.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// No token fits the constraint.
+    /// No token conforms to the constraint.
     #[error(transparent)]
     Constraint(#[from] ConstraintError),
-    /// What to go on with when the context is full could not be found.
+    /// [`Shift::shift`](super::Shift::shift) failed when the context was full.
     #[error(transparent)]
     Shift(Box<dyn Error + Send + Sync>),
 }

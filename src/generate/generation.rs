@@ -1,5 +1,5 @@
-//! One text in the making: from logits to the next token, and from tokens to the text that may be shown
-//! and to its end.
+//! Generates one text: samples the next token from the logits, decides which text may be shown, and
+//! detects the end.
 
 use super::text::{Shown, Text};
 use super::{Token, TokenLogprobs};
@@ -10,59 +10,59 @@ use crate::tokenizer::{ControlPieces, Tokenizer};
 /// Why a text ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Finish {
-    /// The model ended it, or a stop text, or its constraint.
+    /// The model, a stop text or the constraint ended it.
     Stop,
-    /// It has as many tokens as it may have.
+    /// It has reached its largest number of tokens.
     Length,
 }
 
-/// What a text has to be like.
+/// How a text is generated and what ends it.
 #[derive(Debug, Default)]
 pub struct GenerationOptions {
-    /// The most tokens; `None` for no limit.
+    /// Most tokens; `None` for no limit.
     pub max_tokens: Option<usize>,
-    /// What the text has to fit.
+    /// What the text must conform to.
     pub constraint: Option<Box<dyn Constraint>>,
-    /// Texts that end it, and are no part of it. None is empty.
+    /// Stop texts: they end the text and are not part of it. None of them is empty.
     pub stop: Vec<String>,
-    /// Whether it goes on where the model would end it.
+    /// Whether the text continues after the model has ended it.
     pub ignore_eos: bool,
-    /// The log-probabilities that come with each token: its own, and those of so many of the likeliest.
-    /// They are the model's, before anything that the sampler does.
+    /// Requests log-probabilities for each token: its own, and those of this many of the likeliest
+    /// tokens. They are the model's, before the sampler changes the logits.
     pub logprobs: Option<usize>,
 }
 
-/// One text in the making.
+/// A text that is being generated.
 #[derive(Debug)]
 pub struct Generation<'t> {
     options: GenerationOptions,
     text: Text<'t>,
-    /// Tokens so far.
+    /// Number of tokens so far.
     tokens: usize,
 }
 
 impl<'t> Generation<'t> {
-    /// A text without tokens.
+    /// Starts a text without tokens.
     pub fn new(tokenizer: &'t Tokenizer, mut options: GenerationOptions) -> Self {
         let decoder = tokenizer.stream(ControlPieces::Omit);
         let text = Text::new(decoder, std::mem::take(&mut options.stop));
         Self { options, text, tokens: 0 }
     }
 
-    /// Tokens so far, the one that ended the text included.
+    /// Number of tokens so far, including the one that ended the text.
     pub fn tokens(&self) -> usize {
         self.tokens
     }
 
-    /// Whether it has as many tokens as it may have.
+    /// Whether the text has reached its largest number of tokens.
     pub fn is_full(&self) -> bool {
         self.options.max_tokens == Some(self.tokens)
     }
 
-    /// Samples the token that comes after `ids`, given its logits, `[n_vocab]`, which are changed.
+    /// Samples the token that follows `ids` from its logits, `[n_vocab]`, which are changed.
     ///
     /// # Errors
-    /// If no token fits the constraint.
+    /// If no token conforms to the constraint.
     pub fn sample(
         &mut self,
         sampler: &mut Sampler,
@@ -72,14 +72,14 @@ impl<'t> Generation<'t> {
         stop_ids: &[u32],
     ) -> Result<Token, ConstraintError> {
         let GenerationOptions { constraint, logprobs, .. } = &mut self.options;
-        // The constraint and the sampler change them.
+        // A copy, because the constraint and the sampler change the logits.
         let before = logprobs.map(|n| (n, logits.to_vec()));
         if let Some(constraint) = constraint {
             constraint.mask(logits)?;
         }
         let id = sampler.sample(logits, ids);
         match constraint {
-            // The end comes where the text may end.
+            // A stop token is not part of the text; the mask allows it only where the text may end.
             Some(constraint) if !stop_ids.contains(&id) => constraint.accept(id)?,
             _ => {}
         }
@@ -87,8 +87,8 @@ impl<'t> Generation<'t> {
         Ok(Token { id, logprobs })
     }
 
-    /// Adds the token that was sampled; gives what may be shown now, and how the text ends if it does.
-    /// The token that ends it is no part of it.
+    /// Adds the token that was sampled. Returns what may be shown now, and why the text ends, if it
+    /// does. A token that ends the text is not part of it.
     pub fn push(&mut self, token: Token, stop_ids: &[u32]) -> (Shown, Option<Finish>) {
         self.tokens += 1;
         let GenerationOptions { constraint, ignore_eos, .. } = &self.options;
@@ -105,7 +105,7 @@ impl<'t> Generation<'t> {
         (shown, finish)
     }
 
-    /// What is left to be shown at the end.
+    /// Ends the text and returns what is still to be shown.
     pub fn finish(&mut self) -> Shown {
         self.text.finish()
     }

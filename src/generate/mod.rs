@@ -1,10 +1,10 @@
-//! Generation: evaluate, sample, stop, and again.
+//! Generates text: evaluates tokens, samples the next one, and checks for the end.
 //!
-//! - [`Generation`]: one text in the making. It samples the next token and says what may be shown and
-//!   whether the text ends. [`Session`] and the slots of an [engine](crate::engine) both go by it.
-//! - [`Session`]: one sequence on its own. [`Session::generate`] gives its tokens one by one, as an
-//!   iterator that can be cancelled.
-//! - [`Shift`]: what a session goes on with when its context is full.
+//! - [`Generation`]: a text that is being generated. It samples the next token, decides what may be
+//!   shown, and detects the end. [`Session`] and the slots of an [engine](crate::engine) both use it.
+//! - [`Session`]: a single sequence. [`Session::generate`] is an iterator over the tokens of a text,
+//!   which can be cancelled.
+//! - [`Shift`]: chooses the tokens with which a session continues when its context is full.
 //!
 //! ```
 //! use lapidary::generate::{Limits, Session};

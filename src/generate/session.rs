@@ -1,4 +1,4 @@
-//! One sequence on its own, and the iterator over the tokens that it goes on with.
+//! Generates text with a single sequence, as an iterator over its tokens.
 
 use std::time::{Duration, Instant};
 
@@ -7,32 +7,33 @@ use crate::model::{Model, ModelError, State, StateOptions};
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
 
-/// A model, the tokens that it has read so far, and how they go on.
+/// A model and one sequence: the tokens that it has evaluated so far, and a sampler for the next
+/// ones.
 pub struct Session<'m> {
     model: &'m Model<'m>,
     tokenizer: &'m Tokenizer,
     stop_ids: Vec<u32>,
     sampler: Sampler,
     state: State,
-    /// The tokens that `state` holds.
+    /// The tokens whose keys and values are in `state`.
     pub(super) ids: Vec<u32>,
-    /// What comes after them, `[n_vocab]`.
+    /// The logits of the last of them, `[n_vocab]`.
     pub(super) logits: Vec<f32>,
 }
 
-/// When to stop, apart from where the model ends a text.
+/// When to stop, in addition to where the model ends the text.
 #[derive(Clone, Copy)]
 pub struct Limits<'c> {
-    /// The most tokens; `None` for no limit.
+    /// Most tokens; `None` for no limit.
     pub max_tokens: Option<usize>,
-    /// Asked before every evaluation.
+    /// Called before every evaluation; generation stops when it returns true.
     pub cancelled: &'c dyn Fn() -> bool,
 }
 
 /// Why a text ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The model ended it, or it has as many tokens as were asked for.
+    /// The model ended it, or it has as many tokens as `max_tokens` allows.
     Finished(Finish),
     /// The context is full.
     ContextFull,
@@ -40,33 +41,33 @@ pub enum End {
     Cancelled,
 }
 
-/// What was generated, and how long it took.
+/// What was generated, with statistics.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The tokens of its text, the one that ended it not counted.
+    /// Number of tokens in its text. A stop token at the end is not counted.
     pub tokens: usize,
-    /// The latest of them: all as long as the context might hold them.
+    /// The latest of these tokens; all of them, unless they are more than the context holds.
     pub ids: Vec<u32>,
-    /// Why it ended; `None` while it goes on.
+    /// Why it ended; `None` while it continues.
     pub end: Option<End>,
-    /// Tokens of the prompt.
+    /// Number of tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Those of them that the session did not hold yet, and that were evaluated.
+    /// How many of these had to be evaluated because the session did not hold them.
     pub prompt_evaluated: usize,
-    /// How often the context was full and a part of it forgotten.
+    /// How often the context was full and was shifted.
     pub shifts: usize,
-    /// From the prompt's arrival to its last token.
+    /// Time from the prompt's arrival until it had been evaluated.
     pub prompt_time: Duration,
-    /// Evaluations after the prompt, one token each.
+    /// Number of evaluations after the prompt, of one token each.
     pub decoded: usize,
-    /// What they took, with the sampling of the tokens.
+    /// Their time, including sampling.
     pub decode_time: Duration,
-    /// When the first token was there.
+    /// When the first token was sampled.
     pub first_token: Option<Instant>,
 }
 
 impl<'m> Session<'m> {
-    /// An empty sequence, which may take what `options` say.
+    /// Starts an empty sequence with these options.
     pub fn new(
         model: &'m Model<'m>,
         tokenizer: &'m Tokenizer,
@@ -78,7 +79,7 @@ impl<'m> Session<'m> {
         Self { model, tokenizer, stop_ids, sampler, state, ids: Vec::new(), logits: Vec::new() }
     }
 
-    /// Goes on with a sequence that was saved, in place of this one. `ids` are its tokens.
+    /// Replaces the sequence with a saved one, whose tokens are `ids`.
     pub fn resume(&mut self, state: State, ids: Vec<u32>) {
         (self.state, self.ids) = (state, ids);
     }
@@ -88,22 +89,22 @@ impl<'m> Session<'m> {
         self.model
     }
 
-    /// What it holds.
+    /// The state of the sequence.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// The tokens that it holds.
+    /// The tokens of the sequence.
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
 
-    /// The most tokens that it takes.
+    /// Most tokens of the sequence.
     pub fn n_ctx(&self) -> usize {
         self.state.options().n_ctx
     }
 
-    /// Whether a prompt fits the context.
+    /// Checks that a prompt fits the context.
     ///
     /// # Errors
     /// If it does not.
@@ -115,14 +116,14 @@ impl<'m> Session<'m> {
         }
     }
 
-    /// Goes on from `prompt`: each item of the iterator is what one more token adds to the text. The
-    /// first reads the prompt. Only the tokens of the prompt that the sequence does not begin with yet
-    /// are evaluated; what else the sequence holds is forgotten. When the context is full, it goes on
-    /// from what `shift` says.
+    /// Continues `prompt`. Each item of the iterator is the text that one more token adds; the
+    /// first item also takes the evaluation of the prompt. Tokens with which the sequence already
+    /// begins are not evaluated again; what follows them in the sequence is dropped. When the
+    /// context is full, `shift` chooses the tokens to continue from.
     ///
     /// # Errors
-    /// If the prompt has no tokens, or more than the context. Errors of the model and of `shift` are
-    /// items, after which there are no more.
+    /// If the prompt has no tokens, or more than the context. Errors of the model and of `shift`
+    /// are items of the iterator, and the last ones.
     pub fn generate<'s>(
         &'s mut self,
         prompt: &[u32],
@@ -130,7 +131,7 @@ impl<'m> Session<'m> {
         shift: &'s mut dyn Shift,
     ) -> Result<Tokens<'s, 'm>, GenerateError> {
         self.check_length(prompt)?;
-        // A stranger's chat template may render to nothing.
+        // An untrusted chat template may render nothing.
         if prompt.is_empty() {
             return Err(ModelError::NoTokens.into());
         }
@@ -145,18 +146,18 @@ impl<'m> Session<'m> {
         Ok(Tokens { session: self, generation, shift, cancelled, prompt, start, answer })
     }
 
-    /// Forgets everything after what the sequence and `prompt` begin with alike, and that as well
-    /// where a ring no longer holds what the next position attends to; gives the length of what is
-    /// left.
+    /// Keeps the tokens that the sequence and `prompt` have in common at the beginning, and drops
+    /// the others. Keeps none if a ring no longer holds what the next position attends to. Returns
+    /// the number of tokens kept.
     fn keep_common(&mut self, prompt: &[u32]) -> usize {
         let common = self.ids.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        // The last token is evaluated in any case: its logits are where the answer begins.
+        // The last token is always evaluated, because its logits are needed.
         let kept = self.state.truncate(common.min(prompt.len().saturating_sub(1)));
         self.ids.truncate(kept);
         kept
     }
 
-    /// Evaluates the tokens of a prompt; the result is whether it got through before it was cancelled.
+    /// Evaluates the tokens of a prompt. Returns `false` if it was cancelled before the end.
     fn read(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<bool, ModelError> {
         for ubatch in tokens.chunks(self.state.options().n_ubatch) {
             if cancelled() {
@@ -176,13 +177,13 @@ impl<'m> Session<'m> {
     }
 }
 
-/// The text of a session as it goes on, token by token.
+/// An iterator that generates the text of a session, token by token.
 pub struct Tokens<'s, 'm> {
     session: &'s mut Session<'m>,
     generation: Generation<'m>,
     shift: &'s mut dyn Shift,
     cancelled: &'s dyn Fn() -> bool,
-    /// What of the prompt has yet to be read.
+    /// The part of the prompt that is still to be evaluated.
     prompt: Vec<u32>,
     start: Instant,
     answer: Answer,
@@ -194,18 +195,18 @@ impl Tokens<'_, '_> {
         &self.answer
     }
 
-    /// What was generated.
+    /// What was generated in the end.
     pub fn into_answer(self) -> Answer {
         self.answer
     }
 
-    /// One token: evaluate, sample, stop.
+    /// Generates one token: evaluates, samples and checks for the end.
     fn step(&mut self) -> Result<Shown, GenerateError> {
-        let going_on = match self.answer.first_token {
+        let end = match self.answer.first_token {
             None => self.read_prompt()?,
             Some(_) => self.evaluate_last()?,
         };
-        if let Some(end) = going_on {
+        if let Some(end) = end {
             return Ok(self.end(end));
         }
         let Session { sampler, logits, ids, stop_ids, model, .. } = &mut *self.session;
@@ -223,7 +224,7 @@ impl Tokens<'_, '_> {
         Ok(shown)
     }
 
-    /// Reads the prompt; gives why there is nothing to sample, if so.
+    /// Evaluates the prompt. Returns why the text ends here, if it does.
     fn read_prompt(&mut self) -> Result<Option<End>, GenerateError> {
         let prompt = std::mem::take(&mut self.prompt);
         let held = self.session.ids.len();
@@ -237,7 +238,7 @@ impl Tokens<'_, '_> {
         Ok(if (self.cancelled)() { Some(End::Cancelled) } else { full })
     }
 
-    /// Evaluates the last token; gives why there is nothing to sample, if so.
+    /// Evaluates the last token. Returns why the text ends here, if it does.
     fn evaluate_last(&mut self) -> Result<Option<End>, GenerateError> {
         if (self.cancelled)() {
             return Ok(Some(End::Cancelled));
@@ -261,7 +262,7 @@ impl Tokens<'_, '_> {
         Ok(None)
     }
 
-    /// Ends the text; gives what is left to be shown.
+    /// Ends the text and returns what is still to be shown.
     fn end(&mut self, end: End) -> Shown {
         self.answer.end = Some(end);
         self.generation.finish()
@@ -299,17 +300,18 @@ impl Answer {
         }
     }
 
-    /// Tokens of the prompt that were evaluated in a second.
+    /// Evaluated tokens of the prompt per second.
     pub fn prompt_speed(&self) -> Option<f64> {
         tokens_per_second(self.prompt_evaluated, self.prompt_time)
     }
 
-    /// Tokens that were evaluated in a second after the prompt.
+    /// Decoded tokens per second.
     pub fn decode_speed(&self) -> Option<f64> {
         tokens_per_second(self.decoded, self.decode_time)
     }
 
-    /// Adds a token. A text may go on for ever: what no context of `n_ctx` holds is not kept.
+    /// Adds a token. A text may be endless, so only as many ids are kept as a context of `n_ctx`
+    /// may need.
     fn push(&mut self, id: u32, n_ctx: usize) {
         self.tokens += 1;
         self.ids.push(id);
@@ -319,7 +321,7 @@ impl Answer {
     }
 }
 
-/// Tokens in a second; `None` where there are none.
+/// Tokens per second; `None` if there are no tokens or no time has passed.
 pub fn tokens_per_second(tokens: usize, time: Duration) -> Option<f64> {
     (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64())
 }

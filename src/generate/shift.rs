@@ -1,37 +1,39 @@
-//! What a sequence goes on with when its context is full.
+//! Chooses the tokens with which a sequence continues when its context is full.
 //!
-//! Keys are stored as RoPE turned them for their positions, and keys and values of all layers but
-//! the first come of what was there before them. So what is forgotten is forgotten as text: the ids
-//! that are left are evaluated again from position 0, and what follows is what a fresh run over
-//! them gives. Rotating the old keys to new positions would be cheaper and never exact: rounding
-//! adds up, and what was forgotten would speak on through the others. Half a context goes at a
-//! time, so that each token is evaluated about twice.
+//! Keys are stored with RoPE already applied for their positions, and in all layers but the first
+//! keys and values depend on the tokens before them. Therefore tokens are removed from the text,
+//! not from the cache: the remaining ids are evaluated again from position 0, and the result is the
+//! same as in a fresh run over them. Moving the old keys to new positions by another rotation, as
+//! llama.cpp does, would be cheaper but not exact: rounding errors add up, and the removed tokens
+//! would still influence the others. Half of the context is removed at a time, so each token is
+//! evaluated about twice.
 
 use std::error::Error;
 
-/// The ids to go on from, if anything can be forgotten, or why they could not be found.
+/// The ids to continue from, `None` if nothing can be removed, or an error.
 type Shifted = Result<Option<Vec<u32>>, Box<dyn Error + Send + Sync>>;
 
-/// Chooses what a full sequence goes on with.
+/// Chooses the tokens with which a sequence continues when its context is full.
 pub trait Shift {
-    /// The ids to go on from, when the ids `held` fill the context; they fit it, and end with the
-    /// last of `generated`, which is not held yet. `None` if nothing can be forgotten.
+    /// Returns the ids to continue from when the ids `held` fill the context. They must fit in the
+    /// context and end with the last of `generated`, which is not yet in `held`. Returns `None` if
+    /// nothing can be removed.
     ///
     /// # Errors
-    /// If they cannot be found; the text ends there.
+    /// If the ids cannot be determined. Generation then fails.
     fn shift(&mut self, held: &[u32], generated: &[u32]) -> Shifted;
 }
 
-/// Forgets nothing: a full context ends the text.
+/// Removes nothing, so that a full context ends the text.
 impl Shift for () {
     fn shift(&mut self, _: &[u32], _: &[u32]) -> Shifted {
         Ok(None)
     }
 }
 
-/// Forgets the oldest half of what follows the first tokens.
+/// Keeps the first tokens and removes the older half of those after them.
 pub struct OldestHalf {
-    /// Tokens at the beginning that stay.
+    /// Number of tokens at the beginning that are kept.
     pub keep: usize,
 }
 
@@ -52,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_tokens_and_the_latest_half_stay() {
+    fn the_first_tokens_and_the_newer_half_are_kept() {
         let shift = |keep, held: &[u32]| OldestHalf { keep }.shift(held, &[8, 9]).unwrap();
         assert_eq!(shift(1, &[2, 3, 4, 5, 6, 7, 8]), Some(vec![2, 6, 7, 8, 9]));
         assert_eq!(shift(0, &[3, 4, 5, 6, 7, 8]), Some(vec![6, 7, 8, 9]));

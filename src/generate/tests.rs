@@ -10,7 +10,7 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-/// A model and its tokenizer, for sequences that always go on with the likeliest token.
+/// A model and its tokenizer, for sequences with greedy sampling.
 struct Setup {
     source: Source,
     tokenizer: Tokenizer,
@@ -24,7 +24,7 @@ impl Setup {
     }
 
     fn model(&self) -> Model<'_> {
-        // One thread: thousands of steps that are too small to share.
+        // One thread, because the thousands of steps are too small to be shared.
         Model::load(&self.source, Some(1)).unwrap()
     }
 
@@ -54,7 +54,7 @@ fn shifted(
 const LENGTH: Option<End> = Some(End::Finished(Finish::Length));
 
 #[test]
-fn what_the_sequence_begins_with_is_not_evaluated_again() {
+fn the_common_beginning_is_not_evaluated_again() {
     let setup = Setup::new("tiny-gemma2");
     let model = setup.model();
     let session = || setup.session(&model, StateOptions::new(128, KvType::F32));
@@ -62,24 +62,25 @@ fn what_the_sequence_begins_with_is_not_evaluated_again() {
     let (david, saul) = (encode("And David went up to"), encode("And David said unto Saul"));
     let common = david.iter().zip(&saul).take_while(|(a, b)| a == b).count();
 
-    let mut going_on = session();
-    for (prompt, known) in [(&david, 0), (&saul, common), (&saul, saul.len() - 1)] {
-        let found = answer(&mut going_on, prompt, 12);
-        assert_eq!(found.prompt_evaluated, prompt.len() - known);
+    let mut reused = session();
+    for (prompt, cached) in [(&david, 0), (&saul, common), (&saul, saul.len() - 1)] {
+        let found = answer(&mut reused, prompt, 12);
+        assert_eq!(found.prompt_evaluated, prompt.len() - cached);
         assert_eq!(found.ids, answer(&mut session(), prompt, 12).ids);
     }
     let mut longer = saul.clone();
-    longer.extend(&going_on.ids[saul.len()..]);
+    longer.extend(&reused.ids[saul.len()..]);
     longer.extend(&david[1..]);
-    let found = answer(&mut going_on, &longer, 12);
+    let found = answer(&mut reused, &longer, 12);
     assert_eq!(found.prompt_evaluated, david.len() - 1);
     assert_eq!(found.ids, answer(&mut session(), &longer, 12).ids);
 }
 
-/// Micro's window is 16, and a ring for ubatches of 40 holds a span of 256 positions: after 600 those
-/// from 344 on are there, which is what positions from 359 on see.
+/// The micro model has a window of 16, and with ubatches of 40 a ring holds one span of 256
+/// positions. After 600 tokens it holds the positions from 344 on, which is enough to continue at
+/// position 359 or later.
 #[test]
-fn a_ring_that_wrapped_is_reused_as_far_as_it_goes_and_no_further() {
+fn a_wrapped_ring_is_reused_as_far_as_it_holds_positions() {
     const LONG: usize = 700;
     let setup = Setup::new("micro-gemma2");
     let model = setup.model();
@@ -88,8 +89,9 @@ fn a_ring_that_wrapped_is_reused_as_far_as_it_goes_and_no_further() {
     let other = &ids[LONG..];
     for kv in KvType::ALL {
         let options = StateOptions { n_ubatch: 40, ..StateOptions::new(LONG, kv) };
-        // Prompts that have so many tokens in common with the 600, and their lengths.
-        for (common, len, known) in [
+        // Number of tokens that the prompt has in common with the first 600, its length, and how
+        // many of its tokens are not evaluated again.
+        for (common, len, cached) in [
             (600, 650, 600),
             (500, 500, 499),
             (400, 420, 400),
@@ -102,12 +104,12 @@ fn a_ring_that_wrapped_is_reused_as_far_as_it_goes_and_no_further() {
             answer(&mut session, &ids[..600], 0);
             let prompt = [&ids[..common], &other[..len - common]].concat();
             let found = answer(&mut session, &prompt, 0);
-            assert_eq!(found.prompt_evaluated, len - known, "{kv:?}, {common} in common");
+            assert_eq!(found.prompt_evaluated, len - cached, "{kv:?}, {common} in common");
             assert_eq!(session.ids, prompt);
             let mut fresh = setup.session(&model, options);
             answer(&mut fresh, &prompt, 0);
             assert!(session.logits == fresh.logits, "{kv:?}, {common} in common");
-            // And what is written after it.
+            // Also compares what is generated after it.
             let (found, expected) =
                 (answer(&mut session, &prompt, 9), answer(&mut fresh, &prompt, 9));
             assert_eq!(found.ids, expected.ids);
@@ -115,9 +117,10 @@ fn a_ring_that_wrapped_is_reused_as_far_as_it_goes_and_no_further() {
     }
 }
 
-/// After each shift the sequence is one that begins with what was kept: its logits are a fresh one's.
+/// After each shift, the sequence is one that begins with the kept tokens: its logits are equal to
+/// those of a fresh sequence.
 #[test]
-fn a_text_slides_through_any_context() {
+fn a_text_can_be_longer_than_a_context_of_any_length() {
     let setup = Setup::new("micro-gemma2");
     let model = setup.model();
     for n_ctx in [1, 2, 3, 4, 7, 50] {
@@ -127,15 +130,15 @@ fn a_text_slides_through_any_context() {
         let mut shift = OldestHalf { keep: usize::from(n_ctx > 1) };
         let found = shifted(&mut session, &prompt, 120, &mut shift);
         assert_eq!((found.tokens, found.end), (120, LENGTH), "n_ctx {n_ctx}");
-        // No more is kept than a context may hold, and a little.
+        // At least the last `n_ctx` ids are kept, and at most twice as many.
         assert!((n_ctx.min(120)..=2 * n_ctx).contains(&found.ids.len()), "n_ctx {n_ctx}");
-        // A full context makes room for half of what follows BOS.
+        // A full context drops half of what follows BOS.
         let room = ((n_ctx - usize::from(n_ctx > 1)).div_ceil(2)).max(1);
         let filled = 120 - 1 - (n_ctx - prompt.len());
         assert_eq!(found.shifts, filled.div_ceil(room), "n_ctx {n_ctx}");
         let held = session.ids.clone();
         assert!(held.len() <= n_ctx && (n_ctx == 1 || held[0] == 2));
-        // The latest tokens, but for the very last, which was not evaluated.
+        // The sequence holds the latest tokens, except the last one, which was not evaluated.
         let latest = &held[usize::from(n_ctx > 1)..];
         assert!(found.ids[..found.ids.len() - 1].ends_with(latest), "n_ctx {n_ctx}");
         let mut fresh = State::new(model.config(), options);
@@ -151,14 +154,14 @@ fn without_a_shift_a_full_context_ends_the_text() {
     let mut session = setup.session(&model, StateOptions::new(3, KvType::F16));
     let found = answer(&mut session, &[2, 700], 120);
     assert_eq!((found.ids.len(), found.end, found.shifts), (2, Some(End::ContextFull), 0));
-    // Neither does it go on where all of it has to stay.
+    // A shift that must keep everything ends the text, too.
     let mut shift = OldestHalf { keep: 3 };
     let found = shifted(&mut session, &[2, 700, 5], 9, &mut shift);
     assert_eq!((found.ids.len(), found.end, found.shifts), (1, Some(End::ContextFull), 0));
 }
 
 #[test]
-fn a_text_ends_where_it_is_cancelled() {
+fn cancelling_ends_a_text_and_keeps_what_was_evaluated() {
     let setup = Setup::new("micro-gemma2");
     let model = setup.model();
     let mut session = setup.session(&model, StateOptions::new(64, KvType::F16));
@@ -169,9 +172,9 @@ fn a_text_ends_where_it_is_cancelled() {
     let mut tokens = session.generate(&[2, 700], limits, &mut none).unwrap();
     tokens.by_ref().for_each(|shown| _ = shown.unwrap());
     let answer = tokens.into_answer();
-    // It is asked before and after the prompt is read, and then before each evaluation.
+    // It is called before and after the evaluation of the prompt, and then before each evaluation.
     assert_eq!((answer.end, answer.tokens, answer.decoded), (Some(End::Cancelled), 4, 3));
-    // What was read is there to go on from.
+    // The evaluated tokens stay and can be continued.
     assert_eq!(session.ids()[..2], [2, 700]);
     assert_eq!(session.ids().len(), 2 + answer.decoded);
     let refused = |prompt: &[u32], session: &mut Session<'_>| {
@@ -179,6 +182,6 @@ fn a_text_ends_where_it_is_cancelled() {
         session.generate(prompt, limits, &mut ()).err().unwrap().to_string()
     };
     assert_eq!(refused(&[], &mut session), "there are no tokens to evaluate");
-    let too_long = "the prompt has 65 tokens, the context takes 64";
+    let too_long = "the prompt has 65 tokens, but the context holds 64";
     assert_eq!(refused(&[2; 65], &mut session), too_long);
 }

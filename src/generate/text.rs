@@ -1,32 +1,33 @@
-//! From the tokens of an answer to the text that may be shown: whole characters, and nothing that a stop
-//! text may begin with.
+//! Turns the tokens of an answer into the text that may be shown: only complete characters, and
+//! nothing that may be the beginning of a stop text.
 
 use super::Token;
 use crate::tokenizer::Decoder;
 
-/// An answer's text on its way.
+/// The text of an answer, with the part that is still held back.
 #[derive(Debug)]
 pub(super) struct Text<'t> {
     decoder: Decoder<'t>,
-    /// None is empty.
+    /// Stop texts; none of them is empty.
     stop: Vec<String>,
-    /// What is not shown yet.
+    /// The text that is held back.
     text: String,
-    /// The tokens of that, each with where its own text ends; `None` while a character is incomplete.
+    /// The tokens of the text that is held back, each with the end of its own text, or `None` while
+    /// a character is incomplete.
     tokens: Vec<(Token, Option<usize>)>,
 }
 
 /// What may be shown.
 #[derive(Debug, Default, PartialEq)]
 pub struct Shown {
-    /// What is new of the text.
+    /// The new text.
     pub text: String,
-    /// The tokens that are complete with it.
+    /// The tokens whose text is complete with it.
     pub tokens: Vec<Token>,
 }
 
 impl Shown {
-    /// Adds what is to be shown after it.
+    /// Appends what is shown after it.
     pub(super) fn append(&mut self, mut after: Self) {
         self.text.push_str(&after.text);
         self.tokens.append(&mut after.tokens);
@@ -38,7 +39,8 @@ impl<'t> Text<'t> {
         Self { decoder, stop, text: String::new(), tokens: Vec::new() }
     }
 
-    /// Takes the next token; gives what may be shown now, and whether a stop text has ended it all.
+    /// Adds the next token. Returns what may be shown now, and whether a stop text has ended the
+    /// answer.
     pub fn push(&mut self, token: Token) -> (Shown, bool) {
         let new = self.decoder.push(token.id);
         self.tokens.push((token, None));
@@ -57,14 +59,14 @@ impl<'t> Text<'t> {
         }
     }
 
-    /// What is left at the end: nothing, if a stop text ended it.
+    /// Ends the text and returns what was held back; nothing if a stop text ended it.
     pub fn finish(&mut self) -> Shown {
         let mut text = std::mem::take(&mut self.text);
         text.push_str(&self.decoder.finish());
         Shown { text, tokens: self.tokens.drain(..).map(|(token, _)| token).collect() }
     }
 
-    /// The length of the longest end of the text that begins a stop text.
+    /// Length of the longest end of the text with which a stop text begins.
     fn held_back(&self) -> usize {
         let longest = self.stop.iter().map(|stop| stop.len() - 1).max().unwrap_or(0);
         let mut at = self.text.len().saturating_sub(longest);
@@ -78,7 +80,7 @@ impl<'t> Text<'t> {
         self.text.len() - at
     }
 
-    /// The first `len` bytes, and the tokens that end there or before.
+    /// Returns the first `len` bytes, and the tokens that end within them.
     fn show(&mut self, len: usize) -> Shown {
         let shown = |(_, end): &&(Token, Option<usize>)| end.is_some_and(|end| end <= len);
         let n = self.tokens.iter().take_while(shown).count();
@@ -97,7 +99,7 @@ mod tests {
     use super::*;
     use crate::tokenizer::{ControlPieces, Tokenizer};
 
-    /// One piece a byte: its id is the byte.
+    /// A tokenizer with one piece per byte, whose id is the byte.
     fn bytes() -> Tokenizer {
         let piece = |byte: u8| Piece {
             text: format!("<0x{byte:02X}>").into(),
@@ -111,14 +113,15 @@ mod tests {
         Tokenizer::new(vocab).unwrap()
     }
 
-    /// What is shown at each byte of `said`, as text and number of tokens, up to a stop, and at the end.
-    fn shown(said: &str, stop: &[&str]) -> Vec<(String, usize)> {
+    /// What is shown after each byte of `answer`, as text and number of tokens, until a stop text
+    /// or, with what was held back, the end.
+    fn shown(answer: &str, stop: &[&str]) -> Vec<(String, usize)> {
         let tokenizer = bytes();
         let stop = stop.iter().map(|stop| (*stop).to_owned()).collect();
         let mut text = Text::new(tokenizer.stream(ControlPieces::Omit), stop);
         let mut all = Vec::new();
         let mut add = |shown: Shown| all.push((shown.text, shown.tokens.len()));
-        for byte in said.bytes() {
+        for byte in answer.bytes() {
             let (shown, stopped) = text.push(Token { id: byte.into(), logprobs: None });
             add(shown);
             if stopped {
@@ -134,10 +137,10 @@ mod tests {
     }
 
     #[test]
-    fn characters_come_whole_and_with_all_their_tokens() {
+    fn characters_are_shown_complete_and_with_all_their_tokens() {
         let expected = [("a", 1), ("", 0), ("", 0), ("€", 3), ("", 0)];
         assert_eq!(shown("a€", &[]), expected.map(|(text, n)| (text.to_owned(), n)));
-        // A character that is never completed comes at the end.
+        // A character that stays incomplete is shown at the end.
         let tokenizer = bytes();
         let mut text = Text::new(tokenizer.stream(ControlPieces::Omit), Vec::new());
         assert_eq!(text.push(Token { id: 0xE2, logprobs: None }), (Shown::default(), false));
@@ -146,22 +149,22 @@ mod tests {
     }
 
     #[test]
-    fn what_may_begin_a_stop_text_waits() {
+    fn the_possible_beginning_of_a_stop_text_is_held_back() {
         let found = shown("one, two", &[", t"]);
         assert_eq!(joined(&found), ("one".to_owned(), 3));
         assert_eq!(found.len(), 6, "it ends with the last byte of the stop text");
-        // It was none after all.
+        // It was not a stop text after all.
         let found = shown("one, 2", &[", t"]);
         assert_eq!(found[3..5], [(String::new(), 0), (String::new(), 0)]);
         assert_eq!(found[5], (", 2".to_owned(), 3));
         assert_eq!(joined(&found), ("one, 2".to_owned(), 6));
-        // What waits at the end of the answer is part of it.
+        // What is held back at the end of the answer is part of it.
         assert_eq!(joined(&shown("one, ", &[", t"])), ("one, ".to_owned(), 5));
     }
 
     #[test]
-    fn the_first_of_several_stop_texts_counts() {
-        for (said, stop, left) in [
+    fn the_earliest_of_several_stop_texts_counts() {
+        for (answer, stop, left) in [
             ("abcd", vec!["d", "bc"], "a"),
             ("aab", vec!["ab"], "a"),
             ("ababac", vec!["abac"], "ab"),
@@ -170,7 +173,7 @@ mod tests {
             ("x", vec!["x"], ""),
             ("xyz", vec!["yza", "zz"], "xyz"),
         ] {
-            assert_eq!(joined(&shown(said, &stop)).0, left, "{said} until {stop:?}");
+            assert_eq!(joined(&shown(answer, &stop)).0, left, "{answer} until {stop:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A token that was generated, and how likely it was.
+//! A generated token, with its log-probabilities.
 
 use crate::kernels::{log_sum_exp, Isa};
 
@@ -7,24 +7,25 @@ use crate::kernels::{log_sum_exp, Isa};
 pub struct Token {
     /// Its id.
     pub id: u32,
-    /// How likely it was, if that was asked for.
+    /// Its log-probabilities, if they were asked for.
     pub logprobs: Option<TokenLogprobs>,
 }
 
-/// How likely a token was, and what else might have stood there.
+/// The log-probabilities of a token and of the likeliest tokens at its position.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLogprobs {
-    /// The token that stands there.
+    /// The token.
     pub id: u32,
     /// The natural logarithm of its probability.
     pub logprob: f32,
-    /// The likeliest tokens, the likeliest first, as many as were asked for.
+    /// The likeliest tokens with their log-probabilities, in descending order; as many as were
+    /// asked for.
     pub top: Vec<(u32, f32)>,
 }
 
 impl TokenLogprobs {
-    /// Those of the token `id` and of the `n` likeliest, given the logits, `[n_vocab]`; of equals, the
-    /// lowest id comes first.
+    /// The log-probabilities of token `id` and of the `n` likeliest tokens, from the logits,
+    /// `[n_vocab]`. Of equally likely tokens, the one with the lowest id comes first.
     pub fn new(isa: Isa, logits: &[f32], id: u32, n: usize) -> Self {
         let sum = log_sum_exp(isa, logits);
         let logprob = |logit: f32| (f64::from(logit) - sum) as f32;

@@ -1,5 +1,5 @@
-//! What a run will hold in memory, computed from the model's configuration before anything is
-//! allocated; and, where memory is short, what a sequence is given (`request`).
+//! Predicts the memory of a run from the model's configuration, before anything is allocated; and
+//! if memory is short, chooses the options of the sequences (`request`).
 
 mod request;
 
@@ -10,14 +10,14 @@ use crate::model::{tensors, Config, Role, Sequence, StateOptions, Workspace, LOG
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
 
-/// What a model has to do at a time.
+/// How many sequences there are at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
     /// One sequence.
     One,
-    /// As many as [an engine](crate::engine) has.
+    /// As many as the slots of an [engine](crate::engine).
     Engine {
-        /// At least one.
+        /// Number of slots, at least one.
         parallel: usize,
     },
 }
@@ -31,30 +31,32 @@ impl Load {
     }
 }
 
-/// Bytes that are resident at most while texts are generated, by part.
+/// Most resident memory while text is generated, in bytes by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// The mapped file: weights, the pieces' texts and metadata.
+    /// The mapped file: weights, texts of the SentencePiece pieces and metadata.
     pub file: u64,
-    /// Keys and values of full contexts, one for each sequence.
+    /// The KV cache, with the context of every sequence full.
     pub kv_cache: u64,
-    /// Activations of one ubatch of a long prompt and of the other sequences' tokens beside it, and the
-    /// logits of those positions that are wanted together.
+    /// The activations of the largest pass, which is one ubatch of a prompt and one token of every
+    /// other sequence; and the logits that are computed together.
     pub buffers: u64,
-    /// The tokenizer's tables, and those that keep answers to a format.
+    /// The tables of the tokenizer and of the constraints for JSON answers.
     pub tokenizer: u64,
-    /// The program itself, and what each of its threads works in.
+    /// The program itself, and the working memory of its threads.
     pub program: u64,
 }
 
-/// The program's code and data, the parsed header, what a terminal or a progress bar takes. Measured.
+/// The program's code and data, the parsed header, and what a terminal or a progress bar needs.
+/// Measured.
 const PROGRAM: usize = 12 << 20;
 
-/// A thread's stack and the rows of weights that it has unpacked, as far as they are touched. Measured.
+/// The touched part of a thread's stack, and the rows of weights that it unpacks. Measured.
 const THREAD: usize = 3 << 19;
 
 impl Memory {
-    /// For a file of `file` bytes, and sequences that fill what each may take, on `threads`.
+    /// The memory for a file of `file` bytes, sequences whose contexts are full, and this many
+    /// threads.
     pub fn new(
         config: &Config,
         file: u64,
@@ -78,20 +80,22 @@ impl Memory {
         }
     }
 
-    /// All parts together.
+    /// The sum of all parts.
     pub fn total(&self) -> u64 {
         self.parts().iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// What there has to be of address space: an allocator reserves more than it uses, glibc's 64 MiB
-    /// for each thread (<https://sourceware.org/glibc/wiki/MallocInternals>), and a thread has a stack.
+    /// The address space that is needed, in bytes. An allocator reserves more than it uses, glibc's
+    /// up to 64 MiB per thread (<https://sourceware.org/glibc/wiki/MallocInternals>), and each
+    /// thread has a stack.
     pub fn address_space(&self, threads: usize) -> u64 {
         let thread: u64 = (64 << 20) + (2 << 20);
-        // The thread pool, and the threads that read ahead and that wait for Ctrl-C.
+        // One more than the thread pool, which includes the main thread: one thread reads ahead and
+        // one waits for Ctrl-C.
         self.total() + thread * (threads as u64 + 1)
     }
 
-    /// The parts by name.
+    /// The names and sizes of the parts.
     pub fn parts(&self) -> [(&'static str, u64); 5] {
         [
             ("file", self.file),
@@ -103,14 +107,14 @@ impl Memory {
     }
 }
 
-/// What a pass works in, the logits of the positions that are wanted together, and what is picked from
-/// them on so many threads.
+/// The buffers of a pass, the logits that are computed together, and the samplers on this many
+/// threads.
 fn buffers(config: &Config, options: StateOptions, threads: usize, load: Load) -> usize {
     let sequences = load.sequences();
     let rows = options.n_ctx.min(options.n_ubatch) + sequences - 1;
     let (logit_rows, samplers) = match load {
         Load::One => (1, 1),
-        // Somebody may ask for those of a whole prompt.
+        // A request may ask for the logits of its whole prompt.
         Load::Engine { parallel } => (LOGIT_ROWS, parallel.min(threads)),
     };
     let logits = logit_rows * config.n_vocab * size_of::<f32>();

@@ -1,30 +1,32 @@
-//! What a sequence is given where memory is short.
+//! Chooses the options of a sequence if memory is short.
 
 use crate::kernels::KvType;
 use crate::model::{StateOptions, N_UBATCH};
 
-/// What is wanted; what is `None` is picked.
+/// What was asked for. Options that are `None` are chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryRequest {
-    /// The most positions.
+    /// Longest context, in tokens.
     pub n_ctx: usize,
-    /// Whether fewer will do.
-    pub shorter: bool,
-    /// What keys and values are stored as.
+    /// Whether a shorter context is acceptable.
+    pub may_shorten: bool,
+    /// Type of the KV cache.
     pub kv: Option<KvType>,
-    /// Positions that are evaluated together.
+    /// Most tokens of a prompt that are evaluated together.
     pub n_ubatch: Option<usize>,
 }
 
-/// The smallest ubatch that is picked: below, a prompt is read much slower, and little is won.
-const SMALLEST_UBATCH: usize = 32;
+/// Smallest ubatch that is chosen. Smaller ones would save little memory and make prompts much
+/// slower.
+const MIN_UBATCH: usize = 32;
 
-/// Contexts that are picked are multiples of this, as the cache's spans are.
-const STEP: usize = 256;
+/// Contexts that are shortened are multiples of this, like the spans of the KV cache.
+const CTX_STEP: usize = 256;
 
 impl MemoryRequest {
-    /// What there is without a word: [`N_UBATCH`], f16, and the whole context.
-    pub fn whole(&self) -> StateOptions {
+    /// The options if memory is not short: the whole context and, where nothing else was asked for,
+    /// an f16 cache and ubatches of [`N_UBATCH`].
+    pub fn preferred(&self) -> StateOptions {
         let kv = self.kv.unwrap_or(KvType::F16);
         StateOptions {
             n_ubatch: self.n_ubatch.unwrap_or(N_UBATCH),
@@ -32,16 +34,16 @@ impl MemoryRequest {
         }
     }
 
-    /// The first of what could be done that `fits`. What costs least is given up first: half of the
-    /// cache's precision, then the speed of prompts, and the length of the context last.
+    /// The first options that `fits` accepts, or `None`. What matters least is given up first: half
+    /// of the cache's precision, then the speed of prompts, and the length of the context last.
     pub fn pick(&self, fits: impl Fn(&StateOptions) -> bool) -> Option<StateOptions> {
         let whole = self.candidates().find(&fits);
-        if whole.is_some() || !self.shorter {
+        if whole.is_some() || !self.may_shorten {
             return whole;
         }
-        // The longest that fits. What fits goes on fitting when it gets shorter, so halving finds it.
-        let steps = |n: usize| StateOptions { n_ctx: n * STEP, ..self.smallest() };
-        let (mut fitting, mut too_long) = (0, self.n_ctx.div_ceil(STEP));
+        // Binary search for the longest context that fits. A shorter one than that fits as well.
+        let steps = |n: usize| StateOptions { n_ctx: n * CTX_STEP, ..self.smallest_whole() };
+        let (mut fitting, mut too_long) = (0, self.n_ctx.div_ceil(CTX_STEP));
         while fitting + 1 < too_long {
             let middle = (fitting + too_long) / 2;
             match fits(&steps(middle)) {
@@ -52,22 +54,22 @@ impl MemoryRequest {
         (fitting > 0).then(|| steps(fitting))
     }
 
-    /// What takes the least memory of what [`pick`](Self::pick) tries.
-    pub fn least(&self) -> StateOptions {
-        let n_ctx = if self.shorter { self.n_ctx.min(STEP) } else { self.n_ctx };
-        StateOptions { n_ctx, ..self.smallest() }
+    /// The options that take the least memory of all that [`pick`](Self::pick) tries.
+    pub fn smallest(&self) -> StateOptions {
+        let n_ctx = if self.may_shorten { self.n_ctx.min(CTX_STEP) } else { self.n_ctx };
+        StateOptions { n_ctx, ..self.smallest_whole() }
     }
 
-    fn smallest(&self) -> StateOptions {
-        self.candidates().last().unwrap_or(self.whole())
+    fn smallest_whole(&self) -> StateOptions {
+        self.candidates().last().unwrap_or(self.preferred())
     }
 
-    /// The whole context, from what is best to what takes least.
+    /// The options with the whole context, from the best to those that take the least memory.
     fn candidates(&self) -> impl Iterator<Item = StateOptions> {
-        let (whole, n_ubatch) = (self.whole(), self.n_ubatch);
+        let (whole, n_ubatch) = (self.preferred(), self.n_ubatch);
         let eight_bits = StateOptions { kv: self.kv.unwrap_or(KvType::Q8_0), ..whole };
         let halves = std::iter::successors(Some(whole.n_ubatch / 2), |n_ubatch| Some(n_ubatch / 2));
-        let smaller = halves.take_while(move |n| n_ubatch.is_none() && *n >= SMALLEST_UBATCH);
+        let smaller = halves.take_while(move |n| n_ubatch.is_none() && *n >= MIN_UBATCH);
         let smaller = smaller.map(move |n_ubatch| StateOptions { n_ubatch, ..eight_bits });
         [whole, eight_bits].into_iter().chain(smaller)
     }
@@ -78,9 +80,9 @@ mod tests {
     use super::*;
 
     const REQUEST: MemoryRequest =
-        MemoryRequest { n_ctx: 8192, shorter: true, kv: None, n_ubatch: None };
+        MemoryRequest { n_ctx: 8192, may_shorten: true, kv: None, n_ubatch: None };
 
-    /// Something that grows with everything.
+    /// A stand-in for the memory plan that grows with every option.
     fn bytes(options: &StateOptions) -> usize {
         options.n_ctx * options.kv.head_bytes(128) + options.n_ubatch * 1000
     }
@@ -91,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn precision_goes_first_then_ubatches_then_the_context() {
+    fn precision_is_given_up_first_then_the_ubatch_size_then_the_context() {
         let (f16, q8_0) = (8192 * 256, 8192 * 136);
         for (limit, picked) in [
             (f16 + 512_000, (8192, KvType::F16, 512)),
@@ -105,19 +107,19 @@ mod tests {
             assert_eq!(pick(REQUEST, limit), Some(picked), "{limit}");
         }
         assert_eq!(pick(REQUEST, 256 * 136 + 31_999), None);
-        assert_eq!(bytes(&REQUEST.least()), 256 * 136 + 32_000);
+        assert_eq!(bytes(&REQUEST.smallest()), 256 * 136 + 32_000);
     }
 
     #[test]
-    fn what_was_asked_for_is_kept() {
+    fn options_that_were_given_are_kept() {
         let f16 = MemoryRequest { kv: Some(KvType::F16), ..REQUEST };
         assert_eq!(pick(f16, 8192 * 256 + 100_000), Some((8192, KvType::F16, 64)));
         let n_ubatch = MemoryRequest { n_ubatch: Some(512), ..REQUEST };
         assert_eq!(pick(n_ubatch, 8191 * 136 + 512_000), Some((8192 - 256, KvType::Q8_0, 512)));
-        let long = MemoryRequest { shorter: false, ..REQUEST };
+        let long = MemoryRequest { may_shorten: false, ..REQUEST };
         assert_eq!(pick(long, 8191 * 136), None);
-        assert_eq!(long.least().n_ctx, 8192);
-        // A context that is no multiple of a step, and one that is less than one.
+        assert_eq!(long.smallest().n_ctx, 8192);
+        // A context that is not a multiple of the step, and one that is shorter than the step.
         assert_eq!(
             pick(MemoryRequest { n_ctx: 1000, ..REQUEST }, 999 * 136 + 32_000).unwrap().0,
             768

@@ -1,5 +1,6 @@
-//! The architectures of the Gemma family, a row each, and what they come to: a [`LayerSpec`] for every
-//! layer. The forward pass reads the specifications and knows no architecture by name.
+//! The architectures of the Gemma family, one row each, and the [`LayerSpec`] of every layer that
+//! follows from a row. The forward pass uses only these specifications and knows no architecture by
+//! name.
 //!
 //! Sources: transformers' `modeling_gemma.py`, `modeling_gemma2.py`, `modeling_gemma3.py` and
 //! `modeling_vaultgemma.py`; llama.cpp's `llama-model.cpp`.
@@ -17,24 +18,25 @@ pub enum Architecture {
     /// Gemma 2.
     Gemma2,
     /// VaultGemma: Gemma 2 without the norms after attention and feed-forward. llama.cpp does not
-    /// know it, so the name in GGUF files is ours.
+    /// support it, so its name in GGUF files is our own.
     VaultGemma,
-    /// Gemma 3, the text part.
+    /// The text model of Gemma 3.
     Gemma3,
 }
 
 /// What one layer does, apart from its sizes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerSpec {
-    /// Positions that a query attends to, its own included; `None` if all before it.
+    /// Number of positions that a query attends to, including its own; `None` for all of them.
     pub window: Option<usize>,
-    /// How queries and keys are turned.
+    /// RoPE of queries and keys.
     pub rope: RopeSpec,
-    /// Attention scores are squashed to ± this, if given.
+    /// Attention scores are limited to ± this value by the softcap, if given.
     pub softcap: Option<f32>,
-    /// Whether queries and keys are normed head by head, before RoPE.
+    /// Whether the query and key of each head are normed before RoPE.
     pub qk_norm: bool,
-    /// Whether what attention and feed-forward give is normed before it is added.
+    /// Whether the outputs of attention and feed-forward are normed before they are added to the
+    /// residual stream.
     pub post_norms: bool,
 }
 
@@ -45,19 +47,20 @@ impl LayerSpec {
     }
 }
 
-/// What sets an architecture apart.
+/// The properties of an architecture.
 pub(super) struct Row {
-    /// Whose row it is.
+    /// The architecture of this row.
     pub architecture: Architecture,
     /// `general.architecture` in GGUF files, and the prefix of the model's keys.
     pub gguf: &'static str,
-    /// The name for people.
+    /// The name in messages.
     pub name: &'static str,
-    /// transformers' `model_type`, of a model that is all text.
+    /// transformers' `model_type` of a text-only model.
     pub model_type: &'static str,
     /// The class in transformers.
     pub class: &'static str,
-    /// `model_type` and class of a model with other parts, whose `text_config` is of this architecture.
+    /// `model_type` and class of a model with other parts, whose `text_config` is of this
+    /// architecture.
     pub multimodal: Option<[&'static str; 2]>,
     /// See [`LayerSpec`].
     pub qk_norm: bool,
@@ -65,49 +68,51 @@ pub(super) struct Row {
     pub post_norms: bool,
     /// What transformers calls the norm before feed-forward.
     pub ffn_norm: &'static str,
-    /// Layer i attends to all positions if i + 1 is a multiple of this, and otherwise to a window.
+    /// Layer i is global if i + 1 is a multiple of this, otherwise local.
     pub period: usize,
-    /// Whether a model may have another period.
+    /// Whether a model may have another period than this.
     pub any_period: bool,
-    /// Whether local layers turn by a base of their own, and global ones may be stretched.
+    /// Whether local layers have a RoPE base of their own, and global layers may have scaled RoPE.
     pub local_rope: bool,
-    /// Whether the softcaps of attention and logits can be given.
+    /// Whether attention and logits may have softcaps.
     pub softcaps: bool,
-    /// Layers of the size whose attention is scaled by n_embd / n_head where every other size takes
-    /// the width of a head. llama.cpp knows it by this number, as GGUF files have no key for it.
+    /// Number of layers of the 27B size, whose attention is scaled by n_embd / n_head instead of
+    /// the width of a head. llama.cpp, too, recognizes it by this number, because GGUF has no key
+    /// for the scale.
     pub n_layer_27b: Option<usize>,
-    /// What llama.cpp makes of it.
+    /// How llama.cpp handles it.
     pub llama_cpp: LlamaCpp,
     /// What absent keys mean.
     pub defaults: Defaults,
 }
 
-/// What llama.cpp makes of an architecture.
+/// How llama.cpp handles an architecture.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum LlamaCpp {
-    /// It does not know it.
+    /// It does not support it.
     Unknown,
-    /// It loads models whose output matrix is the embedding, and no others.
+    /// It loads only models whose output matrix is the embedding.
     Tied,
     /// It loads models with and without an output matrix of their own.
     WithOutput,
 }
 
-/// What absent keys mean: the defaults of transformers' classes and of llama.cpp, which agree.
+/// What absent keys mean. The defaults of transformers' classes and those of llama.cpp agree.
 #[derive(Default)]
 pub(super) struct Defaults {
     pub n_ctx_train: usize,
     pub window: Option<usize>,
     pub attn_softcap: Option<f32>,
     pub final_softcap: Option<f32>,
-    /// RoPE's base in global layers.
+    /// RoPE base of global layers.
     pub rope_base: f32,
-    /// `config.json` of Gemma 3 leaves out what its class in transformers has as a default:
-    /// query heads, key/value heads, width of a head, `query_pre_attn_scalar`, `vocab_size`.
+    /// The sizes that Gemma 3's `config.json` may leave out, because its class in transformers has
+    /// defaults: query heads, key/value heads, width of a head, `query_pre_attn_scalar`,
+    /// `vocab_size`.
     pub sizes: Option<[usize; 5]>,
 }
 
-/// RoPE's base in local layers of models whose global ones have another.
+/// RoPE base of local layers, for architectures in which it differs from that of global layers.
 pub(super) const LOCAL_ROPE_BASE: f32 = 10_000.0;
 
 const GEMMA: Row = Row {
@@ -196,13 +201,14 @@ const GEMMA3: Row = Row {
 /// The only list of architectures.
 const ROWS: [&Row; 4] = [&GEMMA, &GEMMA2, &VAULT_GEMMA, &GEMMA3];
 
-/// What is related and cannot be run, by `model_type` or `general.architecture`, with what it is.
+/// Related models that are not supported, by `model_type` or `general.architecture`, with a
+/// description.
 const OTHERS: [(&str, &str); 12] = [
-    ("gemma-embedding", "EmbeddingGemma, a model of embeddings"),
+    ("gemma-embedding", "EmbeddingGemma, an embedding model"),
     ("gemma3n", "Gemma 3n, which has per-layer embeddings and shared keys"),
     ("gemma3n_text", "Gemma 3n, which has per-layer embeddings and shared keys"),
-    ("gemma4", "Gemma 4, which has other layers"),
-    ("gemma4_text", "Gemma 4, which has other layers"),
+    ("gemma4", "Gemma 4, which has different layers"),
+    ("gemma4_text", "Gemma 4, which has different layers"),
     ("paligemma", "PaliGemma, which reads images"),
     ("recurrent_gemma", "RecurrentGemma, which has recurrent layers"),
     ("recurrentgemma", "RecurrentGemma, which has recurrent layers"),
@@ -212,20 +218,20 @@ const OTHERS: [(&str, &str); 12] = [
     ("colgemma", "a retrieval model"),
 ];
 
-/// Classes that share an architecture's `model_type` and do something else with it.
+/// Classes that share the `model_type` of a supported architecture but are other kinds of models.
 const OTHER_CLASSES: [(&str, &str); 3] = [
-    ("Gemma3TextModel", "EmbeddingGemma, a model of embeddings"),
+    ("Gemma3TextModel", "EmbeddingGemma, an embedding model"),
     ("ForSequenceClassification", "a classifier"),
     ("ForTokenClassification", "a classifier"),
 ];
 
 impl Architecture {
-    /// All of them.
+    /// All architectures.
     pub fn all() -> impl Iterator<Item = Self> {
         ROWS.into_iter().map(|row| row.architecture)
     }
 
-    /// The name for people, such as `Gemma 2`.
+    /// The name in messages, such as `Gemma 2`.
     pub fn name(self) -> &'static str {
         self.row().name
     }
@@ -235,8 +241,8 @@ impl Architecture {
         self.row().gguf
     }
 
-    /// The specifications of `n_layer` layers with the window, the RoPE bases and the softcap that absent
-    /// keys of a configuration mean.
+    /// The specifications of `n_layer` layers with the architecture's default window, RoPE bases
+    /// and softcap.
     pub fn layers(self, n_layer: usize) -> Vec<LayerSpec> {
         let Row { period, local_rope, ref defaults, .. } = *self.row();
         let global = RopeSpec { base: defaults.rope_base, factor: 1.0 };
@@ -246,7 +252,7 @@ impl Architecture {
         Layers { architecture: self, n_layer, period, window, softcap, global, local }.specs()
     }
 
-    /// Whether llama.cpp knows it.
+    /// Whether llama.cpp supports it.
     pub fn is_in_llama_cpp(self) -> bool {
         self.row().llama_cpp != LlamaCpp::Unknown
     }
@@ -256,18 +262,18 @@ impl Architecture {
         self.row().llama_cpp == LlamaCpp::WithOutput
     }
 
-    /// Whether its models may have parts that read images, which are left out.
+    /// Whether its models may have vision tensors, which are left out.
     pub(super) fn has_vision(self) -> bool {
         self.row().multimodal.is_some()
     }
 
-    /// That of a GGUF file whose `general.architecture` is `name`.
+    /// The architecture of a GGUF file whose `general.architecture` is `name`.
     pub(super) fn of_gguf(name: &str) -> Result<Self, ConfigError> {
         let row = ROWS.iter().find(|row| row.gguf == name);
         row.map(|row| row.architecture).ok_or_else(|| unsupported("general.architecture", name))
     }
 
-    /// That of a checkpoint.
+    /// The architecture of a checkpoint.
     pub(super) fn of_checkpoint(c: &CheckpointConfig) -> Result<Self, ConfigError> {
         let class = c.class.as_deref().unwrap_or_default();
         if let Some((_, what)) = OTHER_CLASSES.iter().find(|(other, _)| class.ends_with(other)) {
@@ -311,7 +317,7 @@ fn supported() -> String {
     names.join(", ")
 }
 
-/// What the layers of a model have in common, to make their specifications of.
+/// What the layers of a model have in common. Their specifications are made from it.
 pub(super) struct Layers {
     pub architecture: Architecture,
     pub n_layer: usize,
@@ -324,7 +330,7 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// A specification for each layer.
+    /// The specification of each layer.
     pub fn specs(&self) -> Vec<LayerSpec> {
         let Row { qk_norm, post_norms, .. } = *self.architecture.row();
         let spec = |layer: usize| {

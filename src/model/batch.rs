@@ -1,7 +1,7 @@
-//! Several sequences in one pass over the weights.
+//! Evaluates several sequences in one pass over the weights.
 //!
-//! Every sequence gets the bits that it would get by itself: each product of a row and a column is
-//! computed alone (see `kernels`), and attention looks at one sequence at a time.
+//! Every sequence gets the same bits as if it were evaluated alone: each product of a row and a
+//! column is computed independently (see `kernels`), and attention handles one sequence at a time.
 
 use std::ops::Range;
 
@@ -12,19 +12,19 @@ use crate::kernels::CausalRange;
 /// A sequence and its next tokens.
 #[derive(Debug)]
 pub struct BatchEntry<'s> {
-    /// What was read so far.
+    /// The sequence, with the tokens that it has evaluated so far.
     pub sequence: &'s mut Sequence,
-    /// What comes next: at least one token, and no more than a ubatch.
+    /// Its next tokens: at least one, and at most a ubatch.
     pub tokens: &'s [u32],
 }
 
 impl BatchEntry<'_> {
-    /// Where the tokens stand.
+    /// The positions of the tokens.
     pub(super) fn positions(&self) -> Range<usize> {
         self.sequence.len..self.sequence.len + self.tokens.len()
     }
 
-    /// What they attend to in a layer.
+    /// The causal range of the tokens in a layer.
     pub(super) fn causal_range(&self, layer: usize) -> CausalRange<'_> {
         let Cache { k, v, .. } = &self.sequence.cache[layer];
         CausalRange { pos: self.sequence.len, n: self.tokens.len(), k, v }
@@ -32,16 +32,16 @@ impl BatchEntry<'_> {
 }
 
 impl Model<'_> {
-    /// Evaluates the tokens of all entries, after which [`logits_of`](Self::logits_of) gives the logits
-    /// of any of their rows. Rows are counted through all entries, in order. If tokens are refused,
-    /// nothing has been evaluated; if values are NaN or infinite, the sequences hold the tokens and are
-    /// of no use.
+    /// Evaluates the tokens of all entries. After that, [`logits_of`](Self::logits_of) gives the
+    /// logits of any row. Rows are numbered through all entries, in order. If tokens are refused,
+    /// nothing has been evaluated. If values are NaN or infinite, the sequences hold the tokens but
+    /// are of no use.
     ///
     /// # Errors
     /// Those of [`forward`](Self::forward).
     ///
     /// # Panics
-    /// If there are no entries, or one has more tokens than a ubatch.
+    /// If there are no entries, or an entry has more tokens than a ubatch.
     pub fn evaluate_batch(
         &self,
         work: &mut Workspace,
@@ -58,14 +58,13 @@ impl Model<'_> {
         self.layers(work, batch, &mut ())
     }
 
-    /// The logits of `rows` of the batch that was evaluated last, `[rows, n_vocab]`; the caller may
-    /// change them.
+    /// The logits of `rows` of the last batch, `[rows, n_vocab]`. The caller may change them.
     ///
     /// # Errors
     /// If one of them is NaN or infinite.
     ///
     /// # Panics
-    /// If there are none, or no such rows.
+    /// If `rows` is empty, or a row does not exist.
     pub fn logits_of<'w>(
         &self,
         work: &'w mut Workspace,
@@ -75,12 +74,12 @@ impl Model<'_> {
     }
 }
 
-/// Rows of all entries together.
+/// Number of rows of all entries together.
 pub(super) fn n_rows(batch: &[BatchEntry<'_>]) -> usize {
     batch.iter().map(|entry| entry.tokens.len()).sum()
 }
 
-/// Of `x`, which has a row for each token, the last row of each entry.
+/// The last row of each entry in `x`, which has one row per token.
 pub(super) fn last_rows<'x>(
     batch: &'x [BatchEntry<'_>],
     x: &'x [f32],

@@ -1,4 +1,4 @@
-//! Why a model does not evaluate tokens.
+//! Why a model cannot evaluate tokens.
 
 use std::path::PathBuf;
 
@@ -10,21 +10,21 @@ use crate::kernels::ThreadPoolError;
 /// Why tokens cannot be evaluated.
 #[derive(Debug, Error)]
 pub enum ModelError {
-    /// No threads.
+    /// The threads cannot be started.
     #[error(transparent)]
     ThreadPool(#[from] ThreadPoolError),
-    /// The norms cannot be used.
+    /// A norm cannot be used.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// Nothing to evaluate.
+    /// There are no tokens.
     #[error("there are no tokens to evaluate")]
     NoTokens,
-    /// More positions than the context has.
-    #[error("{wanted} tokens do not fit the context of {n_ctx}")]
+    /// The tokens do not fit the context.
+    #[error("{needed} tokens do not fit in the context of {n_ctx}")]
     ContextFull {
-        /// Positions that there would be.
-        wanted: usize,
-        /// Positions that there may be.
+        /// Positions that would be needed.
+        needed: usize,
+        /// Positions of the context.
         n_ctx: usize,
     },
     /// A token id without a row in the embedding.
@@ -32,14 +32,14 @@ pub enum ModelError {
     Token {
         /// The id.
         id: u32,
-        /// Rows of the embedding.
+        /// Size of the vocabulary.
         n_vocab: usize,
     },
-    /// What the model makes of the tokens is no number: so is one of its weights, or they are too
-    /// large.
-    #[error("{}: the model computes values that are NaN or infinite (`lapidary verify` looks at its weights)", path.display())]
+    /// The model computes values that are NaN or infinite. The cause is a weight that is not
+    /// finite, or weights that are too large.
+    #[error("{}: the model computes values that are NaN or infinite (`lapidary verify` checks its weights)", path.display())]
     NotFinite {
-        /// The model.
+        /// The model's file.
         path: PathBuf,
     },
 }

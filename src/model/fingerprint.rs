@@ -1,4 +1,4 @@
-//! Which model a file was made from, as a number that depends on the model alone.
+//! A fingerprint, which tells models apart and depends on nothing but the model.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,7 +10,7 @@ use lapidary_formats::tensor::TensorView;
 
 use super::{Source, SourceError};
 
-/// The files of a checkpoint, but for its weights, that decide what is written.
+/// The files of a checkpoint that determine the result of a conversion, besides the weights.
 const FILES: [&str; 7] = [
     "config.json",
     "generation_config.json",
@@ -21,17 +21,17 @@ const FILES: [&str; 7] = [
     "chat_template.jinja",
 ];
 
-/// Bytes of a sample, and how many samples of a tensor are taken.
+/// Size of a sample in bytes, and number of samples per tensor.
 const PAGE: usize = 4096;
 const PAGES: usize = 8;
 
-/// The fingerprint of a model in 16 hexadecimal digits: of its configuration and its tokenizer
-/// whole, of its tensors the names, types, shapes and a sample of the bytes. Paths and times are no
-/// part of it, nor how a model is split over files.
+/// The fingerprint of a model, as 16 hexadecimal digits. It covers the whole configuration and
+/// tokenizer, and the names, types, shapes and a sample of the bytes of all tensors. It does not
+/// depend on paths, on times, or on how a model is split into files.
 ///
-/// The sample is up to eight pages of 4 KiB a tensor, evenly spread from the first to the last.
-/// Another model differs in every tensor and so in the sample; a change in few places, such as a
-/// download with a hole in it, can lie between the pages and is not seen.
+/// The sample is up to eight pages of 4 KiB per tensor, evenly spread from the first page to the
+/// last. Another model differs in every tensor and therefore in the sample. A change in few places,
+/// such as a hole in a download, can lie between the pages and go unnoticed.
 ///
 /// # Errors
 /// If a file of the checkpoint cannot be read.
@@ -62,8 +62,8 @@ pub(super) fn fingerprint(source: &Source) -> Result<String, SourceError> {
     Ok(format!("{:016x}", sum.value()))
 }
 
-/// A tensor's description and its sample. That is read, and not taken from the map, where every
-/// touch of another page has megabytes around it read as well.
+/// Adds a tensor's description and its sample. The sample is read from the file and not through the
+/// map, where each access to a new page would read megabytes around it.
 fn tensor(sum: &mut Checksum, source: &Source, view: &TensorView) -> Result<(), SourceError> {
     part(sum, view.name.as_bytes());
     part(sum, view.ty.name().as_bytes());
@@ -84,7 +84,7 @@ fn tensor(sum: &mut Checksum, source: &Source, view: &TensorView) -> Result<(), 
     Ok(())
 }
 
-/// The parts of `len` bytes that are looked at.
+/// The ranges of the samples in a tensor of `len` bytes.
 fn samples(len: usize) -> impl Iterator<Item = Range<usize>> {
     let pages = len.div_ceil(PAGE);
     let n = pages.min(PAGES);
@@ -92,7 +92,7 @@ fn samples(len: usize) -> impl Iterator<Item = Range<usize>> {
     starts.map(move |start| start..len.min(start + PAGE))
 }
 
-/// Bytes and their number, so that no two lists of them look alike.
+/// Adds bytes with their length, so that different lists of byte strings give different sums.
 fn part(sum: &mut Checksum, bytes: &[u8]) {
     sum.update(&(bytes.len() as u64).to_le_bytes());
     sum.update(bytes);
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn small_tensors_are_taken_whole() {
+    fn small_tensors_are_sampled_completely() {
         for len in [1, PAGE, PAGE + 1, PAGES * PAGE - 100, PAGES * PAGE] {
             let taken: Vec<usize> = samples(len).flatten().collect();
             assert!(taken.into_iter().eq(0..len), "{len}");

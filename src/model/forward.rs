@@ -1,8 +1,9 @@
 //! The forward pass.
 //!
-//! x → norm → q, k, v → RoPE → attention → output → norm → + → norm → GeGLU → down → norm → +,
-//! layer after layer; then a final norm, the output matrix, and the final softcap. Which of the norms a
-//! layer has, how far it attends and how it turns, its [`LayerSpec`](super::LayerSpec) says.
+//! x → norm → q, k, v → RoPE → attention → output → norm → + → norm → GeGLU → down → norm → +, for
+//! each layer; then a final norm, the output matrix and the final softcap. A layer's
+//! [`LayerSpec`](super::LayerSpec) says which of the norms it has, its attention window and its
+//! RoPE.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -16,7 +17,7 @@ use super::weights::{Layer, Weights};
 use super::{Config, ModelError, Sequence, Source, State};
 use crate::kernels::{all_finite, refit, Attention, CausalRange, Cpu, Isa, Product};
 
-/// A model that is ready to run: its configuration, its weights and what it runs on.
+/// A model that is ready to run: its configuration, its weights, and the CPU that it runs on.
 #[derive(Debug)]
 pub struct Model<'a> {
     path: PathBuf,
@@ -26,7 +27,7 @@ pub struct Model<'a> {
     read_ahead: ReadAhead,
 }
 
-/// The positions whose logits are wanted, of those evaluated in a call.
+/// Positions whose logits are wanted, of those that a call evaluates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
     /// All of them.
@@ -38,11 +39,11 @@ pub enum Rows {
 }
 
 impl<'a> Model<'a> {
-    /// Reads the norms and takes the matrices as they lie in the map. `threads`: `None` for as
-    /// many as there are physical cores. The instructions are the best of this machine.
+    /// Copies the norms; the matrices stay in the mapped file. `threads` is the number of threads,
+    /// or `None` for one per physical core. The instruction set is the best of this machine.
     ///
     /// # Errors
-    /// If there are no threads, or a norm has values that are NaN or infinite.
+    /// If the threads cannot be started, or a norm has values that are NaN or infinite.
     pub fn load(source: &'a Source, threads: Option<usize>) -> Result<Self, ModelError> {
         let cpu = Cpu::new(threads.and_then(NonZeroUsize::new), Isa::best())?;
         Self::on(cpu, source)
@@ -69,22 +70,23 @@ impl<'a> Model<'a> {
         self.cpu.threads()
     }
 
-    /// What it runs on, for other work between two of its steps.
+    /// The CPU that it runs on, which can also do other work between two passes.
     pub fn cpu(&self) -> &Cpu {
         &self.cpu
     }
 
-    /// The instructions it runs on.
+    /// The instruction set that it runs on.
     pub fn isa(&self) -> Isa {
         self.cpu.isa()
     }
 
-    /// Evaluates `tokens` after those that `state` holds and calls `sink` with the logits of each
-    /// wanted row, `[n_vocab]`, in order: its index among `tokens`, and the logits.
+    /// Evaluates `tokens` after those that `state` holds. Calls `sink` for each wanted row, in
+    /// order, with its index among `tokens` and its logits, `[n_vocab]`.
     ///
     /// # Errors
-    /// If there are no tokens, or others than the model has, or more than fit: then nothing has been
-    /// evaluated. If logits are NaN or infinite, which are not handed over.
+    /// If there are no tokens, if one is outside the vocabulary, or if they do not fit the context;
+    /// nothing has been evaluated then. Also if values are NaN or infinite; such logits are not
+    /// passed to `sink`.
     pub fn forward(
         &self,
         state: &mut State,
@@ -102,8 +104,8 @@ impl<'a> Model<'a> {
         for (i, tokens) in tokens.chunks(n_ubatch).enumerate() {
             self.ubatch(state, tokens, &mut ())?;
             let at = i * n_ubatch;
-            let wanted = first.saturating_sub(at).min(tokens.len());
-            for rows in logit_blocks(wanted..tokens.len()) {
+            let start = first.saturating_sub(at).min(tokens.len());
+            for rows in logit_blocks(start..tokens.len()) {
                 let logits = self.logits(state, rows.clone())?;
                 for (row, logits) in rows.zip(logits.chunks_exact_mut(self.config.n_vocab)) {
                     sink(at + row, logits);
@@ -113,12 +115,15 @@ impl<'a> Model<'a> {
         Ok(())
     }
 
-    /// Evaluates `tokens`, at most a ubatch of the state's, after those that `state` holds, so that
-    /// [`logits`](Self::logits) gives what is wanted of them. On an error nothing has been
-    /// evaluated.
+    /// Evaluates `tokens`, at most a ubatch, after those that `state` holds.
+    /// [`logits`](Self::logits) then gives the logits of any of them. If tokens are refused,
+    /// nothing has been evaluated.
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward).
     ///
     /// # Panics
-    /// If there are more tokens.
+    /// If there are more tokens than a ubatch.
     pub fn evaluate(&self, state: &mut State, tokens: &[u32]) -> Result<(), ModelError> {
         assert!(
             tokens.len() <= state.options().n_ubatch,
@@ -128,14 +133,14 @@ impl<'a> Model<'a> {
         self.ubatch(state, tokens, &mut ())
     }
 
-    /// The logits of `rows` of the ubatch that was evaluated last, `[rows, n_vocab]`; the caller may
-    /// change them. [`logit_blocks`] gives rows that fit in memory.
+    /// The logits of `rows` of the last ubatch, `[rows, n_vocab]`. The caller may change them.
+    /// [`logit_blocks`] splits a range into blocks that fit in memory.
     ///
     /// # Errors
     /// If one of them is NaN or infinite.
     ///
     /// # Panics
-    /// If there are none, or the ubatch has not as many rows.
+    /// If `rows` is empty, or the ubatch has fewer rows.
     pub fn logits<'s>(
         &self,
         state: &'s mut State,
@@ -144,7 +149,7 @@ impl<'a> Model<'a> {
         self.output(&mut state.work, rows)
     }
 
-    /// The logits of some rows of the pass before, `[rows, n_vocab]`.
+    /// The logits of some rows of the last pass, `[rows, n_vocab]`.
     pub(super) fn output<'s>(
         &self,
         work: &'s mut Workspace,
@@ -164,7 +169,10 @@ impl<'a> Model<'a> {
         ModelError::NotFinite { path: self.path.clone() }
     }
 
-    /// The logits of the last of `tokens`, `[n_vocab]`; the caller may change them.
+    /// The logits of the last of `tokens`, `[n_vocab]`. The caller may change them.
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward).
     pub fn forward_last<'s>(
         &self,
         state: &'s mut State,
@@ -174,12 +182,12 @@ impl<'a> Model<'a> {
         Ok(&mut state.work.buffers.logits)
     }
 
-    /// Evaluates `tokens` after those that `state` holds and shows `observer` everything on the way,
-    /// in ubatches. Logits are not computed; what the output matrix would be multiplied with is shown for
-    /// every position.
+    /// Evaluates `tokens` after those that `state` holds, in ubatches, and shows `observer` the
+    /// activations. Logits are not computed, but the input of the output matrix is shown for every
+    /// position.
     ///
     /// # Errors
-    /// Those of [`forward`](Self::forward); what was shown before the error is of no use.
+    /// Those of [`forward`](Self::forward). What was shown before the error is of no use.
     pub fn observe(
         &self,
         state: &mut State,
@@ -201,9 +209,9 @@ impl<'a> Model<'a> {
         if tokens.is_empty() {
             return Err(ModelError::NoTokens);
         }
-        let (wanted, n_ctx) = (sequence.len + tokens.len(), sequence.options.n_ctx);
-        if wanted > n_ctx {
-            return Err(ModelError::ContextFull { wanted, n_ctx });
+        let (needed, n_ctx) = (sequence.len + tokens.len(), sequence.options.n_ctx);
+        if needed > n_ctx {
+            return Err(ModelError::ContextFull { needed, n_ctx });
         }
         let n_vocab = self.config.n_vocab;
         match tokens.iter().find(|id| **id as usize >= n_vocab) {
@@ -222,12 +230,12 @@ impl<'a> Model<'a> {
         self.layers(work, &mut [BatchEntry { sequence, tokens }], observer)
     }
 
-    /// From tokens to the residual stream after the last layer, in the buffer `x`: the rows of all
-    /// entries in order.
+    /// Computes the residual stream after the last layer from the tokens, and leaves it in the
+    /// buffer `x`, with the rows of all entries in order.
     ///
-    /// Quantized activations have no way to say NaN, so that what is computed from them is looked at
-    /// before it becomes one: of the stream everything, of the rest the last position of each entry, as
-    /// a row of weights that is no number makes it none at every position.
+    /// Quantized activations cannot represent NaN, so values are checked before they are quantized:
+    /// all values of the residual stream, and of the other activations the last position of each
+    /// entry. That is enough, because a row of weights that is not finite spoils every position.
     pub(super) fn layers(
         &self,
         work: &mut Workspace,
@@ -259,7 +267,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// The result is whether the last positions have finite values.
+    /// Returns whether the values at the last positions are finite.
     fn attention(
         &self,
         index: usize,
@@ -313,7 +321,7 @@ impl<'a> Model<'a> {
         looked_at.iter().all(|x| last_rows(batch, x).all(all_finite))
     }
 
-    /// The result is whether the last positions have finite values.
+    /// Returns whether the values at the last positions are finite.
     fn feed_forward(
         &self,
         index: usize,
@@ -334,7 +342,7 @@ impl<'a> Model<'a> {
         last_rows(batch, b.inner.x()).all(all_finite)
     }
 
-    /// Adds `delta` to the stream `x`, after its norm if it has one.
+    /// Adds `delta` to the residual stream `x`, after its norm if it has one.
     fn add(&self, x: &mut [f32], delta: &[f32], norm: Option<&[f32]>) {
         match norm {
             Some(norm) => self.cpu.add_rms_norm(x, delta, norm, self.config.rms_eps),
@@ -343,7 +351,7 @@ impl<'a> Model<'a> {
     }
 }
 
-/// `rows` in blocks whose logits are computed together.
+/// Splits `rows` into blocks whose logits are computed together.
 pub fn logit_blocks(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let end = rows.end;
     rows.step_by(LOGIT_ROWS).map(move |start| start..end.min(start + LOGIT_ROWS))

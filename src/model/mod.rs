@@ -1,7 +1,7 @@
-//! Models of the Gemma family: which architectures there are and what their layers do
-//! ([`Architecture`], [`LayerSpec`]), sizes and constants ([`Config`]), where a model comes from
-//! ([`Source`]), what is read ([`Weights`]), what is written ([`State`]: a [`Sequence`] and a
-//! [`Workspace`]), and the forward pass over them ([`Model`]).
+//! Models of the Gemma family: the architectures and what their layers do ([`Architecture`],
+//! [`LayerSpec`]), sizes and constants ([`Config`]), the files of a model ([`Source`]), the weights
+//! ([`Weights`]), the mutable state ([`State`]: a [`Sequence`] and a [`Workspace`]), and the
+//! forward pass ([`Model`]).
 
 mod architecture;
 mod batch;

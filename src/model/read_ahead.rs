@@ -1,8 +1,9 @@
-//! Has the system read a model's file in the order in which the first pass needs it.
+//! Makes the operating system read a model's file in the order in which the first pass needs it.
 //!
-//! Left to itself, a cold map is read in small pieces, each when it is touched and while everyone
-//! waits. A thread of its own asks for what comes next, some way ahead of the pass, and ends when
-//! it has asked for everything. Memory that a larger file would push out again is not touched.
+//! Otherwise a file that is not yet in memory is read in small parts, each when it is first
+//! touched, and all threads wait for it. A separate thread requests the parts some distance ahead
+//! of the pass, and ends when it has requested all of them. The distance is limited, so that a file
+//! larger than memory does not push out pages that the pass still needs.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -16,22 +17,22 @@ use lapidary_formats::map::MappedFile;
 use super::weights::Weights;
 use super::Source;
 
-/// How far ahead of the pass is read, in bytes.
+/// How far ahead of the pass to read, in bytes.
 const AHEAD: usize = 256 << 20;
 
-/// How often it is looked whether the pass has come closer, at least; it tells when it has.
-const PAUSE: Duration = Duration::from_secs(10);
+/// Longest time between two checks of the pass's progress. Normally the pass wakes the thread.
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The thread's other end. Dropped, it ends the thread.
+/// Controls the thread. Dropping it ends the thread.
 #[derive(Debug)]
 pub(super) struct ReadAhead {
-    /// The step that the pass is in: a layer, or the head.
+    /// The current step of the pass: a layer, or the output matrix after the last layer.
     step: Arc<AtomicUsize>,
-    /// `None` if the system gave none.
+    /// `None` if the thread could not be started.
     thread: Option<Thread>,
 }
 
-/// What a step reads.
+/// A part of a file that a step reads.
 struct Part {
     path: PathBuf,
     place: Range<usize>,
@@ -39,7 +40,7 @@ struct Part {
 }
 
 impl ReadAhead {
-    /// Begins to read.
+    /// Starts reading ahead.
     pub fn start(source: &Source, weights: &Weights<'_>) -> Self {
         let head = weights.layers.len();
         let layers = weights.layers.iter().enumerate();
@@ -53,13 +54,13 @@ impl ReadAhead {
             .collect();
         let step = Arc::<AtomicUsize>::default();
         let at = Arc::clone(&step);
-        // Without the thread, the pass reads by itself.
+        // If the thread cannot be started, the pass reads the file itself.
         let handle =
             thread::Builder::new().name("read-ahead".into()).spawn(move || read(parts, &at));
         Self { step, thread: handle.ok().map(|handle| handle.thread().clone()) }
     }
 
-    /// Tells that the pass has come to a step.
+    /// Reports that the pass has reached a step.
     pub fn reached(&self, step: usize) {
         if self.step.fetch_max(step, Ordering::Relaxed) < step {
             self.wake();
@@ -82,7 +83,8 @@ impl Drop for ReadAhead {
 
 fn read(parts: Vec<Part>, step: &AtomicUsize) {
     let mut map: Option<MappedFile> = None;
-    // The bytes of steps that the pass has not finished.
+    // Bytes requested for steps that the pass has not finished, and the number of parts of finished
+    // steps.
     let (mut ahead, mut done) = (0, 0);
     for (i, part) in parts.iter().enumerate() {
         ahead += part.place.len();
@@ -95,14 +97,14 @@ fn read(parts: Vec<Part>, step: &AtomicUsize) {
                 ahead -= parts[done].place.len();
                 done += 1;
             }
-            // The first part of a step that the pass waits for goes ahead in any case.
+            // At least one part is requested ahead of the pass, however large it is.
             if ahead <= AHEAD || done == i {
                 break;
             }
-            thread::park_timeout(PAUSE);
+            thread::park_timeout(POLL_INTERVAL);
         }
         if map.as_ref().is_none_or(|map| map.path() != part.path) {
-            // A file that has gone meanwhile is the pass's concern.
+            // If a file has disappeared, the pass will report it.
             let Ok(opened) = MappedFile::open(&part.path) else { return };
             map = Some(opened);
         }

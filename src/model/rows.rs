@@ -1,4 +1,4 @@
-//! What conversion reads: the rows of a model's tensors, wherever they come from.
+//! The input of a conversion: the rows of a model's tensors, wherever they come from.
 
 use std::ops::Range;
 
@@ -6,10 +6,10 @@ use lapidary_formats::tensor::TensorView;
 
 use super::{Source, SourceError, TensorSpec};
 
-/// The rows of a model's tensors. A plain model has them in its file; a merged or an adapted one
+/// The rows of a model's tensors. A plain model has them in its file; a merged or adapted model
 /// computes them.
 pub trait RowSource: Sync {
-    /// The model whose configuration, vocabulary and metadata the rows go with.
+    /// The model whose configuration, vocabulary and metadata belong to the rows.
     fn model(&self) -> &Source;
 
     /// The rows of one of its tensors.
@@ -18,7 +18,7 @@ pub trait RowSource: Sync {
     /// If `spec` is not one of [`Source::tensors`].
     fn rows<'a>(&'a self, spec: &TensorSpec) -> Box<dyn TensorRows + 'a>;
 
-    /// A number that depends on all that decides the rows, in 16 hexadecimal digits.
+    /// A fingerprint of everything that determines the rows, as 16 hexadecimal digits.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -27,29 +27,29 @@ pub trait RowSource: Sync {
 
 /// The rows of one tensor.
 pub trait TensorRows: Sync {
-    /// Writes a row to `out`, `[cols]`, as a GGUF file holds it: a norm has one row, of multipliers.
-    /// Values that are NaN or infinite are for the caller to look for.
+    /// Writes a row to `out`, `[cols]`, as it would be in a GGUF file: a norm is one row of
+    /// multipliers. The caller must check for values that are NaN or infinite.
     fn read(&self, row: usize, out: &mut [f32]);
 
-    /// The tensor as it lies in a file, if its rows are exactly those: then what has the type that is
-    /// wanted already can be copied.
+    /// The tensor in its file, if it contains exactly these rows. It can then be copied if its type
+    /// does not change.
     fn stored(&self) -> Option<TensorView<'_>>;
 
-    /// The tensor's name where it comes from, for messages.
+    /// The tensor's name in its source, for messages.
     fn name(&self) -> &str;
 
-    /// Bytes that are read for some rows.
+    /// Number of bytes that are read for some rows.
     fn bytes(&self, rows: Range<usize>) -> u64;
 
-    /// Gives back the memory of some rows, until they are read again.
+    /// Releases the memory of some rows until they are read again.
     fn release(&self, rows: Range<usize>);
 }
 
-/// Rows as they lie in a model's file.
+/// Rows that are stored in a model's file.
 struct StoredRows<'a> {
     source: &'a Source,
     view: TensorView<'a>,
-    /// Of a checkpoint's norms, which lack 1.
+    /// Set for the norms of checkpoints, which are stored as w instead of 1 + w.
     add_one: bool,
 }
 

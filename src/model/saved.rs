@@ -1,7 +1,7 @@
-//! Sequences that outlive the process: a state as [`session`](lapidary_formats::session) has it.
+//! Saves and restores sequences, in the format of [`session`](lapidary_formats::session).
 //!
-//! What is saved is what the cache holds, by position, so that it can go on in a context of another
-//! length, in other ubatches, with rings or without.
+//! The contents of the cache are saved by position. A restored sequence can therefore continue with
+//! another length of the context, other ubatches, and with or without rings.
 
 use std::io::{self, Read, Write};
 
@@ -12,56 +12,57 @@ use super::state::{Cache, Sequence};
 use super::{Config, State, StateOptions};
 use crate::kernels::KvType;
 
-/// What a saved session gives back.
+/// A restored session.
 #[derive(Debug)]
 pub struct Saved {
-    /// Goes on as if it had never been saved.
+    /// The state, which continues as if it had never been saved.
     pub state: State,
-    /// The tokens that it holds.
+    /// The tokens that the state holds.
     pub ids: Vec<u32>,
-    /// What was saved with it.
+    /// The note that was saved with it.
     pub note: String,
 }
 
-/// Why a saved session cannot be gone on with. No message names the file, which is not known here.
+/// Why a saved session cannot be restored. No message names the file, which is not known here.
 #[derive(Debug, Error)]
 pub enum SavedError {
-    /// It cannot be read, or is damaged.
+    /// The file cannot be read, or is damaged.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// Other weights, or another tokenizer.
+    /// The session was saved with other weights or another tokenizer.
     #[error("was saved by another model")]
     Model,
-    /// Keys and values of another type.
-    #[error("holds keys and values as {found}, not as {}", wanted.name())]
+    /// The session has another type of KV cache.
+    #[error("was saved with a KV cache of type {found}, not {}", expected.name())]
     Kv {
-        /// What it says.
+        /// The type in the file.
         found: String,
-        /// What was asked for.
-        wanted: KvType,
+        /// The type that was asked for.
+        expected: KvType,
     },
-    /// More positions than there is room for.
-    #[error("holds {tokens} tokens, the context takes {n_ctx}")]
+    /// The session does not fit the context.
+    #[error("has {tokens} tokens, but the context holds {n_ctx}")]
     TooLong {
         /// Tokens of the session.
         tokens: usize,
-        /// Positions that there may be.
+        /// Positions of the context.
         n_ctx: usize,
     },
-    /// It agrees with the model's fingerprint, and not with the model.
-    #[error("is no session of this model: its {0}")]
+    /// The fingerprint is that of the model, but the contents do not fit the model.
+    #[error("is not a session of this model: {0}")]
     Shape(&'static str),
 }
 
 impl State {
-    /// Saves the sequence, whose tokens are `ids`, with a `note`, layer by layer and without a copy
-    /// of it. `model` tells models apart: all that the numbers depend on.
+    /// Saves the sequence, whose tokens are `ids`, with a `note`. It is written layer by layer and
+    /// is not copied in memory. `model` is the model's fingerprint, which covers everything that
+    /// the values depend on.
     ///
     /// # Errors
     /// If it cannot be written.
     ///
     /// # Panics
-    /// If there are not as many ids as positions.
+    /// If the number of ids is not the number of positions.
     pub fn save<W: Write>(&self, model: &str, ids: &[u32], note: &str, out: W) -> io::Result<W> {
         let Sequence { len, options, cache, .. } = &self.sequence;
         assert_eq!(ids.len(), *len, "one token a position");
@@ -85,11 +86,12 @@ impl State {
         writer.finish()
     }
 
-    /// The sequence that was saved in a file of `len` bytes, in what `options` allow. Nothing is
-    /// evaluated.
+    /// Restores a sequence from a file of `len` bytes, without evaluating anything. The sequence
+    /// gets these options.
     ///
     /// # Errors
-    /// If the file is damaged, of another model or type of cache, or does not fit the context.
+    /// If the file is damaged, was saved by another model or with another type of cache, or does
+    /// not fit the context.
     pub fn restore(
         config: &Config,
         options: StateOptions,
@@ -102,7 +104,7 @@ impl State {
         state.check(config, model, reader.header())?;
         for (layer, cache) in state.sequence.cache.iter_mut().enumerate() {
             let positions = reader.header().positions(layer);
-            // They were compared with the context, which is counted so too.
+            // The positions fit in a `usize`, because they were compared with the context.
             let positions = positions.start as usize..positions.end as usize;
             cache.k.restore(positions.clone(), |row| reader.read(row))?;
             cache.v.restore(positions, |row| reader.read(row))?;
@@ -112,32 +114,32 @@ impl State {
         Ok(Saved { state, ids, note })
     }
 
-    /// Whether what comes after `header` can be this state's.
+    /// Checks that the contents described by `header` fit this state.
     fn check(&self, config: &Config, model: &str, header: &Header) -> Result<(), SavedError> {
         let StateOptions { n_ctx, kv, .. } = *self.options();
         if header.model != model {
             return Err(SavedError::Model);
         }
         if header.kv != kv.name() {
-            return Err(SavedError::Kv { found: header.kv.clone(), wanted: kv });
+            return Err(SavedError::Kv { found: header.kv.clone(), expected: kv });
         }
         let tokens = header.ids.len();
         if tokens > n_ctx {
             return Err(SavedError::TooLong { tokens, n_ctx });
         }
         if header.ids.iter().any(|id| *id as usize >= config.n_vocab) {
-            return Err(SavedError::Shape("tokens are not in the vocabulary"));
+            return Err(SavedError::Shape("it has tokens outside the vocabulary"));
         }
         let row_bytes = config.n_head_kv * kv.head_bytes(config.head_dim);
         if header.row_bytes != row_bytes as u64 {
-            return Err(SavedError::Shape("rows have another size"));
+            return Err(SavedError::Shape("its rows have another size"));
         }
         if header.first.len() != config.n_layer() {
-            return Err(SavedError::Shape("layers are not as many"));
+            return Err(SavedError::Shape("it has another number of layers"));
         }
         let missing = |(first, cache): (&u64, &Cache)| *first > cache.first_for(tokens) as u64;
         match header.first.iter().zip(&self.sequence.cache).any(missing) {
-            true => Err(SavedError::Shape("rows are not all there that the next token sees")),
+            true => Err(SavedError::Shape("it lacks rows that the next token attends to")),
             false => Ok(()),
         }
     }

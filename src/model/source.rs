@@ -1,4 +1,4 @@
-//! Where a model comes from: a GGUF file or a checkpoint directory, seen alike.
+//! The files of a model: a GGUF file or a checkpoint directory, with the same interface for both.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -15,8 +15,8 @@ use super::config::{Config, ConfigError};
 use super::tensors::{tensors, Role, TensorKind, TensorSpec};
 use super::RowSource;
 
-/// An opened model with everything checked that can be without reading the weights: its tensors
-/// are all there and have the shapes that its configuration asks for.
+/// An opened model. Everything that can be checked without reading the weights has been checked:
+/// all tensors exist and have the shapes that the configuration asks for.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
@@ -33,25 +33,25 @@ enum File {
     Checkpoint(Box<Checkpoint>, &'static Layout),
 }
 
-/// Where the tensors of the text model lie in a checkpoint.
+/// How the tensors of the text model are named in a checkpoint.
 #[derive(Debug)]
 struct Layout {
-    /// What stands for `model.` in their names.
+    /// Replaces `model.` at the beginning of their names.
     model: &'static str,
-    /// What the output matrix is called.
+    /// Name of the output matrix.
     lm_head: &'static str,
 }
 
-/// All text; beside other parts, as the checkpoints of Gemma 3 were published; and as transformers has
-/// written them since 4.52.
+/// In order: text models; the checkpoints of Gemma 3 with vision, as published; the same as written
+/// by transformers since 4.52.
 const LAYOUTS: [Layout; 3] = [
     Layout { model: "model.", lm_head: "lm_head.weight" },
     Layout { model: "language_model.model.", lm_head: "language_model.lm_head.weight" },
     Layout { model: "model.language_model.", lm_head: "lm_head.weight" },
 ];
 
-/// What the names of tensors begin with that read images: in checkpoints, and in GGUF files that hold
-/// text and vision together, as Ollama writes them.
+/// Beginnings of the names of vision tensors, in checkpoints and in GGUF files with text and vision
+/// together, as Ollama writes them.
 const VISION: [&str; 6] = [
     "vision_tower.",
     "multi_modal_projector.",
@@ -78,7 +78,7 @@ impl Layout {
 }
 
 impl File {
-    /// All tensors, in the files' order.
+    /// All tensors, in the order of the files.
     fn tensors(&self) -> Box<dyn Iterator<Item = TensorView<'_>> + '_> {
         match self {
             Self::Gguf(g) => Box::new(g.tensors()),
@@ -105,12 +105,12 @@ impl File {
 /// Why a model cannot be used. Every message names the file.
 #[derive(Debug, Error)]
 pub enum SourceError {
-    /// Neither a file nor a directory.
+    /// It does not exist, or cannot be accessed.
     #[error("{}: {error}", path.display())]
     Io {
-        /// What was asked for.
+        /// The path that was asked for.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: std::io::Error,
     },
     /// Not a readable GGUF file.
@@ -122,33 +122,34 @@ pub enum SourceError {
     /// Its configuration cannot be used.
     #[error("{}: {error}", path.display())]
     Config {
-        /// The model.
+        /// The model's file.
         path: PathBuf,
         /// What is wrong with it.
         error: ConfigError,
     },
-    /// A tensor that the configuration implies is not there.
+    /// A tensor that the configuration requires does not exist.
     #[error("{}: tensor `{}` is missing", path.display(), Printable::new(name))]
     MissingTensor {
-        /// The model.
+        /// The model's path.
         path: PathBuf,
-        /// The tensor, by its name in that model.
+        /// The tensor's name in that model.
         name: String,
     },
-    /// A tensor that the configuration does not know: perhaps an adapter or another architecture.
+    /// A tensor that the configuration does not require. The model may be an adapter, or of another
+    /// architecture.
     #[error("{}: tensor `{}` is not part of a {architecture} model", path.display(), Printable::new(name))]
     UnknownTensor {
-        /// The model.
+        /// The model's path.
         path: PathBuf,
-        /// What the model says that it is.
+        /// The architecture that the model claims to have.
         architecture: &'static str,
         /// The tensor.
         name: String,
     },
-    /// A tensor whose shape disagrees with the configuration.
-    #[error("{}: tensor `{}` has shape {found:?}, its configuration asks for {expected:?}", path.display(), Printable::new(name))]
+    /// The shape of a tensor contradicts the configuration.
+    #[error("{}: tensor `{}` has shape {found:?}, but the configuration asks for {expected:?}", path.display(), Printable::new(name))]
     Shape {
-        /// The model.
+        /// The model's path.
         path: PathBuf,
         /// The tensor.
         name: String,
@@ -157,28 +158,28 @@ pub enum SourceError {
         /// Innermost dimension first.
         expected: Vec<usize>,
     },
-    /// The configuration has more layers than there can be with so few tensors.
-    #[error("{}: its configuration asks for {layers} layers, but there are only {tensors} tensors", path.display())]
+    /// The configuration has more layers than there are tensors.
+    #[error("{}: the configuration asks for {layers} layers, but there are only {tensors} tensors", path.display())]
     Layers {
-        /// The model.
+        /// The model's path.
         path: PathBuf,
         /// Layers of the configuration.
         layers: usize,
         /// Tensors of the model.
         tensors: usize,
     },
-    /// A norm that would make everything NaN.
+    /// A norm has values that are NaN or infinite, which would make all results NaN.
     #[error("{}: tensor `{}` has values that are NaN or infinite", path.display(), Printable::new(name))]
     NotFinite {
-        /// The model.
+        /// The model's path.
         path: PathBuf,
-        /// The tensor, by its name in that model.
+        /// The tensor's name in that model.
         name: String,
     },
-    /// The vocabulary and the embedding differ in size.
-    #[error("{}: the tokenizer has {pieces} pieces, the embedding {rows} rows", path.display())]
+    /// The vocabulary and the embedding have different sizes.
+    #[error("{}: the tokenizer has {pieces} pieces, but the embedding has {rows} rows", path.display())]
     Vocabulary {
-        /// The model.
+        /// The model's path.
         path: PathBuf,
         /// Pieces of the vocabulary.
         pieces: usize,
@@ -188,17 +189,19 @@ pub enum SourceError {
 }
 
 impl Source {
-    /// Opens a GGUF file (or any part of a split one) or a checkpoint directory.
+    /// Opens a GGUF file (or any file of a split one) or a checkpoint directory.
     ///
     /// # Errors
-    /// If it cannot be read, is no model of the Gemma family, lacks a tensor, or contradicts itself.
+    /// If it cannot be read, is not a model of the Gemma family, lacks a tensor, or contradicts
+    /// itself.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
         let io = |error| SourceError::Io { path: path.to_owned(), error };
         let (file, config) = match std::fs::metadata(path).map_err(io)?.is_dir() {
             true => open_checkpoint(path)?,
             false => open_gguf(path)?,
         };
-        // Nothing larger than a model of so many tensors is described.
+        // Checked before a list of the tensors is made, so that a false number of layers cannot
+        // make it huge.
         let (layers, found) = (config.n_layer(), file.tensors().count());
         if layers > found {
             return Err(SourceError::Layers { path: path.to_owned(), layers, tensors: found });
@@ -215,7 +218,7 @@ impl Source {
         Ok(source)
     }
 
-    /// The path it was opened under.
+    /// The path under which it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -241,18 +244,18 @@ impl Source {
         }
     }
 
-    /// Every tensor of the model, in the order in which they are written.
+    /// All tensors of the model, in the order in which they are written.
     pub fn tensors(&self) -> &[TensorSpec] {
         &self.tensors
     }
 
-    /// Whether the output matrix is not the embedding.
+    /// Whether the model has an output matrix that is not the embedding.
     pub fn is_untied(&self) -> bool {
         self.output_kind() == TensorKind::Output
     }
 
-    /// The kind of tensor that gives the logits: the embedding, unless the model has an output matrix of
-    /// its own.
+    /// The kind of the output matrix: the embedding, unless the model has an output matrix of its
+    /// own.
     pub fn output_kind(&self) -> TensorKind {
         match self.tensors.last().map(|spec| spec.kind) {
             Some(TensorKind::Output) => TensorKind::Output,
@@ -260,12 +263,12 @@ impl Source {
         }
     }
 
-    /// How many tensors are left out because they read images.
+    /// Number of vision tensors, which are left out.
     pub fn left_out(&self) -> usize {
         self.left_out
     }
 
-    /// The tensor of a specification, as it lies in the file.
+    /// The tensor of a specification in its file.
     ///
     /// # Panics
     /// If `spec` is not one of [`tensors`](Self::tensors), which were checked on opening.
@@ -273,7 +276,7 @@ impl Source {
         self.file.find(spec).expect("tensors were checked when the model was opened")
     }
 
-    /// The file that a part of a tensor lies in, and where.
+    /// The file that contains `part`, bytes of a tensor, and their range in it.
     pub fn place(&self, part: &[u8]) -> Option<(&Path, Range<usize>)> {
         match &self.file {
             File::Gguf(g) => g.place(part),
@@ -281,7 +284,7 @@ impl Source {
         }
     }
 
-    /// Gives back the memory of a part of a tensor, until it is read again.
+    /// Releases the memory of `part`, bytes of a tensor, until it is read again.
     pub fn release(&self, part: &[u8]) {
         match &self.file {
             File::Gguf(g) => g.release(part),
@@ -289,12 +292,14 @@ impl Source {
         }
     }
 
-    /// Whether the values of a tensor are one less than the model computes with: a checkpoint's norms.
+    /// Whether the stored values of a tensor are smaller by one than those that the model uses.
+    /// That is so for the norms of a checkpoint.
     pub(super) fn lacks_one(&self, spec: &TensorSpec) -> bool {
         matches!(self.file, File::Checkpoint(..)) && spec.role() == Role::Norm
     }
 
-    /// The multipliers of a norm, `[n]`: what a GGUF file holds, one more than a checkpoint holds.
+    /// The multipliers of a norm, `[n]`. A GGUF file stores them; a checkpoint stores them minus
+    /// one.
     ///
     /// # Errors
     /// If it has values that are NaN or infinite.
@@ -310,7 +315,10 @@ impl Source {
         }
     }
 
-    /// The vocabulary, as large as the embedding.
+    /// The vocabulary, which has as many pieces as the embedding has rows.
+    ///
+    /// # Errors
+    /// If it cannot be read, or has another size than the embedding.
     pub fn vocab(&self) -> Result<Vocab, SourceError> {
         let vocab = match &self.file {
             File::Gguf(g) => Vocab::from_gguf(g)?,
@@ -323,7 +331,7 @@ impl Source {
         Ok(vocab)
     }
 
-    /// The model's chat template, if it brings one.
+    /// The model's own chat template, if it has one.
     pub fn chat_template(&self) -> Result<Option<String>, SourceError> {
         Ok(match &self.file {
             File::Gguf(g) => g.str("tokenizer.chat_template")?.map(str::to_owned),
@@ -331,7 +339,8 @@ impl Source {
         })
     }
 
-    /// The token ids that end a text: those that the model declares, `<end_of_turn>` among them.
+    /// The ids of the tokens that end a text: all that the model declares, including
+    /// `<end_of_turn>`.
     pub fn stop_ids(&self, vocab: &Vocab) -> Vec<u32> {
         let mut ids: Vec<u32> = vocab.eos.into_iter().chain(vocab.eot).collect();
         ids.extend(&self.stop_ids);
@@ -340,7 +349,8 @@ impl Source {
         ids
     }
 
-    /// Whether the tensors are those of the configuration; gives how many others are left out.
+    /// Checks that the tensors are those of the configuration. Returns the number of vision
+    /// tensors, which are left out.
     fn check_tensors(&self) -> Result<usize, SourceError> {
         let path = || self.path.clone();
         let name = |spec| self.file.name(spec);
@@ -385,17 +395,18 @@ fn open_checkpoint(path: &Path) -> Result<(File, Config), SourceError> {
 fn open_gguf(path: &Path) -> Result<(File, Config), SourceError> {
     let g = Gguf::open(path)?;
     let config = Config::from_gguf(&g).map_err(|error| match error {
-        // It names the file by itself.
+        // The error already names the file.
         ConfigError::Gguf(error) => SourceError::Gguf(error),
         error => SourceError::Config { path: path.to_owned(), error },
     })?;
     Ok((File::Gguf(Box::new(g)), config))
 }
 
-/// The ids that end a text, as far as the vocabulary does not name them itself.
+/// The ids that end a text, except those that the vocabulary names itself.
 fn declared_stop_ids(file: &File, config: &Config) -> Result<Vec<u32>, SourceError> {
     let c = match file {
-        // End of message: where a third id is kept. One that is no number ends nothing.
+        // The key for the end of a message holds a third id. If its value is not a number, it is
+        // ignored.
         File::Gguf(g) => {
             let id = g.u32("tokenizer.ggml.eom_token_id").ok().flatten();
             return Ok(id.into_iter().collect());
@@ -414,15 +425,16 @@ fn declared_stop_ids(file: &File, config: &Config) -> Result<Vec<u32>, SourceErr
     c.stop_ids().ids.iter().map(checked).collect()
 }
 
-/// Tensors that carry nothing the configuration does not: a tied output matrix written out, RoPE's
-/// frequencies. (GGUF's `rope_freqs.weight` changes them, and is refused as unknown.)
+/// Tensors that add nothing to the configuration and the other tensors: a copy of the embedding as
+/// output matrix, and RoPE's frequencies. (GGUF's `rope_freqs.weight` changes them, and is refused
+/// as unknown.)
 fn is_ignorable(name: &str) -> bool {
     LAYOUTS.iter().any(|layout| layout.lm_head == name) || name.ends_with("rotary_emb.inv_freq")
 }
 
-/// Whether the checkpoint's `lm_head.weight` says something else than its embedding. Fine-tunes
-/// with an output matrix of their own exist, and so do checkpoints that write the tied one out;
-/// `config.json` is not reliable on which, so the bytes decide.
+/// Whether the checkpoint's `lm_head.weight` differs from its embedding. Some fine-tunes have an
+/// output matrix of their own, and some checkpoints store a copy of the embedding. `config.json`
+/// does not say reliably which is the case, so the bytes decide.
 fn has_own_output(c: &Checkpoint, layout: &Layout) -> bool {
     let embd = c.tensor(&format!("{}embed_tokens.weight", layout.model));
     match (c.tensor(layout.lm_head), embd) {

@@ -4,33 +4,34 @@ use super::architecture::LayerSpec;
 use super::Config;
 use crate::kernels::{Activations, KvRows, KvType, Matrix, Partials, Rope, RopeSpec};
 
-/// Positions that are evaluated together: long enough to reuse each weight many times, short
-/// enough that their activations stay small (27B: 512 × 36,864 × 4 B = 75 MB a buffer).
+/// Default number of positions that are evaluated together. It is large enough to use each weight
+/// many times, and small enough that the activations stay small (27B: 512 × 36,864 × 4 B = 75 MB
+/// per buffer).
 pub const N_UBATCH: usize = 512;
 
-/// Rows of logits that are computed together (256,000 pieces: 64 rows are 66 MB).
+/// Rows of logits that are computed together (for 256,000 pieces, 64 rows take 66 MB).
 pub const LOGIT_ROWS: usize = 64;
 
-/// What a sequence may take, and the ubatches that it is evaluated in.
+/// The limits of a sequence, and how it is evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateOptions {
-    /// The most positions.
+    /// Most positions: the length of the context.
     pub n_ctx: usize,
-    /// What keys and values are stored as.
+    /// Type of the KV cache.
     pub kv: KvType,
-    /// The most positions that are evaluated together, at least 1.
+    /// Most positions that are evaluated together, at least 1.
     pub n_ubatch: usize,
-    /// Whether local layers keep only what their window needs.
+    /// Whether local layers keep only the positions that their window needs, in a ring.
     pub rings: bool,
 }
 
 impl StateOptions {
-    /// With ubatches of [`N_UBATCH`], and rings.
+    /// Options with ubatches of [`N_UBATCH`] and rings.
     pub fn new(n_ctx: usize, kv: KvType) -> Self {
         Self { n_ctx, kv, n_ubatch: N_UBATCH, rings: true }
     }
 
-    /// Positions that a layer has room for.
+    /// Number of positions that the cache of a layer has room for.
     pub(super) fn capacity(&self, layer: &LayerSpec) -> usize {
         match layer.window {
             Some(window) if self.rings => {
@@ -42,24 +43,25 @@ impl StateOptions {
     }
 }
 
-/// One sequence: the keys and values of what was read so far.
+/// One sequence: the keys and values of the tokens evaluated so far.
 #[derive(Debug)]
 pub struct Sequence {
     pub(super) options: StateOptions,
-    /// Positions in the cache.
+    /// Positions evaluated so far.
     pub(super) len: usize,
-    /// By layer.
+    /// The cache of each layer.
     pub(super) cache: Vec<Cache>,
 }
 
-/// What a pass over the weights works in, for one sequence after another or for many together.
+/// The buffers of a pass over the weights. They can be used for one sequence after another, or for
+/// many sequences together.
 #[derive(Debug)]
 pub struct Workspace {
     pub(super) buffers: Buffers,
     pub(super) ropes: Ropes,
 }
 
-/// The angles of RoPE, one table for each way in which layers turn.
+/// The angles of RoPE, with one table for each different [`RopeSpec`] of the layers.
 #[derive(Debug)]
 pub(super) struct Ropes(Vec<(RopeSpec, Rope)>);
 
@@ -69,7 +71,7 @@ impl Ropes {
         Self(specs.map(|spec| (spec, Rope::new(config.head_dim, spec))).collect())
     }
 
-    /// The ways in which the layers of a model turn.
+    /// The different specifications in the layers of a model.
     fn specs(config: &Config) -> Vec<RopeSpec> {
         let mut specs: Vec<RopeSpec> = Vec::new();
         for layer in &config.layers {
@@ -80,7 +82,7 @@ impl Ropes {
         specs
     }
 
-    /// Prepares for a row at each of `positions`.
+    /// Prepares the tables for rows at these positions.
     pub fn prepare(&mut self, positions: impl Iterator<Item = usize> + Clone) {
         self.0.iter_mut().for_each(|(_, rope)| rope.prepare(positions.clone()));
     }
@@ -92,19 +94,19 @@ impl Ropes {
     }
 }
 
-/// One sequence on its way through a model by itself.
+/// One sequence, with the buffers to evaluate it.
 #[derive(Debug)]
 pub struct State {
     pub(super) sequence: Sequence,
     pub(super) work: Workspace,
 }
 
-/// Keys and values of one layer.
+/// The KV cache of one layer.
 #[derive(Debug)]
 pub(super) struct Cache {
     pub k: KvRows,
     pub v: KvRows,
-    /// Positions that a query attends to, its own included.
+    /// Number of positions that a query attends to, including its own; `None` for all.
     window: Option<usize>,
 }
 
@@ -115,14 +117,15 @@ impl Cache {
     }
 }
 
-/// The activations of a ubatch of `n` positions; every buffer is resized to the ubatch.
+/// The activations of a ubatch of `n` positions. Every buffer is resized to the ubatch.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     /// The residual stream, `[n, n_embd]`
     pub x: Vec<f32>,
-    /// The normed stream, which the matrices of attention and feed-forward read: `[n, n_embd]`
+    /// The normed residual stream, which is multiplied with the matrices of attention and
+    /// feed-forward: `[n, n_embd]`
     pub input: Activations,
-    /// The output of attention or of GeGLU, which the matrix back to the stream reads:
+    /// The output of attention or of GeGLU, which is multiplied with `attn_output` or `ffn_down`:
     /// `[n, n_head * head_dim]` or `[n, n_ff]`
     pub inner: Activations,
     /// `[n, n_head * head_dim]`
@@ -131,16 +134,16 @@ pub(super) struct Buffers {
     pub k: Vec<f32>,
     /// `[n, n_head_kv * head_dim]`
     pub v: Vec<f32>,
-    /// Attention's, while spans are apart.
+    /// Attention's partial results, before its spans are combined.
     pub partials: Partials,
-    /// What attention or feed-forward adds to the stream, before its norm: `[n, n_embd]`
+    /// What attention or feed-forward adds to the residual stream, before its norm: `[n, n_embd]`
     pub delta: Vec<f32>,
-    /// `[rows wanted, n_vocab]`
+    /// `[number of rows, n_vocab]`
     pub logits: Vec<f32>,
 }
 
 impl Sequence {
-    /// An empty sequence. The cache grows as positions come.
+    /// Starts an empty sequence. The cache grows with the number of positions.
     pub fn new(config: &Config, options: StateOptions) -> Self {
         let rows = |capacity| KvRows::new(options.kv, config.n_head_kv, config.head_dim, capacity);
         let cache = |layer: &LayerSpec| {
@@ -150,7 +153,7 @@ impl Sequence {
         Self { options, len: 0, cache: config.layers.iter().map(cache).collect() }
     }
 
-    /// Bytes of the cache of one whose context is full.
+    /// Size of the KV cache in bytes when the context is full.
     pub fn bytes(config: &Config, options: StateOptions) -> usize {
         let positions: usize = config.layers.iter().map(|layer| options.capacity(layer)).sum();
         positions * 2 * config.n_head_kv * options.kv.head_bytes(config.head_dim)
@@ -166,12 +169,12 @@ impl Sequence {
         self.len == 0
     }
 
-    /// What it may take.
+    /// The options of the sequence.
     pub fn options(&self) -> &StateOptions {
         &self.options
     }
 
-    /// The positions that [`truncate`](Self::truncate) would keep.
+    /// How many positions [`truncate`](Self::truncate) to `len` would keep.
     pub fn keeps(&self, len: usize) -> usize {
         let len = self.len.min(len);
         match self.cache.iter().all(|cache| cache.k.first() <= cache.first_for(len)) {
@@ -180,8 +183,9 @@ impl Sequence {
         }
     }
 
-    /// Forgets all positions from `len` on, and those before as well if a ring has written over what
-    /// position `len` would see: rings go back by a ubatch, at least. Gives the positions kept.
+    /// Drops all positions from `len` on. If a ring has overwritten what position `len` attends to,
+    /// drops the positions before as well; going back by up to a ubatch always works. Returns the
+    /// number of positions kept.
     pub fn truncate(&mut self, len: usize) -> usize {
         self.len = self.keeps(len);
         for cache in &mut self.cache {
@@ -191,11 +195,11 @@ impl Sequence {
         self.len
     }
 
-    /// Holds the first `len` positions of `other` from now on, as far as it
-    /// [`keeps`](Self::keeps) them, and nothing else; gives how many those are.
+    /// Replaces this sequence with the first `len` positions of `other`, as far as `other`
+    /// [`keeps`](Self::keeps) them. Returns their number.
     ///
     /// # Panics
-    /// If the other one is of another model, or has other options.
+    /// If `other` is of another model or has other options.
     pub fn copy_from(&mut self, other: &Self, len: usize) -> usize {
         assert_eq!(self.options, other.options, "sequences of one kind");
         self.len = other.keeps(len);
@@ -208,14 +212,14 @@ impl Sequence {
 }
 
 impl Workspace {
-    /// One that has grown for nothing yet.
+    /// Creates empty buffers.
     pub fn new(config: &Config) -> Self {
         Self { buffers: Buffers::default(), ropes: Ropes::new(config) }
     }
 
-    /// Bytes that it grows to, but for the logits: for passes of up to `rows` positions of `sequences`
-    /// sequences, each of which has `options`. As in `Buffers`: x and delta; q, k, v; the two inputs of
-    /// matrices with their quantized forms; attention's spans.
+    /// Size in bytes, without the logits, for passes of at most `rows` positions of `sequences`
+    /// sequences with these options. Counted are the fields of `Buffers`: x and delta; q, k, v; the
+    /// two inputs of matrices with their quantized forms; and attention's partial results.
     pub fn bytes(config: &Config, options: StateOptions, rows: usize, sequences: usize) -> usize {
         let widest = config.n_ff.max(config.n_embd_q());
         let streams = 2 * config.n_embd + config.n_embd_q() + 2 * config.n_embd_kv();
@@ -229,7 +233,7 @@ impl Workspace {
 }
 
 impl State {
-    /// An empty sequence.
+    /// Starts an empty sequence.
     pub fn new(config: &Config, options: StateOptions) -> Self {
         Self { sequence: Sequence::new(config, options), work: Workspace::new(config) }
     }
@@ -244,17 +248,17 @@ impl State {
         self.sequence.is_empty()
     }
 
-    /// What it may take.
+    /// The options of the sequence.
     pub fn options(&self) -> &StateOptions {
         &self.sequence.options
     }
 
-    /// Forgets all positions.
+    /// Drops all positions.
     pub fn clear(&mut self) {
         self.truncate(0);
     }
 
-    /// As [`Sequence::truncate`].
+    /// See [`Sequence::truncate`].
     pub fn truncate(&mut self, len: usize) -> usize {
         self.sequence.truncate(len)
     }

@@ -1,15 +1,16 @@
-//! The tensors of a model: what each is for, GGUF's names, transformers' names, shapes.
+//! The tensors of a model: their kinds, their names in GGUF and in transformers, and their shapes.
 
 use lapidary_formats::quant::QuantType;
 
 use super::Config;
 
-/// What a tensor is for. A kind that belongs to a layer occurs once in each layer that has it.
+/// The purpose of a tensor. A kind that belongs to a layer occurs once in each layer that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TensorKind {
-    /// The embedding, which is the output matrix as well unless [`Output`](Self::Output) is there.
+    /// The embedding. It is also the output matrix, unless there is a tensor of kind
+    /// [`Output`](Self::Output).
     TokenEmbd,
-    /// Before attention.
+    /// The norm before attention.
     AttnNorm,
     /// Queries.
     AttnQ,
@@ -21,33 +22,33 @@ pub enum TensorKind {
     AttnQNorm,
     /// The norm of each head's key.
     AttnKNorm,
-    /// From the heads back to the residual stream.
+    /// From the attention heads back to the residual stream.
     AttnOutput,
-    /// After attention, before it is added.
+    /// The norm after attention, before the result is added to the residual stream.
     PostAttentionNorm,
-    /// Before feed-forward.
+    /// The norm before feed-forward.
     FfnNorm,
-    /// What gates [`FfnUp`](Self::FfnUp).
+    /// The gate, whose activation is multiplied with the output of [`FfnUp`](Self::FfnUp).
     FfnGate,
-    /// To the width of feed-forward.
+    /// From the residual stream to the width of feed-forward.
     FfnUp,
     /// From the width of feed-forward back to the residual stream.
     FfnDown,
-    /// After feed-forward, before it is added.
+    /// The norm after feed-forward, before the result is added to the residual stream.
     PostFfwNorm,
-    /// The final norm.
+    /// The norm before the output matrix.
     OutputNorm,
     /// The output matrix of a model that does not share it with the embedding.
     Output,
 }
 
-/// How a kind of tensor is stored.
+/// What kind of values a tensor holds, which decides how it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// RMSNorm weights: always F32. GGUF files hold the multiplier 1 + w, checkpoints w
     /// ([llama.cpp#5631](https://github.com/ggml-org/llama.cpp/issues/5631)).
     Norm,
-    /// A matrix, in any type.
+    /// A matrix, of any type.
     Matrix,
 }
 
@@ -103,16 +104,16 @@ impl TensorKind {
     }
 }
 
-/// A tensor that a model of some configuration has.
+/// A tensor that a model of a certain configuration has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
-    /// What it is for.
+    /// Its purpose.
     pub kind: TensorKind,
     /// The layer it belongs to, if any.
     pub layer: Option<usize>,
     /// GGUF's name, such as `blk.3.attn_q.weight`.
     pub name: String,
-    /// transformers' name in a model that is all text, such as `model.layers.3.self_attn.q_proj.weight`.
+    /// transformers' name in a text-only model, such as `model.layers.3.self_attn.q_proj.weight`.
     pub hf_name: String,
     /// Innermost dimension first: `[cols, rows]`, or `[n]` for a norm.
     pub shape: Vec<usize>,
@@ -139,17 +140,18 @@ impl TensorSpec {
         self.shape.iter().product()
     }
 
-    /// Its size as blocks of `ty`, in bytes.
+    /// Its size in bytes if it is stored as `ty`.
     ///
     /// # Panics
-    /// If its rows are no whole blocks.
+    /// If its rows are not whole blocks of `ty`.
     pub fn bytes(&self, ty: QuantType) -> u64 {
         let row = ty.row_bytes(self.cols()).expect("rows are whole blocks of the type");
         (self.rows() * row) as u64
     }
 }
 
-/// The tensors of one layer in the order in which they are written: kind, transformers' name, shape.
+/// The tensors of one layer, in the order in which they are written: kind, transformers' name,
+/// shape.
 fn of_layer(c: &Config, layer: usize) -> Vec<(TensorKind, &'static str, Vec<usize>)> {
     use TensorKind::*;
     let (d, f, q, kv, head) = (c.n_embd, c.n_ff, c.n_embd_q(), c.n_embd_kv(), c.head_dim);
@@ -180,8 +182,8 @@ fn of_layer(c: &Config, layer: usize) -> Vec<(TensorKind, &'static str, Vec<usiz
     all
 }
 
-/// Every tensor of a model, in the order in which they are written. `untied` says whether the model has
-/// an output matrix of its own, which comes last.
+/// All tensors of a model, in the order in which they are written. `untied` says whether the model
+/// has an output matrix of its own, which then comes last.
 pub fn tensors(c: &Config, untied: bool) -> Vec<TensorSpec> {
     use TensorKind::{Output, OutputNorm, TokenEmbd};
     let whole = |kind: TensorKind, hf_name: &str, shape| TensorSpec {

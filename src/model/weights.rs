@@ -1,4 +1,5 @@
-//! What a model reads and never writes: matrices in the mapped file, norms copied out of it.
+//! The weights of a model, which are only read: matrices in the mapped file, and copies of the
+//! norms.
 
 use std::collections::HashMap;
 
@@ -11,18 +12,18 @@ use crate::kernels::Matrix;
 pub struct Weights<'a> {
     /// `[n_vocab, n_embd]`
     pub token_embd: Matrix<'a>,
-    /// By layer.
+    /// The weights of each layer.
     pub layers: Vec<Layer<'a>>,
     /// `[n_embd]`
     pub output_norm: Vec<f32>,
     /// `[n_vocab, n_embd]`: the embedding again, unless the model has an output matrix of its own.
     pub output: Matrix<'a>,
-    /// What `output` is: the embedding or a matrix of its own.
+    /// Whether `output` is the embedding or a matrix of its own.
     pub output_kind: TensorKind,
 }
 
-/// The weights of one layer. Norms are multipliers (1 + w), `[n_embd]` where nothing else is said; those
-/// that its specification does not ask for are not there.
+/// The weights of one layer. Norms are multipliers (1 + w), `[n_embd]` unless stated otherwise.
+/// Norms that the layer's [`LayerSpec`](super::LayerSpec) does not ask for are `None`.
 #[derive(Debug)]
 pub struct Layer<'a> {
     /// Before attention.
@@ -33,13 +34,13 @@ pub struct Layer<'a> {
     pub attn_k: Matrix<'a>,
     /// `[n_head_kv * head_dim, n_embd]`
     pub attn_v: Matrix<'a>,
-    /// Of each head's query, before RoPE: `[head_dim]`
+    /// Norm of each head's query, before RoPE: `[head_dim]`
     pub attn_q_norm: Option<Vec<f32>>,
-    /// Of each head's key, before RoPE: `[head_dim]`
+    /// Norm of each head's key, before RoPE: `[head_dim]`
     pub attn_k_norm: Option<Vec<f32>>,
     /// `[n_embd, n_head * head_dim]`
     pub attn_output: Matrix<'a>,
-    /// After attention, before it is added.
+    /// After attention, before the result is added to the residual stream.
     pub post_attention_norm: Option<Vec<f32>>,
     /// Before the feed-forward layer.
     pub ffn_norm: Vec<f32>,
@@ -49,12 +50,12 @@ pub struct Layer<'a> {
     pub ffn_up: Matrix<'a>,
     /// `[n_embd, n_ff]`
     pub ffn_down: Matrix<'a>,
-    /// After the feed-forward layer, before it is added.
+    /// After the feed-forward layer, before the result is added to the residual stream.
     pub post_ffw_norm: Option<Vec<f32>>,
 }
 
 impl<'a> Layer<'a> {
-    /// The matrices, in the order of their use.
+    /// The matrices in the order in which a pass uses them.
     pub fn matrices(&self) -> [&Matrix<'a>; 7] {
         let Self { attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down, .. } = self;
         [attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down]
@@ -65,8 +66,8 @@ impl<'a> Weights<'a> {
     /// The weights of an opened model, whose tensors were checked when it was opened.
     ///
     /// # Errors
-    /// If a norm has values that are NaN or infinite. Matrices are not looked at, as that would read
-    /// the whole file.
+    /// If a norm has values that are NaN or infinite. Matrices are not checked, because that would
+    /// read the whole file.
     pub fn new(source: &'a Source) -> Result<Self, SourceError> {
         use TensorKind::*;
         let specs: HashMap<(TensorKind, Option<usize>), &TensorSpec> =

@@ -18,10 +18,10 @@ use crate::model::Model;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Divergence {
     /// Perplexity of the quantized model, as [`measure`](super::measure) gives it.
-    pub cut: Estimate,
+    pub quantized: Estimate,
     /// Perplexity of the reference.
     pub reference: Estimate,
-    /// `cut` divided by `reference`. Its standard error comes from the differences between the two
+    /// `quantized` divided by `reference`. Its standard error comes from the differences between the two
     /// models at each token, because most of the variance is the text's and common to both.
     pub ratio: Estimate,
     /// Divergence of the quantized model's predictions from the reference's.
@@ -40,7 +40,7 @@ pub struct Divergence {
     pub seconds: f64,
 }
 
-/// Kullback-Leibler divergence D(reference ‖ cut) in nats, over the scored positions.
+/// Kullback-Leibler divergence D(reference ‖ quantized) in nats, over the scored positions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KlDivergence {
     /// The mean.
@@ -57,20 +57,22 @@ pub struct KlDivergence {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum VocabularyMismatch {
     /// They have different numbers of pieces.
-    #[error("the vocabularies differ: the model has {cut} pieces, the reference has {reference}")]
+    #[error(
+        "the vocabularies differ: the model has {quantized} pieces, the reference has {reference}"
+    )]
     Size {
         /// Pieces of the quantized model.
-        cut: usize,
+        quantized: usize,
         /// Pieces of the reference.
         reference: usize,
     },
     /// An id has different texts.
-    #[error("the vocabularies differ: piece {id} is {cut:?} in the model, but {reference:?} in the reference")]
+    #[error("the vocabularies differ: piece {id} is {quantized:?} in the model, but {reference:?} in the reference")]
     Piece {
         /// The first id that differs.
         id: usize,
         /// Its text in the quantized model.
-        cut: String,
+        quantized: String,
         /// Its text in the reference.
         reference: String,
     },
@@ -78,29 +80,29 @@ pub enum VocabularyMismatch {
 
 /// Checks that every token id has the same text in both models. [`compare`] has no texts and checks
 /// only the sizes, so whoever opens the two files should call this.
-pub fn check_vocabularies(cut: &Vocab, reference: &Vocab) -> Result<(), VocabularyMismatch> {
-    check_sizes(cut.pieces.len(), reference.pieces.len())?;
+pub fn check_vocabularies(quantized: &Vocab, reference: &Vocab) -> Result<(), VocabularyMismatch> {
+    check_sizes(quantized.pieces.len(), reference.pieces.len())?;
     // Some files have plain spaces instead of `▁`.
     let spelling = |c| if c == ' ' { '\u{2581}' } else { c };
-    let pairs = cut.pieces.iter().zip(reference.pieces.iter());
-    for (id, (cut, reference)) in pairs.enumerate() {
-        let (cut, reference) = (&cut.text, &reference.text);
-        if !cut.chars().map(spelling).eq(reference.chars().map(spelling)) {
-            let (cut, reference) = (cut.to_string(), reference.to_string());
-            return Err(VocabularyMismatch::Piece { id, cut, reference });
+    let pairs = quantized.pieces.iter().zip(reference.pieces.iter());
+    for (id, (quantized, reference)) in pairs.enumerate() {
+        let (quantized, reference) = (&quantized.text, &reference.text);
+        if !quantized.chars().map(spelling).eq(reference.chars().map(spelling)) {
+            let (quantized, reference) = (quantized.to_string(), reference.to_string());
+            return Err(VocabularyMismatch::Piece { id, quantized, reference });
         }
     }
     Ok(())
 }
 
-fn check_sizes(cut: usize, reference: usize) -> Result<(), VocabularyMismatch> {
-    if cut != reference {
-        return Err(VocabularyMismatch::Size { cut, reference });
+fn check_sizes(quantized: usize, reference: usize) -> Result<(), VocabularyMismatch> {
+    if quantized != reference {
+        return Err(VocabularyMismatch::Size { quantized, reference });
     }
     Ok(())
 }
 
-/// Measures how far `cut`, a quantized model, is from `reference` on `tokens`, the whole text with
+/// Measures how far `quantized`, a quantized model, is from `reference` on `tokens`, the whole text with
 /// BOS first. Calls `progress` after each chunk with the results so far and the total number of
 /// chunks; it returns whether to continue.
 ///
@@ -108,25 +110,25 @@ fn check_sizes(cut: usize, reference: usize) -> Result<(), VocabularyMismatch> {
 /// Those of [`measure`](super::measure), and if the models do not have the same number of pieces.
 /// [`check_vocabularies`] compares the pieces themselves.
 pub fn compare(
-    cut: &Model<'_>,
+    quantized: &Model<'_>,
     reference: &Model<'_>,
     tokens: &[u32],
     options: Options,
     mut progress: impl FnMut(&Divergence, usize) -> bool,
 ) -> Result<Divergence, PerplexityError> {
-    let (cpu, n_vocab) = (cut.cpu(), cut.config().n_vocab);
+    let (cpu, n_vocab) = (quantized.cpu(), quantized.config().n_vocab);
     check_sizes(n_vocab, reference.config().n_vocab)?;
     let start = Instant::now();
     let mut chunks = ChunkEvaluator::new(
-        [(cut, options.kv), (reference, options.reference_kv)],
+        [(quantized, options.kv), (reference, options.reference_kv)],
         tokens,
         options,
     )?;
     let mut sums = Sums::default();
     loop {
-        let more = chunks.evaluate_next(|[cut, reference], next| {
+        let more = chunks.evaluate_next(|[quantized, reference], next| {
             let mut block = vec![Position::default(); next.len()];
-            let logits = cut.chunks_exact(n_vocab).zip(reference.chunks_exact(n_vocab));
+            let logits = quantized.chunks_exact(n_vocab).zip(reference.chunks_exact(n_vocab));
             cpu.for_each(block.iter_mut().zip(logits).zip(next), |((position, x), token)| {
                 *position = Position::new(cpu.isa(), x, *token);
             });
@@ -143,7 +145,7 @@ pub fn compare(
 #[derive(Clone, Copy, Debug, Default)]
 struct Position {
     /// Negative log likelihood of the right token in the quantized model.
-    cut: f64,
+    quantized: f64,
     /// The same in the reference.
     reference: f64,
     /// The divergence.
@@ -154,14 +156,15 @@ struct Position {
 
 impl Position {
     /// Computes the scores from the logits of the quantized model and of the reference.
-    fn new(isa: Isa, (cut, reference): (&[f32], &[f32]), token: u32) -> Self {
-        let (log_sum_cut, log_sum_reference) = (log_sum_exp(isa, cut), log_sum_exp(isa, reference));
+    fn new(isa: Isa, (quantized, reference): (&[f32], &[f32]), token: u32) -> Self {
+        let (log_sum_quantized, log_sum_reference) =
+            (log_sum_exp(isa, quantized), log_sum_exp(isa, reference));
         let likelihood = |logits: &[f32]| f64::from(logits[token as usize]);
         Self {
-            cut: log_sum_cut - likelihood(cut),
+            quantized: log_sum_quantized - likelihood(quantized),
             reference: log_sum_reference - likelihood(reference),
-            kl: kl_divergence(isa, (reference, log_sum_reference), (cut, log_sum_cut)),
-            same_top: argmax(isa, cut) == argmax(isa, reference),
+            kl: kl_divergence(isa, (reference, log_sum_reference), (quantized, log_sum_quantized)),
+            same_top: argmax(isa, quantized) == argmax(isa, reference),
         }
     }
 }
@@ -169,7 +172,7 @@ impl Position {
 /// Sums over the scored positions.
 #[derive(Debug, Default)]
 struct Sums {
-    cut: Mean,
+    quantized: Mean,
     reference: Mean,
     /// Differences of the negative log likelihoods.
     difference: Mean,
@@ -182,13 +185,13 @@ struct Sums {
 
 impl Sums {
     fn add(&mut self, position: &Position) {
-        let Position { cut, reference, kl, same_top } = *position;
-        self.cut.add(cut);
+        let Position { quantized, reference, kl, same_top } = *position;
+        self.quantized.add(quantized);
         self.reference.add(reference);
-        self.difference.add(cut - reference);
+        self.difference.add(quantized - reference);
         self.kl.add(kl);
         self.same_top.add(f64::from(u8::from(same_top)));
-        self.probability_change.add((-cut).exp() - (-reference).exp());
+        self.probability_change.add((-quantized).exp() - (-reference).exp());
         self.all_kl.push(kl);
     }
 
@@ -200,7 +203,7 @@ impl Sums {
             maximum: quantile(&mut self.all_kl, 1.0),
         };
         Divergence {
-            cut: self.cut.exp(),
+            quantized: self.quantized.exp(),
             reference: self.reference.exp(),
             ratio: self.difference.exp(),
             kl,

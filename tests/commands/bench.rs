@@ -54,7 +54,7 @@ fn matrix_bytes(path: &Path, but: &str) -> u64 {
 
 /// Sequences that are decoded together count together, and read the weights once.
 #[test]
-fn streams_have_tests_of_their_own() {
+fn each_number_of_streams_gets_its_own_tests() {
     let dir = TempDir::new().unwrap();
     let path = converted(&dir, &micro());
     let lists =
@@ -99,7 +99,7 @@ fn for_programs() {
 }
 
 #[test]
-fn an_embedding_that_is_not_the_head_does_not_count() {
+fn an_embedding_that_is_not_the_output_matrix_is_not_counted() {
     let dir = TempDir::new().unwrap();
     let path = converted(&dir, &micro());
     assert!(Source::open(&path).unwrap().is_untied());
@@ -141,7 +141,7 @@ fn for_people() {
 }
 
 #[test]
-fn past_the_trained_context_there_is_a_word() {
+fn a_context_longer_than_the_trained_one_is_reported() {
     let dir = TempDir::new().unwrap();
     let path = converted(&dir, &micro());
     let trained = Source::open(&path).unwrap().config().n_ctx_train;

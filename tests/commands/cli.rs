@@ -136,7 +136,7 @@ fn a_gguf_file_of_another_architecture() {
 }
 
 #[test]
-fn a_file_that_is_no_model() {
+fn a_file_that_is_not_a_model() {
     every_command_fails(&held_out(), &held_out(), "GGUF");
 }
 
@@ -190,7 +190,7 @@ fn a_target_that_cannot_be_written() {
 }
 
 #[test]
-fn a_target_that_is_there_already() {
+fn a_target_that_exists_already() {
     let dir = TempDir::new().unwrap();
     let target = dir.path().join("out.gguf");
     fs::write(&target, "precious").unwrap();
@@ -246,7 +246,7 @@ fn a_prompt_longer_than_the_context() {
     let dir = TempDir::new().unwrap();
     let path = prompt_file(&dir, &b"a b c d e f g h ".repeat(8));
     let too_long = run_file(&path, &["--ctx", "16"]);
-    fails(too_long, &path, "tokens, the context takes 16 (--ctx)");
+    fails(too_long, &path, "tokens, but the context holds 16: use a larger --ctx");
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn a_wrong_command_line_is_explained_by_usage() {
 }
 
 #[test]
-fn a_closed_output_is_no_error() {
+fn a_closed_output_is_not_an_error() {
     let dir = TempDir::new().unwrap();
     let (model, text, target) = (tiny(), held_out(), dir.path().join("out.gguf"));
     let commands: [&[&OsStr]; 6] = [

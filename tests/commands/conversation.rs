@@ -76,16 +76,16 @@ fn a_conversation_is_held_saved_and_loaded() {
     assert_eq!((&saved[2]["role"], saved.len()), (&json!("assistant"), 3));
 
     say(&mut session, "/undo", "0 messages are left");
-    say(&mut session, "/save talk.json", "talk.json is there already; /save! talk.json");
+    say(&mut session, "/save talk.json", "talk.json exists already; /save! talk.json");
     assert_eq!(messages(&file), saved);
     say(&mut session, "/load none.json", "none.json: .*No such file");
-    say(&mut session, "/load talk.json", "going on after 2 messages");
+    say(&mut session, "/load talk.json", "continuing after 2 messages");
     say(&mut session, "/retry", ANSWERED);
     say(&mut session, "And whence comest thou?", ANSWERED);
     say(&mut session, "/save! talk.json", "4 messages saved");
     assert_eq!(messages(&file)[..3], saved);
-    say(&mut session, "/sav", "no command /sav");
-    say(&mut session, "/reset", "begins anew");
+    say(&mut session, "/sav", "unknown command /sav");
+    say(&mut session, "/reset", "this is a new conversation");
     say(&mut session, "/retry", "there is no message");
     session.exp_string("> ").unwrap();
     session.send("/exit\r").unwrap();
@@ -94,7 +94,7 @@ fn a_conversation_is_held_saved_and_loaded() {
 }
 
 #[test]
-fn messages_of_several_lines_are_one() {
+fn several_lines_can_be_one_message() {
     let dir = TempDir::new().unwrap();
     let mut session = begin(&dir, &["--temp", "0", "-n", "3"]);
     say(&mut session, "first\\\rsecond", ANSWERED);
@@ -109,7 +109,7 @@ fn messages_of_several_lines_are_one() {
 }
 
 #[test]
-fn ctrl_c_stops_an_answer_clears_a_line_and_leaves_an_empty_one() {
+fn ctrl_c_stops_an_answer_clears_a_line_and_quits_on_an_empty_line() {
     let dir = TempDir::new().unwrap();
     // So hot that all tokens are as likely; with this seed it takes thousands until one ends the answer.
     let hot = ["--temp", "1000", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--seed", "4"];

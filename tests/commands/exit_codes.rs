@@ -60,7 +60,7 @@ fn fault(output: &Output, code: i32) -> String {
 }
 
 #[test]
-fn all_is_well() {
+fn every_command_succeeds() {
     let dir = TempDir::new().unwrap();
     for case in COMMANDS {
         let output = command(case, &tiny(), &held_out(), &dir).output().unwrap();
@@ -69,7 +69,7 @@ fn all_is_well() {
 }
 
 #[test]
-fn a_command_line_that_makes_no_sense() {
+fn an_invalid_command_line() {
     let dir = TempDir::new().unwrap();
     for case in COMMANDS.into_iter().chain([("demo", &[][..])]) {
         let output = command(case, &tiny(), &held_out(), &dir).arg("--no-such").output().unwrap();
@@ -80,7 +80,7 @@ fn a_command_line_that_makes_no_sense() {
 }
 
 #[test]
-fn a_model_that_is_not_there_or_cannot_be_read() {
+fn a_model_that_does_not_exist_or_cannot_be_read() {
     let dir = TempDir::new().unwrap();
     let empty = dir.path().join("empty.gguf");
     File::create(&empty).unwrap();
@@ -107,7 +107,7 @@ fn a_model_that_is_not_there_or_cannot_be_read() {
 }
 
 #[test]
-fn a_text_that_is_not_there_or_cannot_be_read() {
+fn a_text_that_does_not_exist_or_cannot_be_read() {
     let dir = TempDir::new().unwrap();
     let binary = tests_dir("fixtures/tiny-gemma2/model.safetensors");
     for (text, cause) in [
@@ -164,7 +164,7 @@ fn wait_for_handler(process: u32, signal: u32) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn asked_to_end() {
+fn a_signal_that_asks_to_stop() {
     for (signal, name) in [(2, "INT"), (15, "TERM")] {
         for case in LONG {
             let dir = TempDir::new().unwrap();

@@ -35,7 +35,7 @@ fn total(ctx: usize, kv: &str, n_ubatch: usize) -> u64 {
 }
 
 #[test]
-fn it_stays_under_the_memory_it_is_given_and_says_how() {
+fn options_are_chosen_to_fit_the_given_memory_and_reported() {
     let whole = json(run(&[]).0);
     // The model's own context.
     let options = |json: &Value| {
@@ -61,7 +61,7 @@ fn it_stays_under_the_memory_it_is_given_and_says_how() {
 }
 
 #[test]
-fn what_it_is_given_and_is_not_enough_is_refused_with_a_table() {
+fn too_little_given_memory_is_refused_with_a_table() {
     let least = total(4096, "q8_0", 32);
     let (assert, stderr) = run(&["--ctx", "4096", "--memory", &(least - 1).to_string()]);
     assert.code(1).stdout("");
@@ -74,10 +74,7 @@ fn what_it_is_given_and_is_not_enough_is_refused_with_a_table() {
     let parts = ["cache", "file", "buffers", "tokenizer", "program", "total"];
     assert!(parts.iter().all(|part| lines[1].contains(part)), "{stderr}");
     assert!(lines[2].trim_start().starts_with("q8_0"), "{stderr}");
-    assert!(
-        lines[3].contains("tiny-gemma2: it takes ") && lines[3].contains("--memory"),
-        "{stderr}"
-    );
+    assert!(lines[3].contains("tiny-gemma2: needs ") && lines[3].contains("--memory"), "{stderr}");
     for wrong in ["0", "many", "-1"] {
         run(&["--memory", wrong]).0.code(2);
     }
@@ -95,16 +92,13 @@ fn run_in(kilobytes: u64, options: &[&str]) -> (assert_cmd::assert::Assert, Stri
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_the_process_may_not_have_is_refused_before_it_begins() {
+fn a_run_that_exceeds_the_address_space_is_refused_before_it_starts() {
     // In f32, keys and values of a layer are 512 bytes a position.
     let long = ["--ctx", "4000000", "--kv", "f32"];
     let (assert, stderr) = run_in(1_000_000, &long);
     assert.code(1).stdout("");
     let last = stderr.lines().last().unwrap();
-    assert!(
-        last.contains("tiny-gemma2: it takes ") && last.contains("1.024 GB of address"),
-        "{last}"
-    );
+    assert!(last.contains("tiny-gemma2: needs ") && last.contains("1.024 GB of address"), "{last}");
     assert!(stderr.contains("  f32 ") && stderr.contains("context of 4000000"), "{stderr}");
     // Memory is taken as positions come, so that a few of them fit all the same.
     json(run_in(1_000_000, &[&long[..], &["--force"]].concat()).0);

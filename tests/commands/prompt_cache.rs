@@ -79,7 +79,7 @@ fn a_second_run_evaluates_one_token() {
 
 #[cfg(unix)]
 #[test]
-fn nobody_else_may_read_it() {
+fn only_the_owner_can_read_the_session_file() {
     use std::os::unix::fs::PermissionsExt;
     let cache = Cache::new();
     let mode = || std::fs::metadata(&cache.path).unwrap().permissions().mode() & 0o777;
@@ -93,7 +93,7 @@ fn nobody_else_may_read_it() {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_saves_what_there_is() {
+fn ctrl_c_saves_the_session_so_far() {
     use std::io::Read;
     let cache = Cache::new();
     let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
@@ -115,7 +115,7 @@ fn ctrl_c_saves_what_there_is() {
 
 /// A text that goes on where the last one ended, and one that has only its beginning in common.
 #[test]
-fn what_a_prompt_begins_with_is_reused() {
+fn the_common_beginning_of_prompts_is_reused() {
     let cache = Cache::new();
     let first = cache.run(&["-p", PROMPT, "-n", "16"]);
     let answer = first["text"].as_str().unwrap();
@@ -155,7 +155,7 @@ fn rings_that_wrapped_are_saved_too() {
 }
 
 #[test]
-fn a_context_that_slides_is_saved_as_it_is() {
+fn a_shifted_context_is_saved_as_it_is() {
     let cache = Cache::new();
     let args = ["-p", PROMPT, "-n", "60", "--ctx", "24", "--context-shift"];
     let first = cache.run(&args);
@@ -167,7 +167,7 @@ fn a_context_that_slides_is_saved_as_it_is() {
 }
 
 #[test]
-fn another_context_will_do_if_it_is_long_enough() {
+fn a_session_fits_any_context_that_is_long_enough() {
     let cache = Cache::new();
     let args = ["-p", PROMPT, "-n", "16"];
     let first = cache.run(&args);
@@ -180,17 +180,17 @@ fn another_context_will_do_if_it_is_long_enough() {
     }
     let args = again(tokens - 1);
     let error = cache.refused(&tiny(), &args.split('\n').collect::<Vec<_>>());
-    assert_eq!(error, format!("holds {tokens} tokens, the context takes {}", tokens - 1));
+    assert_eq!(error, format!("has {tokens} tokens, but the context holds {}", tokens - 1));
 }
 
 #[test]
-fn files_of_others_are_refused() {
+fn sessions_of_other_models_and_cache_types_are_refused() {
     let cache = Cache::new();
     cache.run(&["-p", PROMPT, "-n", "4"]);
     let args = ["-p", PROMPT, "-n", "4"];
     assert_eq!(cache.refused(&micro(), &args), "was saved by another model");
     let q8_0 = [&args[..], &["--kv", "q8_0"]].concat();
-    assert_eq!(cache.refused(&tiny(), &q8_0), "holds keys and values as f16, not as q8_0");
+    assert_eq!(cache.refused(&tiny(), &q8_0), "was saved with a KV cache of type f16, not q8_0");
     // The same model in another file has other values.
     let file = cache.dir.path().join("tiny.gguf");
     let mut convert = Command::new(env!("CARGO_BIN_EXE_lapidary"));
@@ -235,7 +235,7 @@ fn damaged_files_are_refused() {
 }
 
 #[test]
-fn a_place_where_nothing_can_be_saved_is_told_before_anything_is_read() {
+fn a_path_that_cannot_be_written_is_reported_before_evaluation() {
     let mut cache = Cache::new();
     let args = ["-p", PROMPT, "-n", "4"];
     cache.path = cache.dir.path().to_owned();
@@ -273,7 +273,7 @@ fn a_save_that_fails_leaves_the_file_as_it_was() {
 
 #[test]
 #[cfg(unix)]
-fn a_session_is_saved_when_its_reader_goes_away() {
+fn a_session_is_saved_when_the_reader_of_the_output_goes_away() {
     use std::io::Read;
     let cache = Cache::new();
     let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));

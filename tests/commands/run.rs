@@ -66,7 +66,7 @@ fn a_seed_makes_a_run_repeatable() {
 }
 
 #[test]
-fn json_reports_the_text_and_how_it_came() {
+fn json_reports_the_text_and_statistics() {
     let args = [&["-p", PROMPT, "-n", "8"], &GREEDY[..]].concat();
     let found = json(&args);
     assert_eq!(
@@ -94,7 +94,7 @@ fn statistics_go_to_stderr() {
 }
 
 #[test]
-fn nothing_is_generated_when_nothing_is_asked_for() {
+fn no_tokens_are_generated_with_n_0() {
     let found = json(&["-p", PROMPT, "-n", "0"]);
     assert_eq!((&found["text"], &found["stop"]), (&"".into(), &"length".into()));
     assert!(found["seconds"]["first_token"].is_null());
@@ -113,7 +113,7 @@ fn the_context_ends_a_text() {
 }
 
 #[test]
-fn a_text_outlives_its_context() {
+fn a_text_can_be_longer_than_its_context() {
     for ctx in ["9", "10", "32"] {
         let args = [&["-p", PROMPT, "-n", "100", "--ctx", ctx], &GREEDY[..]].concat();
         let shift = [&args[..], &["--context-shift"]].concat();
@@ -124,13 +124,16 @@ fn a_text_outlives_its_context() {
         let text = |json: &serde_json::Value| json["text"].as_str().unwrap().to_owned();
         assert!(text(&found).starts_with(&text(&cut)));
         let stderr = String::from_utf8(run(&shift).stderr).unwrap();
-        assert!(stderr.contains("the context slid") && stderr.contains("ended by -n"), "{stderr}");
+        assert!(
+            stderr.contains("the context was shifted") && stderr.contains("ended by -n"),
+            "{stderr}"
+        );
     }
 }
 
 /// The message stays, with all that the template writes around it.
 #[test]
-fn an_answer_outlives_its_context() {
+fn an_answer_can_be_longer_than_its_context() {
     // Greedy, the model would end its answer.
     let hot = ["--temp", "100", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--seed", "3"];
     let args = [&["--chat", "-p", PROMPT, "-n", "60", "--ctx", "32", "--context-shift"], &hot[..]];
@@ -145,14 +148,14 @@ fn an_answer_outlives_its_context() {
 }
 
 #[test]
-fn a_context_beyond_the_trained_one_is_mentioned() {
+fn a_context_longer_than_the_trained_one_is_reported() {
     let stderr =
         String::from_utf8(run(&["-p", PROMPT, "-n", "1", "--ctx", "2000"]).stderr).unwrap();
     assert!(stderr.contains("trained for 1024 tokens"), "{stderr}");
 }
 
 #[test]
-fn a_prompt_comes_from_standard_input_or_a_file_alike() {
+fn prompts_from_standard_input_and_from_a_file_are_equal() {
     let dir = tempfile::TempDir::new().unwrap();
     let path = dir.path().join("prompt.txt");
     std::fs::write(&path, format!("{PROMPT}\n")).unwrap();
@@ -167,7 +170,7 @@ fn a_prompt_comes_from_standard_input_or_a_file_alike() {
 }
 
 #[test]
-fn control_tokens_count_only_where_they_are_trusted() {
+fn control_tokens_are_recognized_only_in_trusted_text() {
     let prompt = "<start_of_turn>user\nAnd it came to pass<end_of_turn>\n<start_of_turn>model\n";
     let tokens = |more: &[&str]| {
         let found = json(&[&["-p", prompt, "-n", "0"], more].concat());
@@ -179,7 +182,7 @@ fn control_tokens_count_only_where_they_are_trusted() {
 }
 
 #[test]
-fn an_answer_is_transformers_and_ends_with_the_turn() {
+fn an_answer_equals_that_of_transformers_and_ends_with_the_turn() {
     let expected = &golden("tiny.json")["chat_reply"];
     let message = expected["messages"][0]["content"].as_str().unwrap();
     let args = [&["--chat", "-p", message, "--kv", "f32"], &GREEDY[..]].concat();
@@ -194,7 +197,7 @@ fn an_answer_is_transformers_and_ends_with_the_turn() {
 }
 
 #[test]
-fn a_system_text_is_part_of_the_prompt() {
+fn a_system_message_is_part_of_the_prompt() {
     let tokens = |more: &[&str]| {
         let found = json(&[&["--chat", "-p", "And he said", "-n", "0"], more].concat());
         found["prompt_tokens"].as_u64().unwrap()
@@ -203,7 +206,7 @@ fn a_system_text_is_part_of_the_prompt() {
 }
 
 #[test]
-fn every_piece_that_is_written_is_whole_characters() {
+fn every_write_is_whole_characters() {
     // So hot that any token comes, those of single bytes among them.
     let hot = ["--temp", "100", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--seed", "3"];
     let args = [&["-p", PROMPT, "-n", "300"], &hot[..]].concat();
@@ -239,7 +242,7 @@ fn a_closed_pipe_ends_the_run_quietly() {
 }
 
 #[test]
-fn ctrl_c_ends_the_line_and_reports() {
+fn ctrl_c_ends_the_line_and_prints_statistics() {
     let (child, first) = spawn(&["-p", PROMPT, "-n", "-1", "--ctx", "100000", "--temp", "1"]);
     let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(kill.unwrap().success());

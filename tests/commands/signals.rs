@@ -44,7 +44,7 @@ fn ended(child: Child) -> (Output, String) {
 }
 
 #[test]
-fn a_file_that_is_cut_short_is_named() {
+fn a_truncated_file_is_named() {
     let dir = TempDir::new().unwrap();
     let path = converted(&dir);
     let child = endless(&path);
@@ -59,7 +59,7 @@ fn a_file_that_is_cut_short_is_named() {
 }
 
 #[test]
-fn a_file_that_is_replaced_stays_what_it_was() {
+fn a_replaced_file_is_read_as_it_was() {
     let dir = TempDir::new().unwrap();
     let path = converted(&dir);
     let read = |mut child: Child| {
@@ -84,7 +84,7 @@ fn a_file_that_is_replaced_stays_what_it_was() {
 }
 
 #[test]
-fn it_ends_when_it_is_asked_to() {
+fn signals_end_a_run() {
     for (signal, name) in [(15, "TERM"), (1, "HUP"), (2, "INT")] {
         let child = endless(&tiny());
         let id = child.id().to_string();
@@ -96,7 +96,7 @@ fn it_ends_when_it_is_asked_to() {
 }
 
 #[test]
-fn a_measurement_whose_model_is_cut_short_names_it_too() {
+fn a_measurement_names_a_model_that_is_truncated() {
     let dir = TempDir::new().unwrap();
     let path = converted(&dir);
     let args =

@@ -89,14 +89,14 @@ fn places_where_no_file_can_be() {
     fails(&path("missing/out.gguf"), &micro(), KEEP, "No such file or directory");
     fails(&path("file/out.gguf"), &micro(), KEEP, "Not a directory");
     fails(dir.path(), &micro(), FORCE, "is a directory");
-    fails(Path::new(".."), &micro(), FORCE, "is no file name");
+    fails(Path::new(".."), &micro(), FORCE, "is not a file name");
     assert_eq!(names(dir.path()), ["file"]);
 }
 
 #[test]
 #[cfg(unix)]
 fn a_device_is_not_replaced() {
-    fails(Path::new("/dev/null"), &micro(), FORCE, "is no regular file");
+    fails(Path::new("/dev/null"), &micro(), FORCE, "is not a regular file");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_write_that_fails_leaves_the_tensors_that_are_finished() {
     assert!(!stderr.contains("--resume"), "{stderr}");
     assert_eq!(names(dir.path()), ["whole"]);
     let stderr = convert_on_a_full_disk(&path("out.gguf"), 2400);
-    assert!(stderr.contains("out.gguf.part: --resume goes on from there"), "{stderr}");
+    assert!(stderr.contains("out.gguf.part: --resume continues from there"), "{stderr}");
     assert_eq!(names(dir.path()), ["out.gguf.part", "whole"]);
 
     let resume = Options { resume: true, ..Options::default() };

@@ -215,7 +215,7 @@ fn another_conversion_is_not_gone_on_with() {
     let mut place = Place::new();
     place.cut_after(10, anew());
     place.recipe = Recipe::Q6_K;
-    place.refuses(going_on(), "was begun with the recipe Q4_K_M, this conversion has Q6_K");
+    place.refuses(going_on(), "was begun with the recipe Q4_K_M, but this conversion has Q6_K");
 
     // The same model but for one weight.
     let other = TempDir::new().unwrap();
@@ -256,11 +256,11 @@ fn what_no_conversion_began_is_left_alone() {
         place.refuses(options, "was not begun by a conversion");
     }
     fs::write(place.part(), b"GGUF and nothing else that makes sense, but much of it").unwrap();
-    place.refuses(going_on(), "has no header that a conversion could go on from");
+    place.refuses(going_on(), "has no header from which a conversion could continue");
     fs::remove_file(place.part()).unwrap();
     fs::create_dir(place.part()).unwrap();
     let error = place.convert(anew()).unwrap_err().to_string();
-    assert!(error.contains("out.gguf.part: is in the way and is no regular file"), "{error}");
+    assert!(error.contains("out.gguf.part: is in the way and is not a regular file"), "{error}");
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn links_are_not_followed() {
     let victim = place.dir.path().join("victim");
     fs::write(&victim, "GGUF").unwrap();
     std::os::unix::fs::symlink(&victim, place.part()).unwrap();
-    place.refuses(anew(), "is no regular file");
+    place.refuses(anew(), "is not a regular file");
     assert_eq!(fs::read(&victim).unwrap(), b"GGUF");
 }
 
@@ -425,6 +425,6 @@ fn ctrl_c_says_how_to_go_on() {
         assert_eq!(code, Some(130), "{stderr}");
         assert_eq!(stderr.matches('\n').count(), 1, "{stderr}");
         assert!(stderr.starts_with("lapidary: cancelled; "), "{stderr}");
-        assert!(stderr.contains("out.gguf.part: --resume goes on from there"), "{stderr}");
+        assert!(stderr.contains("out.gguf.part: --resume continues from there"), "{stderr}");
     });
 }

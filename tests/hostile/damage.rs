@@ -102,7 +102,7 @@ fn block_scales_that_are_not_finite_end_what_is_computed() {
                 assert_eq!(output.status.code(), Some(1), "{name} {command}: {error}");
                 let expected = format!(
                     "lapidary: {path}: the model computes values that are NaN or infinite (`lapidary \
-                     verify` looks at its weights)\n"
+                     verify` checks its weights)\n"
                 );
                 assert_eq!(error, expected, "{name} {command}");
                 assert!(!String::from_utf8_lossy(&output.stdout).contains("NaN"));

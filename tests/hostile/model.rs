@@ -69,7 +69,7 @@ fn no_layers_or_absurdly_many() {
 
 #[test]
 fn other_layers_than_there_are_tensors_for() {
-    let expected = "its configuration asks for 1000 layers, but there are only 24 tensors";
+    let expected = "the configuration asks for 1000 layers, but there are only 24 tensors";
     key_says("block_count", 1000u32, expected);
     key_says("block_count", 3u32, "tensor `blk.2.attn_norm.weight` is missing");
     let expected = "tensor `blk.1.attn_norm.weight` is not part of a Gemma 2 model";
@@ -91,7 +91,7 @@ fn head_counts_that_disagree() {
         "`gemma2.attention.head_count_kv` is 3: it must divide the number of query heads, 2";
     key_says("attention.head_count_kv", 3u32, expected);
     let shape = |found: &str, expected: &str| {
-        format!("has shape {found}, its configuration asks for {expected}")
+        format!("has shape {found}, but the configuration asks for {expected}")
     };
     let expected = format!("tensor `blk.0.attn_q.weight` {}", shape("[32, 32]", "[32, 64]"));
     key_says("attention.head_count", 4u32, &expected);
@@ -119,11 +119,11 @@ fn head_widths_that_disagree() {
         h.set("gemma2.attention.value_length", 32u32);
     };
     let expected =
-        "tensor `blk.0.attn_q.weight` has shape [32, 32], its configuration asks for [32, 64]";
+        "tensor `blk.0.attn_q.weight` has shape [32, 32], but the configuration asks for [32, 64]";
     says(both, expected);
-    let expected = "`gemma2.attention.value_length` is 8: values are as long as keys";
+    let expected = "`gemma2.attention.value_length` is 8: it must be the width of a head";
     key_says("attention.value_length", 8u32, expected);
-    let expected = "`gemma2.rope.dimension_count` is 8: RoPE turns whole heads";
+    let expected = "`gemma2.rope.dimension_count` is 8: it must be the width of a head";
     key_says("rope.dimension_count", 8u32, expected);
     let same = File::new(&small::gguf(|h| h.set("gemma2.rope.dimension_count", 16u32)));
     assert!(Source::open(&same.path()).is_ok());
@@ -167,7 +167,7 @@ fn vocabularies_smaller_or_larger_than_the_embedding() {
         };
         let file = File::new(&small::gguf(other));
         let source = Source::open(&file.path()).unwrap();
-        let expected = format!("the tokenizer has {n} pieces, the embedding 270 rows");
+        let expected = format!("the tokenizer has {n} pieces, but the embedding has 270 rows");
         assert_eq!(file.cause(source.vocab().unwrap_err()), expected);
     }
 }
@@ -211,13 +211,13 @@ fn token_types_of_another_element_type() {
 #[test]
 fn shapes_that_disagree_with_config_json() {
     let shape = |name: &str, found: &str, expected: &str| {
-        format!(": tensor `{name}` has shape {found}, its configuration asks for {expected}")
+        format!(": tensor `{name}` has shape {found}, but the configuration asks for {expected}")
     };
     let gate = "model.layers.0.mlp.gate_proj.weight";
     config_says("intermediate_size", json!(96), &shape(gate, "[32, 64]", "[32, 96]"));
     let embd = "model.embed_tokens.weight";
     config_says("vocab_size", json!(271), &shape(embd, "[32, 270]", "[32, 271]"));
-    let layers = ": its configuration asks for 1000 layers, but there are only 24 tensors";
+    let layers = ": the configuration asks for 1000 layers, but there are only 24 tensors";
     config_says("num_hidden_layers", json!(1000), layers);
     let stranger =
         ": tensor `model.layers.1.input_layernorm.weight` is not part of a Gemma 2 model";
@@ -233,8 +233,11 @@ fn adapters() {
 
 #[test]
 fn files_of_something_else_than_a_model() {
-    says(|h| h.set("general.type", "mmproj"), "holds a mmproj (general.type), not a model");
-    says(|h| h.set("general.type", "imatrix"), "holds a imatrix (general.type), not a model");
+    says(|h| h.set("general.type", "mmproj"), "is of the type mmproj (general.type), not a model");
+    says(
+        |h| h.set("general.type", "imatrix"),
+        "is of the type imatrix (general.type), not a model",
+    );
 }
 
 #[test]
@@ -248,7 +251,7 @@ fn other_architectures() {
         ),
         (
             "gemma-embedding",
-            "`gemma-embedding` is not supported (EmbeddingGemma, a model of embeddings)",
+            "`gemma-embedding` is not supported (EmbeddingGemma, an embedding model)",
         ),
     ] {
         let runs = "Lapidary runs Gemma 1, Gemma 2, VaultGemma, Gemma 3";
@@ -265,18 +268,18 @@ fn what_gemma_2_does_not_do() {
     let linear = "only linear scaling is supported";
     refused("rope.scaling.type", "yarn".into(), "yarn", linear);
     refused("rope.scaling.type", 1u32.into(), "1", linear);
-    let scaled = "RoPE of Gemma 2 is not scaled";
+    let scaled = "scaled RoPE is not supported for Gemma 2";
     refused("rope.scaling.factor", 4f32.into(), "4", scaled);
     let base = "all layers of Gemma 2 have one base";
     refused("rope.freq_base_swa", 1e6f32.into(), "1000000", base);
     let pattern = "attention.sliding_window_pattern";
-    refused(pattern, 6u32.into(), "6", "in Gemma 2 it is 2");
+    refused(pattern, 6u32.into(), "6", "in Gemma 2 it must be 2");
     refused(pattern, 0u32.into(), "0", "expected a number above zero, or a bool by layer");
-    refused("attention.causal", false.into(), "false", "attention is causal");
-    refused("pooling_type", 1u32.into(), "1", "models of embeddings are not supported");
-    refused("expert_count", 8u32.into(), "8", "there are no experts");
-    refused("vocab_size", 271u32.into(), "271", "it is the number of the embedding's rows");
-    let expected = "`gemma2.rope.scaling.factor` is 2: RoPE of Gemma 2 is not scaled";
+    refused("attention.causal", false.into(), "false", "only causal attention is supported");
+    refused("pooling_type", 1u32.into(), "1", "embedding models are not supported");
+    refused("expert_count", 8u32.into(), "8", "experts are not supported");
+    refused("vocab_size", 271u32.into(), "271", "it must be the number of the embedding's rows");
+    let expected = "`gemma2.rope.scaling.factor` is 2: scaled RoPE is not supported for Gemma 2";
     key_says("rope.scale_linear", 2f32, expected);
 }
 

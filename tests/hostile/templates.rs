@@ -23,7 +23,7 @@ fn templates_that_take_all_memory() {
         "{{ 'a\nb' | indent(9000000000000000000) }}",
         "{{ 'a' | batch(9000000000000000000) | list }}",
     ] {
-        let expected = "the chat template ended its process, which may take 1024 MB";
+        let expected = "the process of the chat template failed; it may use up to 1024 MB";
         assert_eq!(chat_fails(template), expected, "{template}");
     }
 }

@@ -1,4 +1,4 @@
-//! Perplexity and the divergence of a cut model from its original.
+//! Perplexity and the divergence of a quantized model from its original.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -44,8 +44,8 @@ fn model(source: &Source) -> Model<'_> {
     Model::load(source, Some(1)).unwrap()
 }
 
-fn compare_all(cut: &Model<'_>, reference: &Model<'_>, options: Options) -> Divergence {
-    compare(cut, reference, &tokens(), options, |_, _| true).unwrap()
+fn compare_all(quantized: &Model<'_>, reference: &Model<'_>, options: Options) -> Divergence {
+    compare(quantized, reference, &tokens(), options, |_, _| true).unwrap()
 }
 
 /// ln softmax, in double precision.
@@ -75,7 +75,7 @@ fn a_model_does_not_diverge_from_itself() {
     assert_eq!((found.ratio.value, found.ratio.standard_error), (1.0, 0.0));
     assert_eq!((found.same_top.value, found.same_top.standard_error), (1.0, 0.0));
     assert_eq!((found.probability_change.value, found.probability_change_rms), (0.0, 0.0));
-    assert_eq!(found.cut, found.reference);
+    assert_eq!(found.quantized, found.reference);
     assert_eq!((found.tokens, found.chunks), (2 * 63, 2));
 }
 
@@ -92,18 +92,20 @@ fn the_coarser_recipe_diverges_more_and_perplexities_are_those_of_plain_runs() {
     };
     let divergences = [Recipe::Q2_K, Recipe::Q4_K_M].map(|recipe| {
         let source = Source::open(&quantize(&tiny(), &dir, recipe)).unwrap();
-        let cut = model(&source);
-        let found = compare(&cut, &original, &tokens, options, |_, _| true).unwrap();
+        let quantized = model(&source);
+        let found = compare(&quantized, &original, &tokens, options, |_, _| true).unwrap();
         let Divergence { kl, ratio, tokens, chunks, .. } = found;
-        for (side, model) in [(found.cut, &cut), (found.reference, &original)] {
+        for (side, model) in [(found.quantized, &quantized), (found.reference, &original)] {
             assert_eq!((side.value, side.standard_error, tokens, chunks), plain(model));
         }
         assert!(0.0 < kl.median && kl.median < kl.percentile_99 && kl.percentile_99 < kl.maximum);
         assert!(kl.mean.value < kl.percentile_99 && kl.mean.standard_error < kl.mean.value);
         // exp of a mean of differences is the quotient of exps of means, but for roundings.
-        assert!((ratio.value * found.reference.value / found.cut.value - 1.0).abs() < 1e-12);
+        assert!((ratio.value * found.reference.value / found.quantized.value - 1.0).abs() < 1e-12);
         // Pairs: without them the error would be that of a perplexity, 5 %, or larger.
-        assert!(ratio.standard_error < 0.2 * found.cut.standard_error / found.cut.value);
+        assert!(
+            ratio.standard_error < 0.2 * found.quantized.standard_error / found.quantized.value
+        );
         assert!(found.same_top.value > 0.5 && found.same_top.value < 1.0);
         // By Pinsker's inequality no probability changes by more than √(KL / 2) at any position.
         assert!(found.probability_change_rms <= (kl.mean.value / 2.0).sqrt());
@@ -119,14 +121,14 @@ fn figures_are_those_of_plain_forward_passes() {
     let source = Source::open(&tiny()).unwrap();
     let tokens = held_out_tokens(&source);
     let file = Source::open(&quantize(&tiny(), &dir, Recipe::Q3_K_M)).unwrap();
-    let (cut, reference) = (model(&file), model(&source));
+    let (quantized, reference) = (model(&file), model(&source));
     // The first score comes in the first ubatch of 512 positions, the last in the second.
     let n_ctx = 700;
     let options = Options { n_ctx, chunks: Some(1), ..OPTIONS };
-    let found = compare(&cut, &reference, &tokens, options, |_, _| true).unwrap();
+    let found = compare(&quantized, &reference, &tokens, options, |_, _| true).unwrap();
     let chunk = &tokens[..n_ctx];
     let next = &chunk[n_ctx / 2 + 1..];
-    let (q, p) = (predictions(&cut, chunk), predictions(&reference, chunk));
+    let (q, p) = (predictions(&quantized, chunk), predictions(&reference, chunk));
     assert_eq!((found.tokens, p.len()), (next.len(), next.len()));
     let n = next.len() as f64;
     let mean = |values: &dyn Fn(usize) -> f64| (0..next.len()).map(values).sum::<f64>() / n;
@@ -136,7 +138,7 @@ fn figures_are_those_of_plain_forward_passes() {
     let near = |found: f64, expected: f64| {
         assert!((found - expected).abs() <= 2e-6 * expected.abs(), "{found} for {expected}");
     };
-    near(found.cut.value, (-mean(&|i| right(&q, i))).exp());
+    near(found.quantized.value, (-mean(&|i| right(&q, i))).exp());
     near(found.reference.value, (-mean(&|i| right(&p, i))).exp());
     near(found.kl.mean.value, mean(&kl));
     near(found.kl.maximum, (0..next.len()).map(kl).fold(0.0, f64::max));
@@ -160,9 +162,9 @@ fn figures_depend_neither_on_threads_nor_on_instructions() {
     let file = Source::open(&quantize(&tiny(), &dir, Recipe::Q2_K)).unwrap();
     let found = |threads: usize, isa: Isa| {
         let cpu = Cpu::new(NonZeroUsize::new(threads), isa).unwrap();
-        let (cut, reference) =
+        let (quantized, reference) =
             (Model::on(cpu.clone(), &file).unwrap(), Model::on(cpu, &source).unwrap());
-        Divergence { seconds: 0.0, ..compare_all(&cut, &reference, OPTIONS) }
+        Divergence { seconds: 0.0, ..compare_all(&quantized, &reference, OPTIONS) }
     };
     let expected = found(1, Isa::SCALAR);
     assert!(expected.kl.mean.value > 0.0);
@@ -220,10 +222,10 @@ fn vocabularies_that_differ_are_told_apart() {
     spaced.text = spaced.text.replace('\u{2581}', " ").into();
     assert_eq!(check_vocabularies(&vocab, &with(&pieces)), Ok(()));
     pieces[1000].text = "other".into();
-    let (cut, reference) = (vocab.pieces.text(1000).to_owned(), "other".into());
-    let expected = VocabularyMismatch::Piece { id: 1000, cut, reference };
+    let (quantized, reference) = (vocab.pieces.text(1000).to_owned(), "other".into());
+    let expected = VocabularyMismatch::Piece { id: 1000, quantized, reference };
     assert_eq!(check_vocabularies(&vocab, &with(&pieces)), Err(expected));
-    let expected = VocabularyMismatch::Size { cut: 2048, reference: 2000 };
+    let expected = VocabularyMismatch::Size { quantized: 2048, reference: 2000 };
     assert_eq!(check_vocabularies(&vocab, &with(&pieces[..2000])), Err(expected));
 }
 

@@ -154,7 +154,7 @@ fn a_context_of_another_length_will_do_if_the_tokens_fit() {
     }
     assert!(restore(config, StateOptions::new(300, KvType::Q8_0), &file).is_ok());
     let error = restore(config, StateOptions::new(299, KvType::Q8_0), &file).unwrap_err();
-    assert_eq!(error.to_string(), "holds 300 tokens, the context takes 299");
+    assert_eq!(error.to_string(), "has 300 tokens, but the context holds 299");
 }
 
 /// The same instructions or others, the same threads or others: the same file.
@@ -193,7 +193,7 @@ fn what_is_not_this_models_is_refused() {
     assert!(matches!(other, Err(SavedError::Model)));
     for kv in [KvType::F32, KvType::Q8_0] {
         let error = restore(config, StateOptions { kv, ..options }, &file).unwrap_err();
-        let expected = format!("holds keys and values as f16, not as {}", kv.name());
+        let expected = format!("was saved with a KV cache of type f16, not {}", kv.name());
         assert_eq!(error.to_string(), expected);
     }
     let forged = |change: &dyn Fn(&mut Header)| {

@@ -1,4 +1,4 @@
-//! What is typed in a conversation: messages of one line or several, and commands.
+//! Parses what is typed in a conversation: messages of one or more lines, and commands.
 
 use std::cell::Cell;
 
@@ -11,19 +11,19 @@ use rustyline::history::DefaultHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Editor, Helper};
 
-/// Stands before and behind a message of several lines.
+/// Encloses a message of several lines.
 const FENCE: &str = "\"\"\"";
 
-/// Something that was typed.
+/// What was typed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Input {
     Message(String),
     Command(Command),
-    /// What looks like a command and is none.
+    /// Looks like a command, but there is no such command.
     Unknown(String),
 }
 
-/// What a conversation can be told to do. Files are named as they were typed.
+/// A command of the conversation. Files are named as they were typed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
     Reset,
@@ -36,42 +36,42 @@ pub enum Command {
     Load { file: String },
 }
 
-/// Reads from the terminal.
+/// Reads input from the terminal.
 pub struct Reader {
     editor: Editor<Lines, DefaultHistory>,
 }
 
 impl Reader {
     pub fn new() -> anyhow::Result<Self> {
-        let mut editor = Editor::new().context("terminal")?;
+        let mut editor = Editor::new().context("cannot read from the terminal")?;
         editor.set_helper(Some(Lines::default()));
         Ok(Self { editor })
     }
 
-    /// What is typed next, if not nothing; `None` when the user leaves. Ctrl-C clears what was begun, and
-    /// leaves where there is nothing.
+    /// The next input that is not blank; `None` if the user leaves. Ctrl-C clears the line, or
+    /// leaves if the line is empty.
     pub fn read(&mut self) -> anyhow::Result<Option<Input>> {
         loop {
             let text = match self.editor.readline("> ") {
                 Ok(text) => text,
-                Err(ReadlineError::Interrupted) if self.begun() => continue,
+                Err(ReadlineError::Interrupted) if self.has_text() => continue,
                 Err(ReadlineError::Eof | ReadlineError::Interrupted) => return Ok(None),
-                Err(error) => return Err(error).context("terminal"),
+                Err(error) => return Err(error).context("cannot read from the terminal"),
             };
             let Some(input) = parse(&text) else { continue };
-            // Only of use within this run: nothing is written to a file.
-            self.editor.add_history_entry(text).context("terminal")?;
+            // The history is kept for this run only and never written to a file.
+            self.editor.add_history_entry(text).context("cannot read from the terminal")?;
             return Ok(Some(input));
         }
     }
 
-    /// Whether something stood in the line that was edited last.
-    fn begun(&self) -> bool {
-        self.editor.helper().is_some_and(|lines| lines.begun.get())
+    /// Whether the line that was edited last had any text.
+    fn has_text(&self) -> bool {
+        self.editor.helper().is_some_and(|lines| lines.has_text.get())
     }
 }
 
-/// What the text means; nothing if it is blank.
+/// Parses a text; `None` if it is blank.
 fn parse(text: &str) -> Option<Input> {
     let text = text.trim();
     if let Some(fenced) = text.strip_prefix(FENCE).and_then(|text| text.strip_suffix(FENCE)) {
@@ -102,29 +102,30 @@ fn parse(text: &str) -> Option<Input> {
     Some(Input::Command(command))
 }
 
-/// And not like a message that begins with a path.
+/// Whether `name` looks like a command and not like the path with which a message begins.
 fn looks_like_a_command(name: &str) -> bool {
     let letter = |c: char| c.is_alphabetic() || c == '!';
     name.strip_prefix('/').is_some_and(|name| name.chars().all(letter))
 }
 
-/// Whether more has to come: after a line that ends with `\`, and up to the end of what is fenced.
-fn goes_on(text: &str) -> bool {
+/// Whether more lines belong to the input: after a line that ends with `\`, and until the closing
+/// fence.
+fn is_incomplete(text: &str) -> bool {
     match text.trim_start().strip_prefix(FENCE) {
         Some(fenced) => !fenced.trim_end().ends_with(FENCE),
         None => text.ends_with('\\'),
     }
 }
 
-/// Tells the editor where a message ends, and hears from it what is being typed.
+/// Tells the editor where a message ends, and keeps track of whether anything has been typed.
 #[derive(Default)]
 struct Lines {
-    begun: Cell<bool>,
+    has_text: Cell<bool>,
 }
 
 impl Validator for Lines {
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        Ok(match goes_on(context.input()) {
+        Ok(match is_incomplete(context.input()) {
             true => ValidationResult::Incomplete,
             false => ValidationResult::Valid(None),
         })
@@ -134,9 +135,10 @@ impl Validator for Lines {
 impl Hinter for Lines {
     type Hint = String;
 
-    /// Asked whenever the line has changed, for a hint that there never is.
+    /// Called whenever the line changes. There are no hints; it only notes whether the line is
+    /// empty.
     fn hint(&self, line: &str, _: usize, _: &rustyline::Context<'_>) -> Option<String> {
-        self.begun.set(!line.is_empty());
+        self.has_text.set(!line.is_empty());
         None
     }
 }
@@ -170,15 +172,15 @@ mod tests {
             assert_eq!(parse(text), read, "{text:?}");
         }
         for more in ["a\\", "\"\"\"", "\"\"\"a\n", "\"\"\"a\n\\", " \"\"\"a\"\"\" b"] {
-            assert!(goes_on(more), "{more:?}");
+            assert!(is_incomplete(more), "{more:?}");
         }
         for whole in ["a", "a\\\nb", "\"\"\"a\n\"\"\"", "\"\"\"a\"\"\" ", "a \"\"\""] {
-            assert!(!goes_on(whole), "{whole:?}");
+            assert!(!is_incomplete(whole), "{whole:?}");
         }
     }
 
     #[test]
-    fn commands_are_told_from_messages() {
+    fn commands_are_distinguished_from_messages() {
         let file = || "my file.json".to_owned();
         let save = |overwrite| Command::Save { file: file(), overwrite };
         for (text, command) in [

@@ -27,11 +27,11 @@ impl Setup {
     }
 
     fn model(&self) -> Model<'_> {
-        // One thread: many steps that are too small to share.
+        // One thread, because the many steps are too small to be shared.
         Model::load(&self.source, Some(1)).unwrap()
     }
 
-    /// A sequence that nothing ends but its length.
+    /// A session whose answers end only at the length limit.
     fn session<'a>(&'a self, model: &'a Model<'a>, n_ctx: usize, temperature: f32) -> Session<'a> {
         let config = SamplerConfig {
             temperature,
@@ -72,35 +72,36 @@ impl Setup {
 }
 
 fn say(conversation: &mut Conversation<'_, '_>, text: &str) -> Answer {
-    conversation.turn(text, &mut io::sink()).unwrap().expect("the message fits")
+    conversation.respond(text, &mut io::sink()).unwrap().expect("the message fits")
 }
 
-/// So hot that any token comes: the answers are not spelt as the tokenizer would.
+/// The temperature is so high that any token may be sampled. The answers' ids are therefore not
+/// those that the tokenizer would give for their text.
 #[test]
-fn the_next_turn_evaluates_what_is_new_however_the_answer_was_spelt() {
+fn the_next_message_evaluates_only_new_tokens_even_if_the_answer_would_be_encoded_differently() {
     let setup = Setup::new();
     let model = setup.model();
     let mut session = setup.session(&model, 1024, 100.0);
     let mut conversation = setup.conversation(&mut session, 12, false);
-    let mut otherwise = 0;
+    let mut different = 0;
     say(&mut conversation, "And who art thou?");
     for message in ["And whence comest thou?", "  And what seekest thou? ", "<end_of_turn>"] {
         let last = conversation.turns.last().unwrap();
         let (ids, text) = (last.ids.clone().unwrap(), last.message.content.clone());
-        otherwise += usize::from(setup.tokenizer.encode(&text, Special::Plain) != ids);
+        different += usize::from(setup.tokenizer.encode(&text, Special::Plain) != ids);
         let answer = say(&mut conversation, message);
         let around =
             ["<end_of_turn>\n<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n"];
         let around = around.map(|text| setup.tokenizer.encode(text, Special::Trusted).len());
         let message = setup.tokenizer.encode(message.trim(), Special::Plain).len();
-        // The last token of an answer that was cut by its limit was not evaluated.
+        // The last token of an answer that the length limit ended was not evaluated.
         assert_eq!(answer.prompt_evaluated, 1 + around[0] + message + around[1], "{text:?}");
     }
-    assert!(otherwise > 0, "every answer was spelt as the tokenizer would");
+    assert!(different > 0, "all answers have the ids that the tokenizer gives");
 }
 
 #[test]
-fn a_conversation_outlives_its_context() {
+fn a_conversation_can_be_longer_than_its_context() {
     let setup = Setup::new();
     let model = setup.model();
     let (mut session, mut fresh) =
@@ -113,7 +114,7 @@ fn a_conversation_outlives_its_context() {
         let answer = say(&mut conversation, &message);
         assert_eq!((answer.tokens, answer.end), (20, LENGTH));
         forgotten += usize::from(conversation.turns.len() < before + 2);
-        // Whole turns: the system's message in the first, a user's and an answer to each.
+        // Only whole pairs are left: each user message has an answer.
         let roles = conversation.turns.iter().map(|turn| turn.message.role);
         assert!(roles
             .eq([Role::User, Role::Assistant].into_iter().cycle().take(conversation.turns.len())));
@@ -124,7 +125,7 @@ fn a_conversation_outlives_its_context() {
         );
         assert!(held.contains(&message), "{held}");
         assert_eq!(held.matches("<start_of_turn>").count(), conversation.turns.len());
-        // What is held is what a fresh run over it holds: it goes on alike.
+        // The session continues like a fresh one that evaluates the same tokens.
         let ids = conversation.session.ids().to_vec();
         let go_on = |session: &mut Session<'_>| {
             write_answer(session, &ids, Some(1), &mut (), &mut io::sink()).unwrap().0.ids
@@ -152,14 +153,14 @@ fn an_answer_longer_than_the_context_keeps_its_message_and_loses_its_beginning()
     let (held, prompt) =
         (conversation.session.ids(), setup.tokenizer.encode(prompt, Special::Trusted));
     assert!(answer.ids[..answer.ids.len() - 1].ends_with(&held[prompt.len()..]));
-    // The next turn takes the answer as it was given, if that fits; here it is forgotten.
+    // The answer is kept for the next message if it fits. Here it does not and is forgotten.
     let next = say(&mut conversation, "And what is thy name?");
     assert_eq!(next.end, LENGTH);
     assert_eq!(conversation.turns.len(), 2);
 }
 
 #[test]
-fn what_does_not_fit_is_said_and_changes_nothing() {
+fn a_message_that_does_not_fit_is_reported_and_changes_nothing() {
     let setup = Setup::new();
     let model = setup.model();
     let mut session = setup.session(&model, 60, GREEDY);
@@ -168,18 +169,18 @@ fn what_does_not_fit_is_said_and_changes_nothing() {
         say(&mut conversation, "And who art thou?");
         let before = conversation.turns.clone();
         let long = "And it came to pass in those days. ".repeat(10);
-        assert!(conversation.turn(&long, &mut io::sink()).unwrap().is_none());
+        assert!(conversation.respond(&long, &mut io::sink()).unwrap().is_none());
         assert_eq!(conversation.turns, before);
     }
-    // Without the flag the context ends an answer.
+    // Without context shift, a full context ends the answer.
     let mut conversation = setup.conversation(&mut session, 100, false);
     let answer = say(&mut conversation, "And who art thou?");
     assert_eq!((answer.end, answer.shifts), (Some(End::ContextFull), 0));
-    assert!(summary(&answer, 0).contains("the context is full (--ctx, --context-shift)"));
+    assert!(summary(&answer, 0).contains("the context is full: use a larger --ctx"));
 }
 
 #[test]
-fn a_conversation_goes_on_where_it_was_left() {
+fn a_restored_conversation_continues_where_it_ended() {
     let setup = Setup::new();
     let model = setup.model();
     let dir = tempfile::TempDir::new().unwrap();
@@ -204,7 +205,7 @@ fn a_conversation_goes_on_where_it_was_left() {
                <start_of_turn>model\n";
     let new = setup.tokenizer.encode(new, Special::Trusted).len();
     assert_eq!(answer.prompt_evaluated, 1 + new);
-    // And as if all of it had been evaluated now.
+    // The result is the same as if everything had been evaluated now.
     let mut fresh = setup.session(&model, 200, GREEDY);
     let mut conversation = setup.conversation(&mut fresh, 12, false);
     conversation.turns = turns;
@@ -228,45 +229,45 @@ fn a_template_that_fails_names_the_model_and_changes_nothing() {
     let error = conversation.answer(&mut io::sink()).unwrap_err();
     assert!(error.is::<TemplateFailed>());
     assert!(error.to_string().starts_with("tiny.gguf: "), "{error}");
-    assert!(conversation.turn("And whence?", &mut io::sink()).unwrap().is_none());
-    conversation.obey(&Command::Retry, &mut io::sink()).unwrap();
+    assert!(conversation.respond("And whence?", &mut io::sink()).unwrap().is_none());
+    conversation.execute(&Command::Retry, &mut io::sink()).unwrap();
     assert_eq!(conversation.turns, before);
     conversation.template = gemma;
     say(&mut conversation, "And whence?");
 }
 
 #[test]
-fn messages_are_answered_again_and_taken_back() {
+fn retry_answers_again_and_undo_removes_messages() {
     let setup = Setup::new();
     let model = setup.model();
     let mut session = setup.session(&model, 300, GREEDY);
     let mut conversation = setup.conversation(&mut session, 5, false);
-    let obey = |conversation: &mut Conversation<'_, '_>, command| {
-        conversation.obey(&command, &mut io::sink()).unwrap();
+    let execute = |conversation: &mut Conversation<'_, '_>, command| {
+        conversation.execute(&command, &mut io::sink()).unwrap();
         conversation.turns.len()
     };
     for nothing in [Command::Retry, Command::Undo, Command::Stats] {
-        assert_eq!(obey(&mut conversation, nothing), 0);
+        assert_eq!(execute(&mut conversation, nothing), 0);
     }
     say(&mut conversation, "And who art thou?");
     say(&mut conversation, "And whence comest thou?");
     let turns = conversation.turns.clone();
-    // The likeliest answer is the same again.
-    assert_eq!(obey(&mut conversation, Command::Retry), 4);
+    // Greedy sampling gives the same answer again.
+    assert_eq!(execute(&mut conversation, Command::Retry), 4);
     assert_eq!(conversation.turns, turns);
     assert!(conversation.stats().contains("of 300 tokens\nmessages  4\n"));
-    assert_eq!(obey(&mut conversation, Command::Undo), 2);
+    assert_eq!(execute(&mut conversation, Command::Undo), 2);
     assert_eq!(conversation.turns, turns[..2]);
-    assert_eq!(obey(&mut conversation, Command::Reset), 0);
-    // Of a file whose last message waits for its answer.
+    assert_eq!(execute(&mut conversation, Command::Reset), 0);
+    // As loaded from a file whose last message has no answer.
     conversation.turns = turns[..3].to_vec();
-    assert_eq!(obey(&mut conversation, Command::Retry), 4);
+    assert_eq!(execute(&mut conversation, Command::Retry), 4);
     assert_eq!(conversation.turns, turns);
     conversation.turns = turns[..3].to_vec();
-    assert_eq!(obey(&mut conversation, Command::Undo), 2);
+    assert_eq!(execute(&mut conversation, Command::Undo), 2);
 }
 
-/// A reader that goes away after some text.
+/// A writer that fails like a closed pipe after some writes.
 struct Pipe(usize);
 
 impl Write for Pipe {
@@ -281,14 +282,14 @@ impl Write for Pipe {
 }
 
 #[test]
-fn an_answer_that_nobody_reads_leaves_what_was_said_before() {
+fn a_failing_output_leaves_the_earlier_messages() {
     let setup = Setup::new();
     let model = setup.model();
     let mut session = setup.session(&model, 300, GREEDY);
     let mut conversation = setup.conversation(&mut session, 20, false);
     say(&mut conversation, "And who art thou?");
     let before = conversation.turns.clone();
-    let error = conversation.turn("And whence comest thou?", &mut Pipe(3)).unwrap_err();
+    let error = conversation.respond("And whence comest thou?", &mut Pipe(3)).unwrap_err();
     assert!(error.is::<io::Error>(), "{error:#}");
     assert_eq!(conversation.turns, before);
 }

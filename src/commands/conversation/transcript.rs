@@ -1,4 +1,4 @@
-//! Conversations in files that a person can read: a JSON array of messages, as OpenAI's API takes them.
+//! Saves and loads conversations as readable files: a JSON array of messages, as in OpenAI's API.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -7,10 +7,10 @@ use std::path::Path;
 use anyhow::{bail, Context};
 use lapidary::chat::{Message, Role, Turn};
 
-/// The largest file that is read, in bytes: many times a context.
+/// Largest file that is read, in bytes: many times what a context holds.
 const MAX_FILE: u64 = 64 << 20;
 
-/// Writes a conversation. A file that is there already is left alone, unless `overwrite` says otherwise.
+/// Writes a conversation. An existing file is replaced only with `overwrite`.
 pub fn save(
     path: &Path,
     system: Option<&str>,
@@ -26,28 +26,31 @@ pub fn save(
         false => File::create_new(path),
     };
     if file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
-        bail!("{0} is there already; /save! {0} writes over it", path.display());
+        bail!("{0} exists already; /save! {0} replaces it", path.display());
     }
     file.and_then(|mut file| writeln!(file, "{text}")).with_context(|| path.display().to_string())
 }
 
-/// Reads a conversation: the system's message, if there is one, and the others, which take turns.
+/// Reads a conversation. Returns the text of the system message, if there is one, and the other
+/// messages, in which user and assistant must alternate.
 pub fn load(path: &Path) -> anyhow::Result<(Option<String>, Vec<Turn>)> {
     let read = || -> anyhow::Result<_> {
         let metadata = fs::metadata(path)?;
         if !metadata.is_file() || metadata.len() > MAX_FILE {
-            bail!("it is no file of at most {} MB", MAX_FILE >> 20);
+            bail!("it is not a file of at most {} MB", MAX_FILE >> 20);
         }
         let text = fs::read_to_string(path)?;
         let messages: Vec<Message> = serde_json::from_str(&text)
-            .context(r#"it is no array of messages, [{"role": "user", "content": "…"}, …]"#)?;
+            .context(r#"it is not an array of messages, [{"role": "user", "content": "…"}, …]"#)?;
         let mut turns: Vec<_> =
             messages.into_iter().map(|message| Turn { message, ids: None }).collect();
         let system = turns.first().is_some_and(|turn| turn.message.role == Role::System);
         let system = system.then(|| turns.remove(0).message.content);
         let roles = [Role::User, Role::Assistant].into_iter().cycle();
         if turns.iter().zip(roles).any(|(turn, role)| turn.message.role != role) {
-            bail!("user and assistant have to take turns in it, after at most one system message");
+            bail!(
+                "its user and assistant messages must alternate, after at most one system message"
+            );
         }
         Ok((system, turns))
     };
@@ -59,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_saved_is_loaded_and_never_written_over_unasked() {
+    fn a_saved_conversation_loads_and_is_replaced_only_on_request() {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("chat.json");
         let turns = vec![
@@ -87,16 +90,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_conversation_is_refused() {
+    fn files_that_are_not_conversations_are_refused() {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("chat.json");
         for (text, part) in [
-            ("", "no array of messages"),
-            ("{}", "no array of messages"),
-            (r#"[{"role": "tool", "content": "x"}]"#, "no array of messages"),
-            (r#"[{"role": "user"}]"#, "no array of messages"),
-            (r#"[{"role": "assistant", "content": "x"}]"#, "take turns"),
-            (r#"[{"role": "user", "content": "x"}, {"role": "system", "content": "x"}]"#, "turns"),
+            ("", "not an array of messages"),
+            ("{}", "not an array of messages"),
+            (r#"[{"role": "tool", "content": "x"}]"#, "not an array of messages"),
+            (r#"[{"role": "user"}]"#, "not an array of messages"),
+            (r#"[{"role": "assistant", "content": "x"}]"#, "must alternate"),
+            (
+                r#"[{"role": "user", "content": "x"}, {"role": "system", "content": "x"}]"#,
+                "alternate",
+            ),
         ] {
             fs::write(&path, text).unwrap();
             let error = format!("{:#}", load(&path).unwrap_err());

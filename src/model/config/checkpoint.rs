@@ -1,4 +1,4 @@
-//! A configuration out of `config.json`.
+//! Reads a configuration from `config.json`.
 
 use lapidary_formats::checkpoint::{CheckpointConfig, RopeConfig, TextConfig};
 
@@ -9,14 +9,14 @@ use crate::model::architecture::{Architecture, Layers, Row, LOCAL_ROPE_BASE};
 const ACTIVATION: &str = "gelu_pytorch_tanh";
 
 impl Config {
-    /// The configuration that a checkpoint's `config.json` gives.
+    /// The configuration in a checkpoint's `config.json`.
     ///
-    /// Where transformers' class has a default that every published model keeps, an absent key takes
-    /// it. Widths and the number of layers must be there.
+    /// An absent key gets the default of transformers' class if all published models use that
+    /// default. Widths and the number of layers must be present.
     ///
     /// # Errors
-    /// If it is no model of the family, asks for what is not supported, lacks a key or contradicts
-    /// itself.
+    /// If the model is not of the Gemma family, needs something that is not supported, lacks a key,
+    /// or contradicts itself.
     pub fn from_checkpoint(c: &CheckpointConfig) -> Result<Self, ConfigError> {
         let architecture = Architecture::of_checkpoint(c)?;
         let (row, t) = (architecture.row(), &c.text);
@@ -62,7 +62,7 @@ impl Config {
     }
 }
 
-/// A number of `config.json` that will be checked to be far smaller.
+/// Converts a number whose much smaller limit is checked later.
 fn whole(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
@@ -81,7 +81,7 @@ fn refuse<T>(key: &str, value: impl ToString, rule: &str) -> Result<T, ConfigErr
     Err(ConfigError::Value { key, value, rule })
 }
 
-/// Refuses what would make another model of it.
+/// Refuses settings that would make the model compute something else.
 fn check_supported(c: &CheckpointConfig, row: &Row) -> Result<(), ConfigError> {
     let t = &c.text;
     if t.attention_bias == Some(true) {
@@ -98,8 +98,8 @@ fn check_supported(c: &CheckpointConfig, row: &Row) -> Result<(), ConfigError> {
     check_activation(t)
 }
 
-/// transformers computes with `hidden_activation` if it is given. The first Gemma files had only
-/// `hidden_act: "gelu"`, which meant the tanh approximation all along
+/// Checks the activation function. transformers uses `hidden_activation` if it is given. The first
+/// Gemma files had only `hidden_act: "gelu"`, which has always meant the tanh approximation
 /// ([transformers#29402](https://github.com/huggingface/transformers/pull/29402)).
 fn check_activation(t: &TextConfig) -> Result<(), ConfigError> {
     let (key, name) = match (&t.hidden_activation, &t.hidden_act) {
@@ -113,7 +113,8 @@ fn check_activation(t: &TextConfig) -> Result<(), ConfigError> {
     }
 }
 
-/// What attention scores are divided by the root of. `sizes`: layers, width of the stream, of a head.
+/// The number by whose square root attention scores are divided. `sizes` are the number of layers,
+/// the width of the residual stream, and the width of a head.
 fn query_pre_attn_scalar(
     t: &TextConfig,
     row: &Row,
@@ -121,12 +122,12 @@ fn query_pre_attn_scalar(
 ) -> Result<f64, ConfigError> {
     let key = "query_pre_attn_scalar";
     let scalar = match (t.query_pre_attn_scalar, row.defaults.sizes) {
-        // The first 9B files said 224, n_embd / n_head; the model was trained with 256
+        // The first 9B files had 224, which is n_embd / n_head, but the model was trained with 256
         // (https://github.com/huggingface/transformers/pull/31891).
         (Some(224.0), _) if sizes == (42, 3584, 256) => 256.0,
         (Some(scalar), _) => scalar,
         (None, Some(sizes)) => sizes[3] as f64,
-        // Gemma 1 has no such key, and no softcaps.
+        // Gemma 1 does not have this key; it is the architecture without softcaps.
         (None, None) if !row.softcaps => sizes.2 as f64,
         (None, None) => return Err(ConfigError::Missing(key.into())),
     };
@@ -151,7 +152,7 @@ fn softcaps(t: &TextConfig, row: &Row) -> Result<[Option<f32>; 2], ConfigError> 
     ])
 }
 
-/// Every how many layers one attends to all positions. A list of layer types has to agree.
+/// The distance between global layers. A list of layer types must agree with it.
 fn period(t: &TextConfig, row: &Row, n_layer: usize) -> Result<usize, ConfigError> {
     let types = t.layer_types.as_deref().unwrap_or_default();
     let listed = types.iter().position(|ty| ty == "full_attention").map(|layer| layer + 1);
@@ -163,7 +164,7 @@ fn period(t: &TextConfig, row: &Row, n_layer: usize) -> Result<usize, ConfigErro
         None => row.period,
     };
     if period != row.period && !row.any_period {
-        let rule = format!("in {} it is {}", row.name, row.period);
+        let rule = format!("in {} it must be {}", row.name, row.period);
         return refuse("sliding_window_pattern", period, &rule);
     }
     for (layer, ty) in types.iter().enumerate() {
@@ -179,7 +180,7 @@ fn period(t: &TextConfig, row: &Row, n_layer: usize) -> Result<usize, ConfigErro
     Ok(period)
 }
 
-/// How RoPE turns in global layers, and in local ones.
+/// RoPE of global and of local layers.
 fn ropes(t: &TextConfig, row: &Row) -> Result<(RopeSpec, RopeSpec), ConfigError> {
     let by_type = |rope: &RopeConfig| (rope.full_attention.clone(), rope.sliding_attention.clone());
     let (full, sliding) = t.rope_parameters.as_ref().map(by_type).unwrap_or_default();
@@ -187,8 +188,8 @@ fn ropes(t: &TextConfig, row: &Row) -> Result<(RopeSpec, RopeSpec), ConfigError>
     let parameters = ("rope_parameters", full.as_deref().or(t.rope_parameters.as_ref()));
     let mut factor = 1.0;
     for (key, rope) in [scaling, parameters] {
-        if let Some(stretched) = rope.map(|rope| factor_of(key, rope, row)).transpose()?.flatten() {
-            factor = stretched;
+        if let Some(scaled) = rope.map(|rope| factor_of(key, rope, row)).transpose()?.flatten() {
+            factor = scaled;
         }
     }
     let given = t.rope_theta.or(parameters.1.and_then(|rope| rope.rope_theta));
@@ -197,7 +198,11 @@ fn ropes(t: &TextConfig, row: &Row) -> Result<(RopeSpec, RopeSpec), ConfigError>
     let sliding = match sliding {
         Some(rope) => {
             if let Some(factor) = factor_of("rope_parameters", &rope, row)?.filter(|f| *f != 1.0) {
-                return refuse("rope_parameters", factor, "local layers are not stretched");
+                return refuse(
+                    "rope_parameters",
+                    factor,
+                    "scaled RoPE is not supported in local layers",
+                );
             }
             rope.rope_theta
         }
@@ -215,11 +220,11 @@ fn ropes(t: &TextConfig, row: &Row) -> Result<(RopeSpec, RopeSpec), ConfigError>
     Ok((global, RopeSpec { base: local, factor: 1.0 }))
 }
 
-/// What positions are divided by; `None` if `rope` does not say.
+/// The factor by which positions are divided; `None` if `rope` does not give one.
 fn factor_of(key: &str, rope: &RopeConfig, row: &Row) -> Result<Option<f32>, ConfigError> {
     match (rope.kind(), rope.factor) {
         (Some("default"), _) => Ok(Some(1.0)),
-        // transformers 5 writes no type where there is nothing but the base.
+        // transformers 5 writes no type if there is nothing but the base.
         (None, None) if key == "rope_parameters" => Ok(None),
         (Some("linear"), Some(factor)) if row.local_rope => Ok(Some(factor as f32)),
         (kind, _) => {

@@ -10,13 +10,13 @@ pub enum ConfigError {
     /// The metadata cannot be read.
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    /// A GGUF file of something else than a model, by its `general.type`.
-    #[error("holds a {} (general.type), not a model", Printable::new(.0))]
+    /// The GGUF file contains something other than a model, according to its `general.type`.
+    #[error("is of the type {} (general.type), not a model", Printable::new(.0))]
     Kind(String),
-    /// What a fine-tune adds to a model, without the model.
+    /// The file is an adapter (LoRA): it changes a model but does not contain one.
     #[error("is an adapter, not a model: merge it into its base model first")]
     Adapter,
-    /// Another architecture than those of the table.
+    /// The architecture is not supported.
     #[error(
         "{key} `{}` is not supported{}: Lapidary runs {}",
         Printable::new(found),
@@ -24,29 +24,30 @@ pub enum ConfigError {
         supported
     )]
     Architecture {
-        /// The key that says so.
+        /// The key that names the architecture.
         key: &'static str,
         /// Its value.
         found: String,
-        /// What that is, if it is known.
+        /// A description of the architecture, if it is a known one.
         what: Option<&'static str>,
         /// The names of those of the table.
         supported: String,
     },
-    /// A key that must be there is not.
+    /// A required key does not exist.
     #[error("`{0}` is missing")]
     Missing(String),
-    /// The tensor whose rows are the vocabulary is not there.
+    /// The embedding, whose rows give the size of the vocabulary, does not exist.
     #[error("tensor `token_embd.weight` is missing")]
     NoEmbedding,
-    /// A value that is out of bounds, contradicts another, or asks for what is not supported.
+    /// A value is out of range, contradicts another value, or needs something that is not
+    /// supported.
     #[error("`{key}` is {}: {rule}", Printable::new(value))]
     Value {
         /// The key.
         key: String,
-        /// As found.
+        /// Its value.
         value: String,
-        /// What it should have been.
+        /// Why the value is refused.
         rule: String,
     },
 }

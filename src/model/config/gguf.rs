@@ -1,4 +1,5 @@
-//! A configuration out of a GGUF file's metadata, and into it: the keys that llama.cpp's converter writes.
+//! Reads a configuration from the metadata of a GGUF file, and writes it there. The keys are those
+//! of llama.cpp's converter.
 
 use lapidary_formats::gguf::{Gguf, Header, Value};
 
@@ -8,12 +9,12 @@ use crate::model::architecture::{Architecture, LayerSpec, Layers, LOCAL_ROPE_BAS
 use crate::model::TensorKind;
 
 impl Config {
-    /// The configuration that a GGUF file's metadata gives. An absent key means what it means to
+    /// The configuration in the metadata of a GGUF file. An absent key means the same as in
     /// llama.cpp.
     ///
     /// # Errors
-    /// If it is no model of the family, asks for what is not supported, lacks a key or contradicts
-    /// itself.
+    /// If the model is not of the Gemma family, needs something that is not supported, lacks a key,
+    /// or contradicts itself.
     pub fn from_gguf(g: &Gguf) -> Result<Self, ConfigError> {
         let architecture = architecture(g)?;
         let metadata = Metadata { gguf: g, architecture };
@@ -69,10 +70,10 @@ impl Config {
 }
 
 impl Config {
-    /// Sets the keys of the model's sizes and constants.
+    /// Sets the keys for the model's sizes and constants.
     ///
     /// # Panics
-    /// If a size does not fit `u32`.
+    /// If a size does not fit in a `u32`.
     pub fn set_metadata(&self, header: &mut Header) {
         let (row, prefix) = (self.architecture.row(), self.architecture.gguf_name());
         let mut set_size = |key: &str, size: usize| {
@@ -110,7 +111,8 @@ impl Config {
             let local = self.local_rope().map_or(LOCAL_ROPE_BASE, |rope| rope.base);
             set("rope.freq_base_swa", local);
         }
-        // Zero stands for none: readers take an absent key for what the architecture has.
+        // Zero means that there is no softcap. The key cannot be left out, because readers would
+        // then use the architecture's default.
         let softcaps = [
             ("attn_logit_softcapping", row.defaults.attn_softcap, self.attn_softcap()),
             ("final_logit_softcapping", row.defaults.final_softcap, self.final_softcap),
@@ -123,8 +125,9 @@ impl Config {
         if self.embd_scale != Self::root_of_width(self.n_embd) {
             set("embedding_scale", self.embd_scale);
         }
-        // llama.cpp does not read it for these architectures and infers it from the number of layers;
-        // here it is read, and holds for sizes that Google never made too.
+        // For these architectures llama.cpp does not read this key and infers the value from the
+        // number of layers. Lapidary reads it, so that it also runs sizes that Google never
+        // published.
         set("attention.scale", self.attn_scale);
         if let Some(factor) = global.map(|rope| rope.factor).filter(|factor| *factor != 1.0) {
             set("rope.scaling.factor", factor);
@@ -133,7 +136,7 @@ impl Config {
     }
 }
 
-/// The architecture, if the file holds a model of one.
+/// The architecture, if the file contains a model that is supported.
 fn architecture(g: &Gguf) -> Result<Architecture, ConfigError> {
     let kind = g.str("general.type")?.unwrap_or("model");
     if kind == "adapter" || g.get("adapter.type").is_some() {
@@ -145,7 +148,7 @@ fn architecture(g: &Gguf) -> Result<Architecture, ConfigError> {
     Architecture::of_gguf(g.str("general.architecture")?.unwrap_or("(none)"))
 }
 
-/// The keys of one architecture.
+/// The metadata keys of one architecture.
 struct Metadata<'g> {
     gguf: &'g Gguf,
     architecture: Architecture,
@@ -173,7 +176,7 @@ impl Metadata<'_> {
         Err(ConfigError::Value { key, value, rule })
     }
 
-    /// A softcap: an absent key means what the architecture has, zero means none.
+    /// A softcap. If the key is absent, the architecture's default applies; zero means none.
     fn softcap(&self, key: &str, default: Option<f32>) -> Result<Option<f32>, ConfigError> {
         let row = self.architecture.row();
         match self.float(key)? {
@@ -186,8 +189,8 @@ impl Metadata<'_> {
         }
     }
 
-    /// The window of local layers. Where local layers turn otherwise than global ones, an absent key or
-    /// zero means that there are none.
+    /// The attention window of local layers. In architectures whose local layers have a RoPE base of their
+    /// own, an absent key or zero means that there are no local layers.
     fn window(&self) -> Result<Option<usize>, ConfigError> {
         let row = self.architecture.row();
         let window = self.size_if_there("attention.sliding_window")?;
@@ -198,7 +201,8 @@ impl Metadata<'_> {
         })
     }
 
-    /// Every how many layers one attends to all positions: a number, or by layer whether it is local.
+    /// The distance between global layers. The key holds the number, or a list that says for each
+    /// layer whether it is local.
     fn period(&self, n_layer: usize) -> Result<usize, ConfigError> {
         let (row, key) = (self.architecture.row(), "attention.sliding_window_pattern");
         if row.local_rope && self.window()?.is_none() {
@@ -225,11 +229,13 @@ impl Metadata<'_> {
         };
         match period == row.period || row.any_period {
             true => Ok(period),
-            false => self.refuse(key, &value, &format!("in {} it is {}", row.name, row.period)),
+            false => {
+                self.refuse(key, &value, &format!("in {} it must be {}", row.name, row.period))
+            }
         }
     }
 
-    /// How RoPE turns in global layers, and in local ones.
+    /// RoPE of global and of local layers.
     fn ropes(&self) -> Result<(RopeSpec, RopeSpec), ConfigError> {
         let row = self.architecture.row();
         let base = self.float("rope.freq_base")?.unwrap_or(row.defaults.rope_base);
@@ -237,7 +243,7 @@ impl Metadata<'_> {
             None => self.float("rope.scale_linear")?,
             factor => factor,
         };
-        // As llama.cpp: zero stands for an absent key.
+        // As in llama.cpp, zero means the same as an absent key.
         let factor = factor.filter(|factor| *factor != 0.0).unwrap_or(1.0);
         let ty = self.gguf.get(&self.key("rope.scaling.type"));
         let factor = match ty.as_ref().map(|ty| (ty, ty.as_str())) {
@@ -247,7 +253,7 @@ impl Metadata<'_> {
                 return self.refuse("rope.scaling.type", ty, "only linear scaling is supported")
             }
             _ => {
-                let rule = format!("RoPE of {} is not scaled", row.name);
+                let rule = format!("scaled RoPE is not supported for {}", row.name);
                 return self.refuse("rope.scaling.factor", &Value::F32(factor), &rule);
             }
         };
@@ -263,19 +269,23 @@ impl Metadata<'_> {
         Ok((RopeSpec { base, factor }, RopeSpec { base: local, factor: 1.0 }))
     }
 
-    /// Refuses keys that would make another model of it. llama.cpp reads them for every architecture;
-    /// those that it writes have the values that are taken here.
+    /// Refuses values that would make the model compute something else. llama.cpp reads these keys
+    /// for every architecture. In the files of its own converter they have the accepted values.
     fn check_supported(&self, c: &Config) -> Result<(), ConfigError> {
         let is = |value: &Value, size: usize| value.as_int() == Some(size);
-        // Key, whether a value of it is taken, and what it has to be.
+        // The key, whether a value is accepted, and why others are not.
         type Rule<'a> = (&'static str, &'a dyn Fn(&Value) -> bool, &'static str);
         let rules: [Rule; 6] = [
-            ("rope.dimension_count", &|v| is(v, c.head_dim), "RoPE turns whole heads"),
-            ("attention.value_length", &|v| is(v, c.head_dim), "values are as long as keys"),
-            ("attention.causal", &|v| v.as_bool() == Some(true), "attention is causal"),
-            ("pooling_type", &|v| is(v, 0), "models of embeddings are not supported"),
-            ("expert_count", &|v| is(v, 0), "there are no experts"),
-            ("vocab_size", &|v| is(v, c.n_vocab), "it is the number of the embedding's rows"),
+            ("rope.dimension_count", &|v| is(v, c.head_dim), "it must be the width of a head"),
+            ("attention.value_length", &|v| is(v, c.head_dim), "it must be the width of a head"),
+            (
+                "attention.causal",
+                &|v| v.as_bool() == Some(true),
+                "only causal attention is supported",
+            ),
+            ("pooling_type", &|v| is(v, 0), "embedding models are not supported"),
+            ("expert_count", &|v| is(v, 0), "experts are not supported"),
+            ("vocab_size", &|v| is(v, c.n_vocab), "it must be the number of the embedding's rows"),
         ];
         for (key, taken, rule) in rules {
             if let Some(value) = self.gguf.get(&self.key(key)).filter(|value| !taken(value)) {

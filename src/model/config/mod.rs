@@ -1,5 +1,5 @@
-//! The configuration of a model: sizes, constants, and what each layer does. Read from `config.json`
-//! (`checkpoint`) or from GGUF metadata (`gguf`), and checked here, once.
+//! The configuration of a model: sizes, constants, and what each layer does. It is read from
+//! `config.json` (`checkpoint`) or from GGUF metadata (`gguf`), and checked in this file.
 
 mod checkpoint;
 pub(super) mod error;
@@ -13,21 +13,21 @@ use crate::kernels::RopeSpec;
 /// Sizes and constants of one model. Names are llama.cpp's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Which member of the family it is.
+    /// The architecture.
     pub architecture: Architecture,
-    /// The model's name, for people.
+    /// The model's name, for display.
     pub name: String,
-    /// Pieces in the vocabulary.
+    /// Number of pieces in the vocabulary.
     pub n_vocab: usize,
-    /// Longest context it was trained for, in tokens.
+    /// Longest context that the model was trained for, in tokens.
     pub n_ctx_train: usize,
     /// Width of the residual stream.
     pub n_embd: usize,
-    /// Width of the feed-forward layer.
+    /// Width of feed-forward.
     pub n_ff: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub n_head: usize,
-    /// Key/value heads; divides `n_head`.
+    /// Number of key/value heads; divides `n_head`.
     pub n_head_kv: usize,
     /// Width of a head; even.
     pub head_dim: usize,
@@ -38,13 +38,13 @@ pub struct Config {
     pub embd_scale: f32,
     /// Multiplies q·k: 1/√`query_pre_attn_scalar`.
     pub attn_scale: f32,
-    /// Logits are squashed to ± this, if given.
+    /// Logits are limited to ± this value by the softcap, if given.
     pub final_softcap: Option<f32>,
     /// What each layer does.
     pub layers: Vec<LayerSpec>,
 }
 
-/// Whose names an error gives to values.
+/// Which names an error uses for values: those of `config.json` or those of GGUF.
 #[derive(Clone, Copy)]
 enum Keys {
     Checkpoint,
@@ -52,7 +52,7 @@ enum Keys {
 }
 
 impl Keys {
-    /// The name of a value: `config.json`'s, or GGUF's without the architecture's prefix.
+    /// The name of a value. `gguf` is the GGUF key without the architecture's prefix.
     fn name(self, architecture: Architecture, hf: &str, gguf: &str) -> String {
         match self {
             Self::Checkpoint => hf.to_owned(),
@@ -67,14 +67,14 @@ impl Config {
         self.layers.len()
     }
 
-    /// √`n_embd` rounded to bf16, which the embedding is multiplied by. Rounded because Gemma was
-    /// trained so (Gemma 2 2B 48.0, 9B 59.75, 27B 68.0).
+    /// √`n_embd` rounded to bf16, the usual factor of the embedding. Rounded because Gemma was
+    /// trained that way (Gemma 2 2B 48.0, 9B 59.75, 27B 68.0).
     pub fn root_of_width(n_embd: usize) -> f32 {
         half::bf16::from_f32((n_embd as f32).sqrt()).to_f32()
     }
 
-    /// The attention scale that llama.cpp takes, which has no key for it: 1/√head_dim, but for the 27B
-    /// sizes 1/√(n_embd / n_head). It knows those by their number of layers.
+    /// The attention scale that llama.cpp infers, because it has no key for it: 1/√head_dim, but
+    /// 1/√(n_embd / n_head) for the 27B sizes, which it recognizes by their number of layers.
     pub fn inferred_attn_scale(&self) -> f32 {
         let is_27b = self.architecture.row().n_layer_27b == Some(self.n_layer());
         let width = if is_27b { self.n_embd / self.n_head.max(1) } else { self.head_dim };
@@ -91,35 +91,36 @@ impl Config {
         self.n_head_kv * self.head_dim
     }
 
-    /// The window of the local layers, if there are any: positions that they attend to.
+    /// The window of the local layers, in positions, if there are local layers.
     pub fn sliding_window(&self) -> Option<usize> {
         self.layers.iter().find_map(|layer| layer.window)
     }
 
-    /// How RoPE turns in the layers that attend to all positions, if there are any.
+    /// RoPE of the global layers, if there are any.
     pub fn global_rope(&self) -> Option<RopeSpec> {
         self.layers.iter().find(|layer| !layer.is_local()).map(|layer| layer.rope)
     }
 
-    /// How RoPE turns in the local layers, if there are any.
+    /// RoPE of the local layers, if there are any.
     pub fn local_rope(&self) -> Option<RopeSpec> {
         self.layers.iter().find(|layer| layer.is_local()).map(|layer| layer.rope)
     }
 
-    /// Attention scores are squashed to ± this, if given. It is the same in all layers.
+    /// Attention scores are limited to ± this value by the softcap, if given. All layers have the
+    /// same.
     pub fn attn_softcap(&self) -> Option<f32> {
         self.layers.first().and_then(|layer| layer.softcap)
     }
 
-    /// Every so many layers one attends to all positions: the first that does says how many. Without
-    /// one, it is more than there are layers, or what the architecture has.
+    /// The distance between global layers, which is one more than the index of the first of them.
+    /// If there is none, a number larger than that of the layers.
     pub fn period(&self) -> usize {
         let usual = self.architecture.row().period.max(self.n_layer() + 1);
         self.layers.iter().position(|layer| !layer.is_local()).map_or(usual, |layer| layer + 1)
     }
 
-    /// Checks bounds that keep every later computation of sizes inside `usize`, and the relations that
-    /// the forward pass relies on.
+    /// Checks the limits that keep later size computations from overflowing `usize`, and the
+    /// relations between sizes that the forward pass relies on.
     fn checked(self, keys: Keys) -> Result<Self, ConfigError> {
         self.check_sizes(keys)?;
         self.check_constants(keys)?;
@@ -185,7 +186,7 @@ impl Config {
     }
 }
 
-/// Bounds the number of layers before a specification is made for each.
+/// Checks the number of layers before a specification is made for each of them.
 fn check_layers(
     n_layer: usize,
     architecture: Architecture,

@@ -1,4 +1,5 @@
-//! `config.json` of every architecture: what absent keys mean, what is taken and what is refused.
+//! `config.json` of every architecture: the meaning of absent keys, accepted values and refused
+//! ones.
 
 use lapidary_formats::checkpoint::CheckpointConfig;
 use lapidary_formats::gguf::{Gguf, Header, Writer};
@@ -7,8 +8,7 @@ use serde_json::{json, Value};
 
 use super::*;
 
-/// `config.json` with the sizes that have to be there, and `changes` laid over it; a change to
-/// `"(absent)"` removes a key.
+/// `base` with `changes`; the value `"(absent)"` removes a key.
 fn changed(base: Value, changes: Value) -> Result<Config, ConfigError> {
     let mut config = base;
     let map = config.as_object_mut().unwrap();
@@ -63,7 +63,7 @@ fn gemma3(changes: Value) -> Result<Config, ConfigError> {
     changed(base, changes)
 }
 
-/// The layers that attend to all positions.
+/// The indices of the global layers.
 fn global(c: &Config) -> Vec<usize> {
     (0..c.n_layer()).filter(|i| !c.layers[*i].is_local()).collect()
 }
@@ -107,7 +107,7 @@ fn vault_gemma_is_gemma_2_without_norms_after_sublayers() {
     c.architecture = Architecture::Gemma2;
     c.layers.iter_mut().for_each(|layer| layer.post_norms = true);
     assert_eq!(c, gemma2(json!({})).unwrap());
-    // As it was published: all layers are global, though there is a window.
+    // As published: all layers are global, although there is a window.
     let types = vec!["full_attention"; 12];
     let c = gemma2(json!({"model_type": "vaultgemma", "layer_types": types})).unwrap();
     assert_eq!(c.sliding_window(), None);
@@ -126,7 +126,7 @@ fn gemma_3_takes_the_defaults_of_transformers() {
 }
 
 #[test]
-fn the_text_part_of_gemma_3_is_read_where_it_is() {
+fn the_text_config_of_multimodal_gemma_3_is_used() {
     let text = json!({
         "model_type": "gemma3_text",
         "hidden_size": 2560,
@@ -151,7 +151,7 @@ fn the_text_part_of_gemma_3_is_read_where_it_is() {
 }
 
 #[test]
-fn given_keys_are_taken() {
+fn given_keys_override_the_defaults() {
     let c = gemma2(json!({
         "attn_logit_softcapping": null,
         "final_logit_softcapping": 15,
@@ -173,7 +173,7 @@ fn given_keys_are_taken() {
 }
 
 #[test]
-fn newer_and_older_spellings_are_taken() {
+fn newer_and_older_spellings_of_keys_are_read() {
     let five = json!({"rope_parameters": {"rope_type": "default", "rope_theta": 2e4}});
     assert_eq!(gemma2(five).unwrap().global_rope(), Some(rope(2e4, 1.0)));
     let both = json!({"rope_scaling": {"type": "default", "rope_type": "default"}});
@@ -188,7 +188,7 @@ fn newer_and_older_spellings_are_taken() {
         assert!(gemma2(activation).is_ok());
     }
     assert!(gemma2(json!({"model_type": "(absent)"})).is_ok());
-    // transformers 5 on Gemma 3.
+    // Gemma 3 as written by transformers 5.
     let by_layer_type = json!({"rope_parameters": {
         "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 2e6},
         "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
@@ -216,7 +216,7 @@ fn other_models_are_refused_by_name() {
             "model_type `gemma3n` is not supported (Gemma 3n, which has per-layer embeddings and shared \
              keys)",
         ),
-        (json!({"model_type": "gemma4"}), "model_type `gemma4` is not supported (Gemma 4, which has other layers)"),
+        (json!({"model_type": "gemma4"}), "model_type `gemma4` is not supported (Gemma 4, which has different layers)"),
         (
             json!({"model_type": "recurrent_gemma"}),
             "model_type `recurrent_gemma` is not supported (RecurrentGemma, which has recurrent layers)",
@@ -227,7 +227,7 @@ fn other_models_are_refused_by_name() {
         ),
         (
             json!({"model_type": "gemma3_text", "architectures": ["Gemma3TextModel"]}),
-            "architectures `Gemma3TextModel` is not supported (EmbeddingGemma, a model of embeddings)",
+            "architectures `Gemma3TextModel` is not supported (EmbeddingGemma, an embedding model)",
         ),
         (
             json!({"architectures": ["Gemma2ForSequenceClassification"]}),
@@ -265,7 +265,7 @@ fn missing_keys_are_named() {
 }
 
 #[test]
-fn values_that_cannot_be_are_refused() {
+fn invalid_and_unsupported_values_are_refused() {
     for (name, value) in [
         ("hidden_size", json!(0)),
         ("hidden_size", json!(1u64 << 40)),
