@@ -40,9 +40,9 @@ pub(super) fn fingerprint(source: &Source) -> Result<String, SourceError> {
     if let Some(gguf) = source.gguf() {
         let raw = gguf.raw_metadata();
         for (key, ty, value) in raw.filter(|(key, ..)| !key.starts_with("split.")) {
-            part(&mut sum, key.as_bytes());
+            add_bytes(&mut sum, key.as_bytes());
             sum.update(&(ty as u32).to_le_bytes());
-            part(&mut sum, value);
+            add_bytes(&mut sum, value);
         }
     }
     if let Some(checkpoint) = source.checkpoint() {
@@ -51,8 +51,8 @@ pub(super) fn fingerprint(source: &Source) -> Result<String, SourceError> {
             if path.exists() {
                 let file = MappedFile::open(&path);
                 let file = file.map_err(|error| SourceError::Io { path, error })?;
-                part(&mut sum, name.as_bytes());
-                part(&mut sum, file.bytes());
+                add_bytes(&mut sum, name.as_bytes());
+                add_bytes(&mut sum, file.bytes());
             }
         }
     }
@@ -65,8 +65,8 @@ pub(super) fn fingerprint(source: &Source) -> Result<String, SourceError> {
 /// Adds a tensor's description and its sample. The sample is read from the file and not through the
 /// map, where each access to a new page would read megabytes around it.
 fn tensor(sum: &mut Checksum, source: &Source, view: &TensorView) -> Result<(), SourceError> {
-    part(sum, view.name.as_bytes());
-    part(sum, view.ty.name().as_bytes());
+    add_bytes(sum, view.name.as_bytes());
+    add_bytes(sum, view.ty.name().as_bytes());
     sum.update(&(view.shape.len() as u64).to_le_bytes());
     for dim in view.shape {
         sum.update(&(*dim as u64).to_le_bytes());
@@ -93,7 +93,7 @@ fn samples(len: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// Adds bytes with their length, so that different lists of byte strings give different sums.
-fn part(sum: &mut Checksum, bytes: &[u8]) {
+fn add_bytes(sum: &mut Checksum, bytes: &[u8]) {
     sum.update(&(bytes.len() as u64).to_le_bytes());
     sum.update(bytes);
 }

@@ -1,7 +1,7 @@
 //! Makes the operating system read a model's file in the order in which the first pass needs it.
 //!
-//! Otherwise a file that is not yet in memory is read in small parts, each when it is first
-//! touched, and all threads wait for it. A separate thread requests the parts some distance ahead
+//! Otherwise a file that is not yet in memory is read in small pieces, each when it is first
+//! touched, and all threads wait for it. A separate thread requests the ranges some distance ahead
 //! of the pass, and ends when it has requested all of them. The distance is limited, so that a file
 //! larger than memory does not push out pages that the pass still needs.
 
@@ -32,8 +32,8 @@ pub(super) struct ReadAhead {
     thread: Option<Thread>,
 }
 
-/// A part of a file that a step reads.
-struct Part {
+/// A range of a file that a step reads.
+struct ReadRange {
     path: PathBuf,
     place: Range<usize>,
     step: usize,
@@ -44,19 +44,19 @@ impl ReadAhead {
     pub fn start(source: &Source, weights: &Weights<'_>) -> Self {
         let head = weights.layers.len();
         let layers = weights.layers.iter().enumerate();
-        let parts = layers
+        let ranges = layers
             .flat_map(|(step, layer)| layer.matrices().map(|w| (step, w)))
             .chain([(head, &weights.output)])
             .filter_map(|(step, w)| {
                 let (path, place) = source.place(w.bytes())?;
-                Some(Part { path: path.to_owned(), place, step })
+                Some(ReadRange { path: path.to_owned(), place, step })
             })
             .collect();
         let step = Arc::<AtomicUsize>::default();
         let at = Arc::clone(&step);
         // If the thread cannot be started, the pass reads the file itself.
         let handle =
-            thread::Builder::new().name("read-ahead".into()).spawn(move || read(parts, &at));
+            thread::Builder::new().name("read-ahead".into()).spawn(move || read(ranges, &at));
         Self { step, thread: handle.ok().map(|handle| handle.thread().clone()) }
     }
 
@@ -81,35 +81,35 @@ impl Drop for ReadAhead {
     }
 }
 
-fn read(parts: Vec<Part>, step: &AtomicUsize) {
+fn read(ranges: Vec<ReadRange>, step: &AtomicUsize) {
     let mut map: Option<MappedFile> = None;
-    // Bytes requested for steps that the pass has not finished, and the number of parts of finished
+    // Bytes requested for steps that the pass has not finished, and the number of ranges of finished
     // steps.
     let (mut ahead, mut done) = (0, 0);
-    for (i, part) in parts.iter().enumerate() {
-        ahead += part.place.len();
+    for (i, range) in ranges.iter().enumerate() {
+        ahead += range.place.len();
         loop {
             let step = step.load(Ordering::Relaxed);
             if step == usize::MAX {
                 return;
             }
-            while done < i && parts[done].step < step {
-                ahead -= parts[done].place.len();
+            while done < i && ranges[done].step < step {
+                ahead -= ranges[done].place.len();
                 done += 1;
             }
-            // At least one part is requested ahead of the pass, however large it is.
+            // At least one range is requested ahead of the pass, however large it is.
             if ahead <= AHEAD || done == i {
                 break;
             }
             thread::park_timeout(POLL_INTERVAL);
         }
-        if map.as_ref().is_none_or(|map| map.path() != part.path) {
+        if map.as_ref().is_none_or(|map| map.path() != range.path) {
             // If a file has disappeared, the pass will report it.
-            let Ok(opened) = MappedFile::open(&part.path) else { return };
+            let Ok(opened) = MappedFile::open(&range.path) else { return };
             map = Some(opened);
         }
-        if let Some(map) = map.as_ref().filter(|map| part.place.end <= map.bytes().len()) {
-            map.read_ahead(part.place.clone());
+        if let Some(map) = map.as_ref().filter(|map| range.place.end <= map.bytes().len()) {
+            map.read_ahead(range.place.clone());
         }
     }
 }
