@@ -88,11 +88,7 @@ fn demo(dir: &Path) -> anyhow::Result<()> {
         SAMPLE_RECIPE.name()
     )?;
     sample(&file_of(dir, SAMPLE_RECIPE))?;
-    writeln!(
-        out,
-        "\
-Next, with a Gemma checkpoint in the directory gemma-2-2b-it:"
-    )?;
+    writeln!(out, "\nNext, with a Gemma checkpoint in the directory gemma-2-2b-it:")?;
     writeln!(out, "  lapidary convert gemma-2-2b-it -o gemma-2-2b-it-Q4_K_M.gguf")?;
     writeln!(out, "  lapidary run gemma-2-2b-it-Q4_K_M.gguf --chat")?;
     Ok(())

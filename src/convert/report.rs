@@ -81,28 +81,29 @@ pub struct Report {
     pub requantized: usize,
     /// Whether the model has an output matrix of its own.
     pub untied: bool,
-    /// How llama.cpp fails on the file, if it is known to: a verb and the rest of the sentence.
+    /// How llama.cpp differs with this file, if it does: a verb and the rest of the sentence.
     pub llama_cpp: Option<String>,
     /// Seconds until the file was safely on disk.
     pub seconds: f64,
 }
 
-/// What llama.cpp does otherwise with a file of `source`, for [`Report::llama_cpp`].
+/// How llama.cpp differs with a file made from `source`, for [`Report::llama_cpp`].
 pub(super) fn llama_cpp(source: &Source) -> Option<String> {
     let (config, name) = (source.config(), source.config().architecture.name());
     if !config.architecture.is_in_llama_cpp() {
-        return Some(format!("does not know {name}: the file runs here only"));
+        return Some(format!("does not support {name}: the file runs only in Lapidary"));
     }
     if source.is_untied() && !config.architecture.llama_cpp_takes_output() {
         return Some(format!(
-            "refuses {name} with an output matrix of its own (output.weight): the file runs here only"
+            "does not load {name} with an output matrix of its own (output.weight): the file runs only in \
+             Lapidary"
         ));
     }
     let (scale, inferred) = (config.attn_scale, config.inferred_attn_scale());
-    // Rounding of 1/√x apart.
+    // The tolerance allows for the rounding of 1/√x.
     ((scale / inferred - 1.0).abs() > 1e-6).then(|| {
         format!(
-            "takes {inferred} for the attention scale of {name} in these sizes, where this model has \
+            "uses {inferred} as the attention scale of {name} in these sizes, but this model has \
              {scale}: its answers will differ"
         )
     })

@@ -161,14 +161,17 @@ fn every_recipe_of_every_architecture_runs() {
 fn what_llama_cpp_does_otherwise_is_said() {
     let scale = |architecture, inferred, scale| {
         Some(format!(
-            "takes {inferred} for the attention scale of {architecture} in these sizes, where this model \
+            "uses {inferred} as the attention scale of {architecture} in these sizes, but this model \
              has {scale}: its answers will differ"
         ))
     };
     for (name, expected) in [
         ("micro-gemma1", None),
         ("micro-gemma3", scale("Gemma 3", 0.17677669, 0.20412415)),
-        ("micro-vaultgemma", Some("does not know VaultGemma: the file runs here only".to_owned())),
+        (
+            "micro-vaultgemma",
+            Some("does not support VaultGemma: the file runs only in Lapidary".to_owned()),
+        ),
     ] {
         let golden = Golden::new(name);
         let (source, out) = (golden.source(), golden.dir.path().join("out.gguf"));
@@ -181,7 +184,8 @@ fn what_llama_cpp_does_otherwise_is_said() {
     let out = dir.path().join("out.gguf");
     let report = convert(&source, &out, &plan, Options::default(), &mut ()).unwrap();
     let expected =
-        "refuses Gemma 2 with an output matrix of its own (output.weight): the file runs here only";
+        "does not load Gemma 2 with an output matrix of its own (output.weight): the file runs only in \
+         Lapidary";
     assert_eq!(report.llama_cpp.as_deref(), Some(expected));
     let source = Source::open(&tiny()).unwrap();
     let plan = Plan::of_recipe(&source, Recipe::F16);

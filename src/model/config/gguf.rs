@@ -51,8 +51,8 @@ impl Config {
             rms_eps: metadata
                 .float(rms_eps)?
                 .ok_or_else(|| ConfigError::Missing(metadata.key(rms_eps)))?,
-            // llama.cpp has this key for other architectures, and multiplies by the root as it is; some
-            // conversions may say so.
+            // llama.cpp has this key for other architectures. It multiplies by the root without
+            // rounding, and some converters may write that value here.
             embd_scale: metadata
                 .float("embedding_scale")?
                 .unwrap_or_else(|| Self::root_of_width(n_embd)),

@@ -33,8 +33,8 @@ pub struct Config {
     pub head_dim: usize,
     /// RMSNorm's epsilon.
     pub rms_eps: f32,
-    /// Multiplies the embedding of each token: [`root_of_width`](Self::root_of_width), unless a file says
-    /// otherwise.
+    /// Factor of the embedding of each token: [`root_of_width`](Self::root_of_width), unless the file
+    /// has another.
     pub embd_scale: f32,
     /// Multiplies q·k: 1/√`query_pre_attn_scalar`.
     pub attn_scale: f32,
