@@ -274,6 +274,7 @@ fn parts_that_read_images_are_said_to_be_left_out() {
     let output = command_on(&model, &["-p", PROMPT, "-n", "2"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let stderr = String::from_utf8(output.stderr).unwrap();
-    let expected = "micro-gemma3-conditional: 23 tensors that read images are left out: text only";
+    let expected =
+        "micro-gemma3-conditional: 23 vision tensors are left out: only text is supported";
     assert!(stderr.contains(expected), "{stderr}");
 }

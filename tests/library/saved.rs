@@ -213,8 +213,8 @@ fn what_is_not_this_models_is_refused() {
     assert_eq!(forged(&|_| ()), None);
     // Position 20 sees those from 5 on in the local layers, the even ones, and all in the others.
     assert_eq!(forged(&|h| h.first[0] = 5), None);
-    assert!(forged(&|h| h.first[0] = 6).unwrap().contains("next token sees"));
-    assert!(forged(&|h| h.first[1] = 1).unwrap().contains("next token sees"));
+    assert!(forged(&|h| h.first[0] = 6).unwrap().contains("next token attends to"));
+    assert!(forged(&|h| h.first[1] = 1).unwrap().contains("next token attends to"));
     assert!(forged(&|h| h.ids[3] = config.n_vocab as u32).unwrap().contains("vocabulary"));
     assert!(forged(&|h| h.row_bytes += 1).unwrap().contains("size"));
     assert!(forged(&|h| h.row_bytes = 0).unwrap().contains("size"));

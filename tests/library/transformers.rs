@@ -143,7 +143,7 @@ fn what_cannot_be_evaluated_is_refused() {
     let mut state = State::new(model.config(), StateOptions::new(4, KvType::F16));
     let error =
         |state: &mut State, ids: &[u32]| model.forward_last(state, ids).unwrap_err().to_string();
-    assert_eq!(error(&mut state, &[2; 5]), "5 tokens do not fit the context of 4");
+    assert_eq!(error(&mut state, &[2; 5]), "5 tokens do not fit in the context of 4");
     assert_eq!(error(&mut state, &[2, 2048]), "token id 2048 is outside the vocabulary of 2048");
     assert_eq!(error(&mut state, &[]), "there are no tokens to evaluate");
     assert!(state.is_empty());
