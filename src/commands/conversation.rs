@@ -13,8 +13,8 @@ use lapidary::generate::{tokens_per_second, Answer, End, Finish, Session, Shift}
 use lapidary::tokenizer::Tokenizer;
 
 use super::answer::{line_end, write_answer};
+use super::prompt::too_long;
 use super::prompt_cache::PromptCache;
-use super::run::too_long;
 use super::sandbox::TemplateFailed;
 use super::{interrupt, sandbox, size, stats};
 use input::{Command, Input, Reader};

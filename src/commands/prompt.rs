@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use anyhow::{anyhow, bail, Context};
+use lapidary::generate::PromptTooLong;
 
 /// A text to continue or a message to answer; never empty.
 pub struct Prompt {
@@ -46,4 +47,9 @@ impl Prompt {
         }
         Self::new(text, origin)
     }
+}
+
+/// The error for a prompt that does not fit, with the option that helps.
+pub fn too_long(error: PromptTooLong) -> anyhow::Error {
+    anyhow!("{error}: use a larger --ctx")
 }

@@ -4,10 +4,10 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{anyhow, bail, Context};
+use anyhow::{bail, Context};
 use clap::Args as ClapArgs;
 use lapidary::chat::{ChatTemplate, Role, Turn};
-use lapidary::generate::{End, OldestHalf, PromptTooLong, Session, Shift};
+use lapidary::generate::{End, OldestHalf, Session, Shift};
 use lapidary::memory::Load;
 use lapidary::model::{Model, Source};
 use lapidary::sampling::{Sampler, SamplerConfig};
@@ -18,7 +18,7 @@ use super::conversation::{Conversation, Decoded};
 use super::interrupt::{self, Interrupted};
 use super::memory::MemoryArgs;
 use super::options::{CpuArgs, ModelArg};
-use super::prompt::Prompt;
+use super::prompt::{too_long, Prompt};
 use super::prompt_cache::SessionArgs;
 use super::sandbox;
 use super::stats::Stats;
@@ -235,11 +235,6 @@ pub fn chat_template(source: &Source, tokenizer: &Tokenizer) -> anyhow::Result<C
     let template = source.chat_template()?;
     ChatTemplate::new(template.as_deref(), spelling(vocab.bos), spelling(vocab.eos))
         .with_context(|| name(source))
-}
-
-/// The error for a prompt that does not fit, with the option that helps.
-pub fn too_long(error: PromptTooLong) -> anyhow::Error {
-    anyhow!("{error}: use a larger --ctx")
 }
 
 /// How messages name the model.

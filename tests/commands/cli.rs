@@ -10,6 +10,7 @@ use std::process::Stdio;
 use assert_cmd::Command;
 use tempfile::TempDir;
 
+use crate::directory::{copy_of, names};
 use crate::fixtures::{held_out, tiny};
 
 fn lapidary<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
@@ -57,24 +58,6 @@ fn every_command_fails(model: &Path, file: &Path, cause: &str) {
     assert_eq!(names(dir.path()), [""; 0]);
 }
 
-/// The names of what is in a directory, sorted.
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).unwrap();
-    let mut names: Vec<String> =
-        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-/// A copy of the trained checkpoint that may be spoilt.
-fn copy_of_tiny() -> TempDir {
-    let dir = TempDir::new().unwrap();
-    for name in names(&tiny()) {
-        fs::copy(tiny().join(&name), dir.path().join(&name)).unwrap();
-    }
-    dir
-}
-
 /// Changes `config.json` of a copy.
 fn edit_config(dir: &Path, edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) {
     let path = dir.join("config.json");
@@ -119,7 +102,7 @@ fn a_directory_without_a_checkpoint() {
 
 #[test]
 fn a_checkpoint_of_another_architecture() {
-    let dir = copy_of_tiny();
+    let dir = copy_of(&tiny());
     edit_config(dir.path(), |config| {
         config.insert("model_type".into(), "llama".into());
         config.insert("architectures".into(), vec!["LlamaForCausalLM"].into());
@@ -142,7 +125,7 @@ fn a_file_that_is_not_a_model() {
 
 #[test]
 fn a_truncated_shard() {
-    let dir = copy_of_tiny();
+    let dir = copy_of(&tiny());
     let path = dir.path().join("model.safetensors");
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(file.metadata().unwrap().len() - 1000).unwrap();
@@ -151,7 +134,7 @@ fn a_truncated_shard() {
 
 #[test]
 fn a_shard_without_a_header() {
-    let dir = copy_of_tiny();
+    let dir = copy_of(&tiny());
     let path = dir.path().join("model.safetensors");
     fs::write(&path, b"").unwrap();
     every_command_fails(dir.path(), &path, "");
@@ -159,7 +142,7 @@ fn a_shard_without_a_header() {
 
 #[test]
 fn a_checkpoint_without_a_tokenizer() {
-    let dir = copy_of_tiny();
+    let dir = copy_of(&tiny());
     fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
     fs::remove_file(dir.path().join("tokenizer.model")).unwrap();
     let args = ["run".as_ref(), dir.path().as_os_str(), "-p".as_ref(), "In".as_ref()];
@@ -168,7 +151,7 @@ fn a_checkpoint_without_a_tokenizer() {
 
 #[test]
 fn a_shape_that_the_configuration_does_not_ask_for() {
-    let dir = copy_of_tiny();
+    let dir = copy_of(&tiny());
     edit_config(dir.path(), |config| {
         config.insert("intermediate_size".into(), 1024.into());
     });

@@ -10,6 +10,8 @@ mod prompt_cache;
 mod run;
 mod signals;
 
+#[path = "../common/directory.rs"]
+mod directory;
 #[path = "../common/fixtures.rs"]
 mod fixtures;
 #[path = "../common/goldens.rs"]

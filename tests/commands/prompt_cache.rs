@@ -7,6 +7,7 @@ use lapidary_formats::session::Reader;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::directory::names;
 use crate::fixtures::{held_out, micro, tiny};
 
 const PROMPT: &str = "And it came to pass, when";
@@ -52,8 +53,7 @@ impl Cache {
     }
 
     fn names(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.dir.path()).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        names(self.dir.path())
     }
 }
 

@@ -8,6 +8,7 @@ use lapidary::convert::{convert, ConvertError, Options, Plan, Recipe};
 use lapidary::model::Source;
 use tempfile::TempDir;
 
+use crate::directory::{copy_of, names};
 use crate::fixtures::{micro, tiny};
 use crate::stop::StopAt;
 
@@ -23,23 +24,6 @@ fn with(out: &Path, model: &Path, recipe: Recipe, force: bool) -> Result<(), Con
     let source = Source::open(model).unwrap();
     let options = Options { force, ..Options::default() };
     convert(&source, out, &Plan::of_recipe(&source, recipe), options, &mut ()).map(drop)
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).unwrap();
-    let mut names: Vec<String> =
-        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-/// A copy of a checkpoint.
-fn copy_of(model: &Path) -> TempDir {
-    let dir = TempDir::new().unwrap();
-    for name in names(model) {
-        fs::copy(model.join(&name), dir.path().join(&name)).unwrap();
-    }
-    dir
 }
 
 /// Expects an error that names `out` and says `cause`.

@@ -12,6 +12,8 @@ mod stop;
 mod values;
 mod verify;
 
+#[path = "../common/directory.rs"]
+mod directory;
 #[path = "../common/fixtures.rs"]
 mod fixtures;
 #[path = "../common/nmse.rs"]

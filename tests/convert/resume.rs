@@ -11,6 +11,7 @@ use lapidary::model::Source;
 use lapidary_formats::gguf::Gguf;
 use tempfile::TempDir;
 
+use crate::directory::{copy_of, names};
 use crate::fixtures::{micro, tiny};
 use crate::stop::StopAt;
 
@@ -48,11 +49,7 @@ impl Place {
     }
 
     fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.dir.path()).unwrap();
-        let mut names: Vec<String> =
-            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
+        names(self.dir.path())
     }
 
     fn convert(&self, options: Options) -> Result<Report, ConvertError> {
@@ -218,11 +215,7 @@ fn another_conversion_is_not_gone_on_with() {
     place.refuses(going_on(), "was begun with the recipe Q4_K_M, but this conversion has Q6_K");
 
     // The same model but for one weight.
-    let other = TempDir::new().unwrap();
-    for entry in fs::read_dir(micro()).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, other.path().join(path.file_name().unwrap())).unwrap();
-    }
+    let other = copy_of(&micro());
     let shard = other.path().join("model-00002-of-00002.safetensors");
     let mut bytes = fs::read(&shard).unwrap();
     *bytes.last_mut().unwrap() ^= 1;

@@ -1,6 +1,6 @@
 //! Conversion of the fixtures: what is written is what was read, as exactly as its type allows.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use lapidary::chat::GEMMA2_TEMPLATE;
 use lapidary::convert::{convert, Options, Plan, Progress, Recipe, Report};
@@ -10,6 +10,7 @@ use lapidary_formats::gguf::{Header, Writer};
 use lapidary_formats::quant::QuantType;
 use tempfile::TempDir;
 
+use crate::directory::{copy_of, names};
 use crate::fixtures::{micro, tiny};
 use crate::nmse::nmse;
 use crate::splits::split;
@@ -26,10 +27,6 @@ fn to(out: &Path, source: &Path, recipe: Recipe) -> Report {
     let source = open(source);
     let result = convert(&source, out, &plan(&source, recipe), Options::default(), &mut ());
     result.unwrap_or_else(|e| panic!("{e}"))
-}
-
-fn names(dir: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
 /// The bytes of a file that was converted, but for its source's fingerprint: what has to be equal
@@ -76,7 +73,7 @@ fn round_trip(model: &Path, recipe: Recipe) {
     let dir = TempDir::new().unwrap();
     let out = dir.path().join("out.gguf");
     let report = to(&out, model, recipe);
-    assert_eq!(names(dir.path()), std::slice::from_ref(&out));
+    assert_eq!(names(dir.path()), ["out.gguf"]);
     assert_eq!(std::fs::metadata(&out).unwrap().len(), report.file_bytes);
 
     let (before, after) = (open(model), open(&out));
@@ -201,10 +198,7 @@ fn splits_become_one_file_and_are_not_overwritten() {
 
 /// A copy of the random checkpoint whose file `name` is edited as JSON.
 fn edited(name: &str, edit: impl FnOnce(&mut serde_json::Value)) -> TempDir {
-    let dir = TempDir::new().unwrap();
-    for path in names(&micro()) {
-        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
-    }
+    let dir = copy_of(&micro());
     let path = dir.path().join(name);
     let mut json = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     edit(&mut json);

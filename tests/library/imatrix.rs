@@ -13,6 +13,7 @@ use lapidary_formats::imatrix::Imatrix;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::directory::names;
 use crate::fixtures::{held_out, micro, tiny};
 use crate::goldens::{golden, ids};
 use crate::nmse::nmse;
@@ -222,11 +223,6 @@ fn succeeds(mut command: Command) -> (String, String) {
     (stdout, stderr)
 }
 
-fn names(dir: &TempDir) -> Vec<String> {
-    let entries = fs::read_dir(dir.path()).unwrap();
-    entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
-}
-
 #[test]
 fn the_command_writes_a_file_and_says_what_is_in_it() {
     let dir = TempDir::new().unwrap();
@@ -255,7 +251,7 @@ fn the_command_writes_a_file_and_says_what_is_in_it() {
         let mean = found.weights.iter().sum::<f32>() / spec.shape[0] as f32;
         assert!((mean - 1.0).abs() < 1e-5, "{}: {mean}", spec.name);
     }
-    assert_eq!(names(&dir), ["tiny.imatrix.gguf"]);
+    assert_eq!(names(dir.path()), ["tiny.imatrix.gguf"]);
 }
 
 #[test]
@@ -278,7 +274,7 @@ fn the_command_replaces_only_what_it_may() {
     let first = fs::read(&out).unwrap();
     succeeds(command(&micro(), &out, &[&forced[..], &["--threads=3", "--isa=scalar"]].concat()));
     assert!(fs::read(&out).unwrap() == first);
-    assert_eq!(names(&dir), ["imatrix.gguf"]);
+    assert_eq!(names(dir.path()), ["imatrix.gguf"]);
 }
 
 #[test]
@@ -290,7 +286,7 @@ fn a_text_shorter_than_a_chunk_leaves_nothing_behind() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("kjv-held-out.txt: the text has "), "{stderr}");
     assert!(stderr.contains("one chunk needs 100000000"), "{stderr}");
-    assert_eq!(names(&dir), [""; 0]);
+    assert_eq!(names(dir.path()), [""; 0]);
     command(&micro(), &out, &["--ctx=0"]).assert().code(2);
 }
 
@@ -310,7 +306,7 @@ fn ctrl_c_ends_the_command_and_leaves_nothing_behind() {
         .spawn()
         .unwrap();
     // The temporary file is there before the work begins.
-    while names(&dir).is_empty() {
+    while names(dir.path()).is_empty() {
         assert!(child.try_wait().unwrap().is_none(), "it ended early");
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
@@ -318,7 +314,7 @@ fn ctrl_c_ends_the_command_and_leaves_nothing_behind() {
     assert!(kill.unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), &*output.stderr), (Some(130), b"".as_slice()));
-    assert_eq!(names(&dir), [""; 0]);
+    assert_eq!(names(dir.path()), [""; 0]);
 }
 
 /// A model whose first layer does not use column 5: its norm multiplies it with zero.

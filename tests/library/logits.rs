@@ -8,6 +8,7 @@ use lapidary::model::{Model, Rows, State, StateOptions};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::directory::copy_of;
 use crate::fixtures::tests_dir;
 
 /// NMSE of logits against transformers', with a cache of f32. f32 against f32 with sums in another
@@ -32,11 +33,7 @@ pub fn golden_f32(name: &str) -> Vec<f32> {
 
 /// A copy of the checkpoint `fixture` with other values of some keys of its `config.json`.
 pub fn changed_checkpoint(fixture: &Path, changes: &Value) -> TempDir {
-    let dir = TempDir::new().unwrap();
-    for entry in fs::read_dir(fixture).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
-    }
+    let dir = copy_of(fixture);
     let path = dir.path().join("config.json");
     let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
     for (key, value) in changes.as_object().unwrap() {

@@ -18,6 +18,8 @@ mod tokenizer;
 mod tokens;
 mod transformers;
 
+#[path = "../common/directory.rs"]
+mod directory;
 #[path = "../common/fixtures.rs"]
 mod fixtures;
 #[path = "../common/goldens.rs"]
