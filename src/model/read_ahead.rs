@@ -1,6 +1,6 @@
 //! Makes the operating system read a model's file in the order in which the first pass needs it.
 //!
-//! Otherwise a file that is not yet in memory is read in small pieces, each when it is first
+//! Otherwise a file that is not yet in memory is read in small parts, each when it is first
 //! touched, and all threads wait for it. A separate thread requests the ranges some distance ahead
 //! of the pass, and ends when it has requested all of them. The distance is limited, so that a file
 //! larger than memory does not push out pages that the pass still needs.

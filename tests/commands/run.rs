@@ -255,7 +255,7 @@ fn ctrl_c_ends_the_line_and_prints_statistics() {
 }
 
 #[test]
-fn llama_cpps_names_of_options_are_taken() {
+fn llama_cpps_option_names_are_accepted() {
     let ours = ["--ctx", "64", "--threads", "1", "--ubatch-size", "16", "-p", PROMPT, "-n", "6"];
     let expected = text(&[&ours[..], &GREEDY].concat());
     let theirs = ["-c", "64", "-t", "1", "--slice", "16", "-p", PROMPT, "--n-predict", "6"];
@@ -269,7 +269,7 @@ fn llama_cpps_names_of_options_are_taken() {
 }
 
 #[test]
-fn parts_that_read_images_are_said_to_be_left_out() {
+fn vision_tensors_that_are_left_out_are_reported() {
     let model = tests_dir("fixtures/micro-gemma3-conditional");
     let output = command_on(&model, &["-p", PROMPT, "-n", "2"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");

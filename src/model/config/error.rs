@@ -30,7 +30,7 @@ pub enum ConfigError {
         found: String,
         /// A description of the architecture, if it is a known one.
         what: Option<&'static str>,
-        /// The names of those of the table.
+        /// The names of the supported architectures.
         supported: String,
     },
     /// A required key does not exist.

@@ -189,8 +189,8 @@ impl Metadata<'_> {
         }
     }
 
-    /// The attention window of local layers. In architectures whose local layers have a RoPE base of their
-    /// own, an absent key or zero means that there are no local layers.
+    /// The attention window of the local layers. In architectures whose local layers have a RoPE base
+    /// of their own, an absent key or zero means that there are no local layers.
     fn window(&self) -> Result<Option<usize>, ConfigError> {
         let row = self.architecture.row();
         let window = self.size_if_there("attention.sliding_window")?;

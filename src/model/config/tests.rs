@@ -323,7 +323,7 @@ fn the_embedding_is_scaled_by_a_rounded_root() {
     assert_eq!(widths.map(Config::root_of_width), expected);
 }
 
-/// The configuration in a file of `config`'s metadata, to which `change` is made.
+/// Writes the metadata of `config` to a GGUF file, after `change`, and reads the configuration back.
 fn through_gguf(config: &Config, change: impl FnOnce(&mut Header)) -> Result<Config, ConfigError> {
     let mut header = Header::new();
     header.set("general.architecture", config.architecture.gguf_name());
@@ -339,7 +339,7 @@ fn through_gguf(config: &Config, change: impl FnOnce(&mut Header)) -> Result<Con
 }
 
 #[test]
-fn metadata_say_all_of_a_configuration() {
+fn gguf_metadata_hold_the_whole_configuration() {
     let types = |ty: &str| json!({ "layer_types": vec![ty; 12] });
     let vault = |mut changes: Value| {
         changes["model_type"] = json!("vaultgemma");
@@ -364,9 +364,9 @@ fn metadata_say_all_of_a_configuration() {
     }
 }
 
-/// What llama.cpp's converter leaves out, or writes otherwise than we do.
+/// Keys that llama.cpp's converter leaves out, or writes in another way than we do.
 #[test]
-fn metadata_of_others_are_taken() {
+fn metadata_of_other_programs_are_read() {
     let config = gemma3(json!({})).unwrap();
     let local: Vec<bool> = (1..=13).map(|i| i % 6 != 0).collect();
     let with = |h: &mut Header| h.set("gemma3.attention.sliding_window_pattern", local.clone());
