@@ -37,7 +37,6 @@ fn generate_error(error: GenerateError) -> anyhow::Error {
             Ok(failed) => (*failed).into(),
             Err(error) => anyhow::anyhow!(error),
         },
-        GenerateError::Model(error) => error.into(),
         error => error.into(),
     }
 }

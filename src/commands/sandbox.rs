@@ -17,8 +17,13 @@ use thiserror::Error;
 /// Most memory of a rendering, in bytes. Gemma's template takes some kilobytes.
 const MAX_MEMORY: u64 = 1 << 30;
 
-/// Longest time of a rendering. Gemma's template takes less than a millisecond.
-const MAX_TIME: Duration = Duration::from_secs(5);
+/// Most time on a processor of a rendering, in seconds. Gemma's template takes less than a
+/// millisecond.
+const MAX_CPU_TIME: u64 = 5;
+
+/// Longest time of a rendering. It is longer than [`MAX_CPU_TIME`], because a busy machine gives a
+/// process only part of its time.
+const MAX_TIME: Duration = Duration::from_secs(60);
 
 /// How often to check whether the rendering is done.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -69,8 +74,8 @@ fn render(template: &ChatTemplate, messages: &[Message]) -> anyhow::Result<Strin
     match serde_json::from_slice::<Reply>(&reply) {
         Ok(Ok(text)) => Ok(text),
         Ok(Err(error)) => Err(anyhow!(error)),
-        Err(_) if status.is_none() => {
-            bail!("the chat template took longer than {} s", MAX_TIME.as_secs())
+        Err(_) if status.is_none_or(out_of_cpu_time) => {
+            bail!("the chat template took longer than {MAX_CPU_TIME} s")
         }
         Err(_) => {
             bail!(
@@ -105,6 +110,18 @@ fn ask(request: &[u8]) -> io::Result<(Option<ExitStatus>, Vec<u8>)> {
     Ok((status, reply))
 }
 
+/// Whether the process used all its time on the processor.
+#[cfg(unix)]
+fn out_of_cpu_time(status: ExitStatus) -> bool {
+    std::os::unix::process::ExitStatusExt::signal(&status) == Some(libc::SIGXCPU)
+}
+
+/// There is no such limit here.
+#[cfg(not(unix))]
+fn out_of_cpu_time(_: ExitStatus) -> bool {
+    false
+}
+
 /// Waits for the process until the time limit, then kills it. Returns `None` if it was killed.
 fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
     let start = Instant::now();
@@ -126,7 +143,10 @@ pub const COMMAND: &str = "render-chat-template";
 /// output.
 pub fn run() -> anyhow::Result<()> {
     #[cfg(unix)]
-    rlimit::setrlimit(rlimit::Resource::AS, MAX_MEMORY, MAX_MEMORY)?;
+    {
+        rlimit::setrlimit(rlimit::Resource::AS, MAX_MEMORY, MAX_MEMORY)?;
+        rlimit::setrlimit(rlimit::Resource::CPU, MAX_CPU_TIME, MAX_CPU_TIME + 1)?;
+    }
     let Request { source, bos, eos, messages } = serde_json::from_reader(io::stdin().lock())?;
     let rendered = ChatTemplate::new(Some(&source), &bos, &eos)
         .and_then(|template| template.render(&messages, true));

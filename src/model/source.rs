@@ -100,6 +100,18 @@ impl File {
             Self::Checkpoint(c, layout) => c.tensor(&layout.name(spec)),
         }
     }
+
+    /// Whether a tensor adds nothing to the configuration and the tensors of the model: a copy of the
+    /// embedding as output matrix, or RoPE's frequencies. (GGUF's `rope_freqs.weight` changes them,
+    /// and is refused as unknown.)
+    fn is_ignorable(&self, name: &str) -> bool {
+        match self {
+            Self::Gguf(_) => false,
+            Self::Checkpoint(_, layout) => {
+                name == layout.lm_head || name.ends_with("rotary_emb.inv_freq")
+            }
+        }
+    }
 }
 
 /// Why a model cannot be used. Every message names the file.
@@ -371,7 +383,7 @@ impl Source {
         let known: HashSet<String> = self.tensors.iter().map(name).collect();
         let (architecture, mut left_out) = (self.config.architecture, 0);
         for TensorView { name, .. } in self.file.tensors() {
-            if known.contains(name) || is_ignorable(name) {
+            if known.contains(name) || self.file.is_ignorable(name) {
                 continue;
             }
             if !(architecture.has_vision() && VISION.iter().any(|part| name.starts_with(part))) {
@@ -423,13 +435,6 @@ fn declared_stop_ids(file: &File, config: &Config) -> Result<Vec<u32>, SourceErr
         }
     };
     c.stop_ids().ids.iter().map(checked).collect()
-}
-
-/// Tensors that add nothing to the configuration and the other tensors: a copy of the embedding as
-/// output matrix, and RoPE's frequencies. (GGUF's `rope_freqs.weight` changes them, and is refused
-/// as unknown.)
-fn is_ignorable(name: &str) -> bool {
-    LAYOUTS.iter().any(|layout| layout.lm_head == name) || name.ends_with("rotary_emb.inv_freq")
 }
 
 /// Whether the checkpoint's `lm_head.weight` differs from its embedding. Some fine-tunes have an

@@ -5,7 +5,6 @@ use std::fs;
 
 use lapidary::convert::{convert, Options, Plan, Recipe};
 use lapidary::model::Source;
-use lapidary_formats::gguf::Gguf;
 use tempfile::TempDir;
 
 use crate::fixtures::tests_dir;
@@ -21,14 +20,9 @@ fn files_of_all_recipes_are_the_same_to_the_byte() {
             let out = dir.path().join("out.gguf");
             let options = Options { force: true, ..Options::default() };
             convert(&source, &out, &Plan::of_recipe(&source, recipe), options, &mut ()).unwrap();
-            let mut crc = crc32fast::Hasher::new();
-            for tensor in Gguf::open(&out).unwrap().tensors() {
-                crc.update(tensor.name.as_bytes());
-                crc.update(tensor.ty.name().as_bytes());
-                crc.update(tensor.data);
-            }
+            let found = crc32fast::hash(&fs::read(&out).unwrap());
             let expected = golden[model][recipe.name()].as_u64().unwrap();
-            assert_eq!(u64::from(crc.finalize()), expected, "{model} {recipe}");
+            assert_eq!(u64::from(found), expected, "{model} {recipe}");
         }
     }
 }

@@ -28,6 +28,15 @@ fn templates_that_take_all_memory() {
     }
 }
 
+/// Few instructions that take a long time: the same 64 MB in capitals, a thousand times.
+#[test]
+#[cfg(unix)]
+fn templates_that_take_all_time() {
+    let slow = "{% set n = namespace(x='x') %}{% for i in range(26) %}{% set n.x = n.x ~ n.x %}{% endfor %}\
+                {% for i in range(1000) %}{{ n.x | upper | length }}{% endfor %}";
+    assert_eq!(chat_fails(slow), "the chat template took longer than 5 s");
+}
+
 #[test]
 fn templates_that_loop_or_include_or_refuse() {
     let rounds = "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}";

@@ -207,6 +207,28 @@ fn vision_is_left_out() {
     assert_eq!(Golden::new("micro-gemma3").source().left_out(), 0);
 }
 
+/// An output matrix under the name that it has in other checkpoints of the family is not left out in
+/// silence.
+#[test]
+fn an_output_matrix_under_another_name_is_refused() {
+    let golden = Golden::new("micro-gemma3-conditional");
+    let path = golden.dir.path().join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let end = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: Value = serde_json::from_slice(&bytes[8..end]).unwrap();
+    let at = bytes.len() - end;
+    header["lm_head.weight"] =
+        serde_json::json!({"dtype": "F32", "shape": [1, 1], "data_offsets": [at, at + 4]});
+    let header = header.to_string().into_bytes();
+    let mut changed = (header.len() as u64).to_le_bytes().to_vec();
+    changed.extend(header);
+    changed.extend(bytes.drain(end..));
+    changed.extend([0; 4]);
+    fs::write(&path, changed).unwrap();
+    let error = Source::open(golden.dir.path()).unwrap_err().to_string();
+    assert!(error.ends_with("tensor `lm_head.weight` is not part of a Gemma 3 model"), "{error}");
+}
+
 /// Sequences are saved and restored, and rings wrap: what the held-out text gives in small pieces is
 /// what it gives with whole caches.
 #[test]
