@@ -72,6 +72,9 @@ pub enum Problem {
         /// Number of rows in the tensor.
         of: usize,
     },
+    /// The header is not the one that was written: its metadata or the descriptions of the tensors have
+    /// changed.
+    Header,
     /// It is not a model that can be run: what is wrong with its configuration, tokenizer or template.
     Model(String),
 }
@@ -109,6 +112,9 @@ pub fn verify(
     let (opened, mut problems) = Opened::open(path)?;
     if let Opened::Source(source) = &opened {
         problems = model_problems(source);
+    }
+    if opened.gguf().is_some_and(|gguf| !gguf.has_intact_header()) {
+        problems.insert(0, Problem::Header);
     }
     let of_file = |problem| Finding { path: path.to_owned(), tensor: None, problem };
     let tensors = opened.tensors();
@@ -324,6 +330,9 @@ impl fmt::Display for Problem {
                 f,
                 "its bytes have changed since they were written: their checksum is {found:016x}, but \
                  {stored:016x} is stored"
+            ),
+            Self::Header => f.write_str(
+                "its metadata or the descriptions of its tensors have changed since they were written",
             ),
             Self::NotFinite { rows, first, block, of } => {
                 let have = if *rows == 1 { "has" } else { "have" };

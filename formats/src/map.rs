@@ -1,11 +1,11 @@
 //! Files as read-only memory maps. This is the only module of the crate that needs `unsafe`.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, TryLockError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A whole file, mapped for reading. Pages are read when they are first touched.
 ///
@@ -17,6 +17,33 @@ use std::time::Duration;
 pub struct MappedFile {
     path: PathBuf,
     map: memmap2::Mmap,
+    state: FileState,
+}
+
+/// What a system tells of a file, by which a change can be noticed without reading the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileState {
+    /// Its size in bytes.
+    pub len: u64,
+    /// When its bytes were last changed, in nanoseconds since 1970.
+    pub modified: i128,
+    /// Its number in the file system; 0 on systems without one.
+    pub inode: u64,
+}
+
+impl FileState {
+    fn of(metadata: &Metadata) -> Self {
+        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        let modified = match modified.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => after.as_nanos() as i128,
+            Err(before) => -(before.duration().as_nanos() as i128),
+        };
+        #[cfg(unix)]
+        let inode = std::os::unix::fs::MetadataExt::ino(metadata);
+        #[cfg(not(unix))]
+        let inode = 0;
+        Self { len: metadata.len(), modified, inode }
+    }
 }
 
 impl MappedFile {
@@ -35,6 +62,7 @@ impl MappedFile {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file"));
         }
         let file = File::open(&path)?;
+        let state = FileState::of(&file.metadata()?);
         // SAFETY: the map is private and read-only, and is handed out only as `&[u8]`, for which
         // every bit pattern is valid. The caller has to see to it that nobody truncates or rewrites
         // the file meanwhile, as the type's documentation says.
@@ -44,7 +72,7 @@ impl MappedFile {
         let mut maps = MAPS.lock().unwrap_or_else(PoisonError::into_inner);
         maps.push((range.start.addr()..range.end.addr().next_multiple_of(PAGE), path.clone()));
         drop(maps);
-        Ok(Self { path, map })
+        Ok(Self { path, map, state })
     }
 
     /// The file's bytes.
@@ -55,6 +83,16 @@ impl MappedFile {
     /// The path that was opened.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The state that the file had when it was opened.
+    pub fn state(&self) -> FileState {
+        self.state
+    }
+
+    /// Whether the file at the path still has the state that it had when it was opened.
+    pub fn is_unchanged(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|now| FileState::of(&now) == self.state)
     }
 
     /// The byte range of `part` within the file, if `part` lies in this map.

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 
-use anyhow::{bail, Context};
+use anyhow::bail;
 use lapidary::kernels::{Cpu, KvType};
 use lapidary::model::{Model, Source};
 use lapidary::perplexity::{compare, Divergence, Options};
@@ -28,11 +28,13 @@ pub struct Checker<'a> {
 
 impl<'a> Checker<'a> {
     /// Reads the text. This comes before the long work, so that errors are found early.
-    pub fn new(source: &'a Source, text: &Path, cpu: Cpu) -> anyhow::Result<Self> {
-        let vocab = source.vocab()?;
-        let tokenizer =
-            Tokenizer::new(vocab).with_context(|| source.path().display().to_string())?;
-        let Text { tokens, bos } = Text::read(text, &tokenizer)?;
+    pub fn new(
+        source: &'a Source,
+        tokenizer: &Tokenizer,
+        text: &Path,
+        cpu: Cpu,
+    ) -> anyhow::Result<Self> {
+        let Text { tokens, bos } = Text::read(text, tokenizer)?;
         if tokens.len() < N_CTX {
             bail!(
                 "{}: the text has {} tokens, but a check needs {N_CTX}",

@@ -9,7 +9,6 @@ use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use lapidary::convert::{convert_and_check, Check, ConvertError, Options, Progress, Report};
 use lapidary::kernels::{Cpu, Isa};
-use lapidary::model::Source;
 use lapidary_formats::printable::Printable;
 use lapidary_formats::quant::Effort;
 
@@ -52,6 +51,10 @@ pub struct Args {
     /// Continue an interrupted conversion from FILE.part
     #[arg(long)]
     resume: bool,
+    /// Read every byte of the source before and after the conversion, to be sure that it has not
+    /// changed meanwhile, nor since the conversion that --resume continues
+    #[arg(long)]
+    verify_source: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -63,11 +66,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let source = super::options::open(&args.source)?;
     let threads = args.threads.map(NonZeroUsize::get);
     let isa = args.isa.unwrap_or_default();
-    let options = Options { threads, isa, force: args.force, resume: args.resume };
+    let (force, resume, verify_source) = (args.force, args.resume, args.verify_source);
+    let options = Options { threads, isa, force, resume, verify_source };
     let cpu = Cpu::new(args.threads, isa)?;
-    report_left_out(&source)?;
+    // Before the long work, since `run` will need a usable tokenizer in the new file.
+    let tokenizer = super::options::tokenizer(&source)?;
     let mut bar = Bar(bar());
-    let weighting = args.importance.weighting(&source, cpu.clone())?;
+    let weighting = args.importance.weighting(&source, &tokenizer, cpu.clone())?;
     let chosen = args.types.choose(&source, weighting, options, &mut bar);
     let mut chosen = chosen.map_err(with_advice)?;
     chosen.plan.effort = args.effort;
@@ -83,7 +88,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         bar.0.suspend(|| chosen.print(&mut out, &source))?;
         writeln!(out)?;
     }
-    let checker = args.check.as_deref().map(|text| Checker::new(&source, text, cpu));
+    let checker = args.check.as_deref().map(|text| Checker::new(&source, &tokenizer, text, cpu));
     let mut checker = checker.transpose()?;
     let mut check = checker.as_mut().map(|checker| |part: &Path| checker.measure(part));
     let check = check.as_mut().map(|check| check as Check);
@@ -107,21 +112,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reports which added tokens of a checkpoint the new file will not have.
-fn report_left_out(source: &Source) -> anyhow::Result<()> {
-    let names = source.checkpoint().map(|checkpoint| checkpoint.added_tokens_without_row());
-    let names = names.transpose()?.unwrap_or_default();
-    if !names.is_empty() {
-        let (path, names) = (source.path().display(), names.join(" "));
-        let names = Printable::new(&names).at_most(200);
-        writeln!(
-            io::stderr(),
-            "{path}: tokens without a row in the embedding are left out: {names}"
-        )?;
-    }
-    Ok(())
-}
-
 /// Adds the option that helps to an error.
 fn with_advice(error: ConvertError) -> anyhow::Error {
     match &error {
@@ -137,6 +127,10 @@ fn with_advice(error: ConvertError) -> anyhow::Error {
         }
         ConvertError::Exists { .. } => anyhow!("{error}; --force replaces it"),
         ConvertError::OtherConversion { .. } => anyhow!("{error}; without --resume it is replaced"),
+        ConvertError::StateChanged { .. } => anyhow!(
+            "{error}; without --resume it is replaced, and with --verify-source from the beginning the \
+             bytes are compared instead"
+        ),
         _ => error.into(),
     }
 }

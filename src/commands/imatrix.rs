@@ -11,7 +11,6 @@ use lapidary::convert::{ConvertError, Target};
 use lapidary::imatrix::{collect, Collected, Options};
 use lapidary::kernels::KvType;
 use lapidary::model::Model;
-use lapidary::tokenizer::Tokenizer;
 use lapidary_formats::imatrix::Imatrix;
 
 use super::interrupt;
@@ -51,8 +50,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt::install()?;
     let source = args.model.open()?;
-    let tokenizer =
-        Tokenizer::new(source.vocab()?).with_context(|| args.model.path().display().to_string())?;
+    let tokenizer = super::options::tokenizer(&source)?;
     let text = Text::read(&args.file, &tokenizer)?;
     // The output is opened before the work, which may take hours. The file has only a few
     // megabytes, so the free space is not checked.

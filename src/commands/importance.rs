@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::Args;
 use lapidary::convert::Weighting;
 use lapidary::kernels::Cpu;
@@ -33,10 +32,15 @@ pub struct ImportanceArgs {
 impl ImportanceArgs {
     /// The importance of the columns of `source`, if an option asks for it. Writes to stderr what
     /// was missing or had to be repaired.
-    pub fn weighting(&self, source: &Source, cpu: Cpu) -> anyhow::Result<Option<Weighting>> {
+    pub fn weighting(
+        &self,
+        source: &Source,
+        tokenizer: &Tokenizer,
+        cpu: Cpu,
+    ) -> anyhow::Result<Option<Weighting>> {
         let (imatrix, of) = match (&self.imatrix, &self.calibrate) {
             (Some(file), _) => (Imatrix::open(file)?, file),
-            (None, Some(text)) => (calibrate(source, text, cpu)?, text),
+            (None, Some(text)) => (calibrate(source, tokenizer, text, cpu)?, text),
             (None, None) => return Ok(None),
         };
         let weighting = Weighting::new(source, &imatrix);
@@ -46,10 +50,13 @@ impl ImportanceArgs {
 }
 
 /// Runs the model over a text and collects the importance matrix.
-fn calibrate(source: &Source, text: &Path, cpu: Cpu) -> anyhow::Result<Imatrix> {
-    let vocab = source.vocab()?;
-    let tokenizer = Tokenizer::new(vocab).with_context(|| source.path().display().to_string())?;
-    let read = Text::read(text, &tokenizer)?;
+fn calibrate(
+    source: &Source,
+    tokenizer: &Tokenizer,
+    text: &Path,
+    cpu: Cpu,
+) -> anyhow::Result<Imatrix> {
+    let read = Text::read(text, tokenizer)?;
     Ok(collected(&Model::on(cpu, source)?, read, (N_CTX, None), text)?.imatrix)
 }
 

@@ -4,9 +4,11 @@ use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::Args;
 use lapidary::kernels::{Cpu, Isa, KvType, ThreadPoolError};
-use lapidary::model::Source;
+use lapidary::model::{Note, Source};
+use lapidary::tokenizer::Tokenizer;
 
 /// The model that a command reads.
 #[derive(Args, Debug)]
@@ -31,20 +33,30 @@ impl ModelArg {
         self.model.as_deref().or(self.model_option.as_deref()).unwrap_or(Path::new(""))
     }
 
-    /// Opens the model, and reports if some of its tensors are left out.
+    /// Opens the model, and says what its user should know of its files.
     pub fn open(&self) -> anyhow::Result<Source> {
         open(self.path())
     }
 }
 
-/// Opens a model, and reports if some of its tensors are left out.
+/// Opens a model, and says what its user should know of its files.
 pub fn open(path: &Path) -> anyhow::Result<Source> {
     let source = Source::open(path)?;
-    if source.left_out() > 0 {
-        let (path, n) = (path.display(), source.left_out());
-        writeln!(io::stderr(), "{path}: {n} vision tensors are left out: only text is supported")?;
-    }
+    source.notes().iter().try_for_each(|note| say(&source, note))?;
     Ok(source)
+}
+
+/// The model's tokenizer. Says which tokens it leaves out.
+pub fn tokenizer(source: &Source) -> anyhow::Result<Tokenizer> {
+    let vocab = source.vocab()?;
+    if !vocab.left_out.is_empty() {
+        say(source, &Note::WithoutRow(vocab.left_out.clone()))?;
+    }
+    Tokenizer::new(vocab).with_context(|| source.path().display().to_string())
+}
+
+fn say(source: &Source, note: &Note) -> io::Result<()> {
+    writeln!(io::stderr(), "{}: {note}", source.path().display())
 }
 
 /// Parses `--kv`.

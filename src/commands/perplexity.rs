@@ -55,8 +55,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let source = args.model.open()?;
-    let tokenizer =
-        Tokenizer::new(source.vocab()?).with_context(|| args.model.path().display().to_string())?;
+    let tokenizer = super::options::tokenizer(&source)?;
     let reference = args.reference.as_deref().map(|path| open_reference(path, &args, &tokenizer));
     let reference = reference.transpose()?;
     let Text { tokens, bos } = Text::read(&args.file, &tokenizer)?;

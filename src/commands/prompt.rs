@@ -7,6 +7,8 @@ use std::path::Path;
 use anyhow::{anyhow, bail, Context};
 use lapidary::generate::PromptTooLong;
 
+use super::text::{decode, MARK};
+
 /// A text to continue or a message to answer; never empty.
 pub struct Prompt {
     pub text: String,
@@ -16,7 +18,11 @@ pub struct Prompt {
 
 impl Prompt {
     /// A prompt given as text.
-    pub fn new(text: String, origin: &str) -> anyhow::Result<Self> {
+    pub fn new(mut text: String, origin: &str) -> anyhow::Result<Self> {
+        if text.starts_with(MARK) {
+            // A shell puts it there that reads the text from a file.
+            text.drain(..MARK.len());
+        }
         if text.is_empty() {
             bail!("{origin}: the prompt is empty");
         }
@@ -38,9 +44,7 @@ impl Prompt {
     fn read(from: &mut dyn Read, origin: &str) -> anyhow::Result<Self> {
         let mut bytes = Vec::new();
         from.read_to_end(&mut bytes).with_context(|| origin.to_owned())?;
-        let mut text = String::from_utf8(bytes).map_err(|e| {
-            anyhow!("{origin}: it is not UTF-8 from byte {} on", e.utf8_error().valid_up_to())
-        })?;
+        let mut text = decode(bytes, origin)?;
         // Editors and `echo` end a file with a newline that is rarely meant as part of the prompt.
         if text.ends_with('\n') {
             text.pop();

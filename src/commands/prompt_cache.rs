@@ -8,7 +8,7 @@ use anyhow::{bail, Context};
 use clap::Args;
 use lapidary::chat::Turn;
 use lapidary::generate::Session;
-use lapidary::model::{ModelError, RowSource, Saved, Source, State};
+use lapidary::model::{Extent, ModelError, RowSource, Saved, Source, State};
 use tempfile::NamedTempFile;
 
 use super::interrupt;
@@ -45,7 +45,8 @@ pub struct PromptCache {
 
 impl PromptCache {
     fn new(path: &Path, source: &Source) -> anyhow::Result<Self> {
-        let cache = Self { path: path.to_owned(), fingerprint: source.fingerprint()? };
+        let cache =
+            Self { path: path.to_owned(), fingerprint: source.fingerprint(Extent::Sample)? };
         // Finds out now, and not after the whole evaluation, if the file cannot be written.
         cache.temporary().with_context(|| cache.cannot_save())?;
         Ok(cache)

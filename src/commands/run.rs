@@ -99,7 +99,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let source = args.model.open()?;
     let cpu = args.cpu.cpu()?;
     let plan = args.memory.plan(&source, cpu.threads(), Load::One)?;
-    let tokenizer = Tokenizer::new(source.vocab()?).with_context(|| name(&source))?;
+    let tokenizer = super::options::tokenizer(&source)?;
     let model = Model::on(cpu, &source)?;
     let stop_ids = source.stop_ids(tokenizer.vocab());
     let n_ctx = plan.options.n_ctx;

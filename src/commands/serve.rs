@@ -115,8 +115,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let load = Load::Engine { parallel: args.parallel };
     let plan = args.memory.plan(&source, cpu.threads(), load)?;
     let name = source.path().display().to_string();
-    let tokenizer = Tokenizer::new(source.vocab()?).with_context(|| name.clone())?;
-    let tokenizer = Arc::new(tokenizer);
+    let tokenizer = Arc::new(super::options::tokenizer(&source)?);
     let encode = encode(chat_template(&source, &tokenizer)?, Arc::clone(&tokenizer));
     let model = Model::on(cpu, &source)?;
     let runtime = runtime::Builder::new_multi_thread()

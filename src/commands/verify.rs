@@ -78,6 +78,7 @@ fn report(verified: &Verified, args: &Args) -> serde_json::Value {
 fn finding(finding: &Finding) -> serde_json::Value {
     let kind = match finding.problem {
         Problem::Checksum { .. } => "checksum",
+        Problem::Header => "header",
         Problem::NotFinite { .. } => "not_finite",
         Problem::Model(_) => "model",
     };

@@ -170,7 +170,10 @@ fn overhead(rows: &dyn RowSource) -> Result<u64, ConvertError> {
     let source = rows.model();
     let plan = Plan::mixed(source, source.tensors().iter().map(|_| QuantType::F32).collect());
     let tensors: u64 = source.tensors().iter().map(|spec| padded(spec.bytes(QuantType::F32))).sum();
-    Ok(header(rows, &plan)?.file_bytes() - tensors + ROOM)
+    // All fingerprints have the same length.
+    let fingerprint = format!("{:016x}", 0);
+    let header = header(rows, &plan, &source.vocab()?, fingerprint)?;
+    Ok(header.file_bytes() - tensors + ROOM)
 }
 
 /// Largest number of bytes of the file.

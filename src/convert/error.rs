@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::kernels::ThreadPoolError;
 use crate::model::SourceError;
+use crate::tokenizer::TokenizerError;
 
 /// Why a conversion failed. Every message names the file. No output file is left behind, and an
 /// unfinished file only in the case [`Unfinished`](Self::Unfinished).
@@ -18,6 +19,14 @@ pub enum ConvertError {
     /// The source's vocabulary or chat template cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The source's tokenizer cannot be used, so that the new file could not be either.
+    #[error("{}: {error}", path.display())]
+    Tokenizer {
+        /// The model's path.
+        path: PathBuf,
+        /// What is wrong with its tokenizer.
+        error: TokenizerError,
+    },
     /// Weights are NaN or infinite: the download is damaged, or training diverged.
     #[error("{}: tensor `{}` has values that are NaN or infinite", path.display(), Printable::new(name))]
     NotFinite {
@@ -77,6 +86,27 @@ pub enum ConvertError {
         path: PathBuf,
         /// The system's error.
         error: io::Error,
+    },
+    /// A file of the model has changed since the conversion began.
+    #[error(
+        "{}: has changed while it was read, so that the new file would be a mixture: convert it again",
+        path.display()
+    )]
+    SourceChanged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of the model has changed since an interrupted conversion.
+    #[error(
+        "{}: was begun when the files of {} had other sizes, times or inodes",
+        path.display(),
+        source_path.display()
+    )]
+    StateChanged {
+        /// The path of the unfinished file.
+        path: PathBuf,
+        /// The model's path.
+        source_path: PathBuf,
     },
     /// Another process is writing the same output.
     #[error("{}: is being written by another process", path.display())]

@@ -1,12 +1,12 @@
 //! The metadata of a new file: the keys that llama.cpp's converter writes, and our own.
 
-use lapidary_formats::gguf::{Gguf, Header};
+use lapidary_formats::gguf::{Gguf, Header, Value};
 use lapidary_formats::quant::Effort;
 use lapidary_formats::vocab::Vocab;
 
 use super::Plan;
 use crate::chat::GEMMA2_TEMPLATE;
-use crate::model::{Config, RowSource, SourceError};
+use crate::model::{Config, RowSource, SourceError, STOP_IDS_KEY};
 
 /// Version of the quantized block layouts (ggml's `GGML_QNT_VERSION`).
 const QUANTIZATION_VERSION: u32 = 2;
@@ -23,21 +23,24 @@ const IMATRIX: &str = "lapidary.imatrix";
 /// How thoroughly scales were searched for, unless it is the default.
 const EFFORT: &str = "lapidary.effort";
 
-/// The header of a new file: all metadata, and the tensors of `source` in its order with the types
-/// of `plan`. It includes where the file comes from and how it was made, and has room for the
+/// The header of a new file: all metadata, and the tensors of the source in its order with the types
+/// of `plan`. `vocab` is the source's vocabulary; a GGUF source's, too, must fit its embedding. `fingerprint` is the source's. It includes where the file comes from and how it was made, and has room for the
 /// tensors' checksums.
 ///
 /// # Errors
-/// If the source's vocabulary, chat template or another of its files cannot be read.
-pub(super) fn header(rows: &dyn RowSource, plan: &Plan) -> Result<Header, SourceError> {
+/// If the source's chat template cannot be read.
+pub(super) fn header(
+    rows: &dyn RowSource,
+    plan: &Plan,
+    vocab: &Vocab,
+    fingerprint: String,
+) -> Result<Header, SourceError> {
     let source = rows.model();
-    // Read for GGUF sources, too: the new file must have a vocabulary that fits its embedding.
-    let vocab = source.vocab()?;
     let mut header = match source.gguf() {
-        Some(gguf) => copied(gguf, plan.file_type),
+        Some(gguf) => copied(gguf, plan.file_type, vocab.pieces.len()),
         None => {
-            let (template, stop_ids) = (source.chat_template()?, source.stop_ids(&vocab));
-            model_header(source.config(), plan.file_type, &vocab, template, &stop_ids)
+            let (template, stop_ids) = (source.chat_template()?, source.stop_ids(vocab));
+            model_header(source.config(), plan.file_type, vocab, template, &stop_ids)
         }
     };
     for (spec, ty) in source.tensors().iter().zip(&plan.types) {
@@ -45,7 +48,7 @@ pub(super) fn header(rows: &dyn RowSource, plan: &Plan) -> Result<Header, Source
     }
     header.set(VERSION, env!("CARGO_PKG_VERSION"));
     header.set(RECIPE, plan.name.as_str());
-    header.set(FINGERPRINT, rows.fingerprint()?);
+    header.set(FINGERPRINT, fingerprint);
     match plan.effort {
         Effort::Fast => header.set(EFFORT, "fast"),
         Effort::Default => {}
@@ -58,10 +61,15 @@ pub(super) fn header(rows: &dyn RowSource, plan: &Plan) -> Result<Header, Source
     Ok(header)
 }
 
-/// The metadata of another GGUF file, except what describes how its tensors are stored.
-fn copied(gguf: &Gguf, file_type: u32) -> Header {
+/// The metadata of another GGUF file, except what describes how its tensors are stored, and special
+/// tokens without one of the `pieces` pieces.
+fn copied(gguf: &Gguf, file_type: u32, pieces: usize) -> Header {
     let mut header = Header::new();
+    let is_there = |key: &str, value: &Value| {
+        !key.ends_with("_token_id") || value.as_int::<usize>().is_some_and(|id| id < pieces)
+    };
     let kept = gguf.metadata().filter(|(key, _)| !describes_storage(key));
+    let kept = kept.filter(|(key, value)| is_there(key, value));
     kept.for_each(|(key, value)| header.set(key, value));
     set_storage(&mut header, file_type);
     header
@@ -105,19 +113,39 @@ pub fn model_header(
     header
 }
 
-/// GGUF has three keys for ids that end a text: for the end of a sequence, of a turn and of a
-/// message. Ids that the vocabulary does not name (`generation_config.json` may declare more) are
-/// stored under the keys that are left.
+/// llama.cpp reads three keys for ids that end a text: for the end of a sequence, of a turn and of a
+/// message. It also ends a text at pieces with certain names. Other ids (`generation_config.json` may
+/// declare any number) are stored under those keys that are left. All of them are stored as a list,
+/// which Ollama reads.
 fn set_stop_ids(header: &mut Header, vocab: &Vocab, stop_ids: &[u32]) {
-    let free = [
+    let has_key = |id: &u32| vocab.eos == Some(*id) || vocab.eot == Some(*id);
+    if !stop_ids.iter().all(has_key) {
+        let ids: Vec<i32> = stop_ids.iter().map(|id| *id as i32).collect();
+        header.set(STOP_IDS_KEY, ids);
+    }
+    for (key, id) in free_keys(vocab).zip(unnamed(vocab, stop_ids)) {
+        header.set(key, id);
+    }
+}
+
+/// The keys for an end that `vocab` leaves free.
+fn free_keys(vocab: &Vocab) -> impl Iterator<Item = &'static str> {
+    let keys = [
         ("tokenizer.ggml.eot_token_id", vocab.eot.is_none()),
         ("tokenizer.ggml.eom_token_id", true),
     ];
-    let free = free.into_iter().filter(|(_, is_free)| *is_free);
-    let unnamed = stop_ids.iter().filter(|id| vocab.eos != Some(**id) && vocab.eot != Some(**id));
-    for ((key, _), id) in free.zip(unnamed) {
-        header.set(key, *id);
-    }
+    keys.into_iter().filter(|(_, is_free)| *is_free).map(|(key, _)| key)
+}
+
+/// The ends that llama.cpp finds neither by name nor under the keys for `vocab`'s own.
+fn unnamed<'a>(vocab: &Vocab, stop_ids: &'a [u32]) -> impl Iterator<Item = u32> + use<'a> {
+    let named: Vec<u32> = vocab.eos.into_iter().chain(vocab.eot).chain(vocab.ends()).collect();
+    stop_ids.iter().copied().filter(move |id| !named.contains(id))
+}
+
+/// The ends for which llama.cpp has no key.
+pub(super) fn unknown_to_llama_cpp(vocab: &Vocab, stop_ids: &[u32]) -> Vec<u32> {
+    unnamed(vocab, stop_ids).skip(free_keys(vocab).count()).collect()
 }
 
 /// Gemma 2's own template, for a model that has its turn markers but no template.

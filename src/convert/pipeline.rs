@@ -8,8 +8,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use lapidary_formats::gguf::{GgufError, Header, Writer};
+use lapidary_formats::gguf::{GgufError, Header, Writer, HEADER_CHECKSUM_KEY};
 use lapidary_formats::quant::QuantType;
+use lapidary_formats::vocab::Vocab;
 
 use super::check::{self, Check};
 use super::metadata::header;
@@ -18,7 +19,8 @@ use super::resume::{finished, unfinished, Finished};
 use super::target::Target;
 use super::{ConvertError, Plan, Report, Totals};
 use crate::kernels::{largest, processors, Cpu, Isa, Quantize};
-use crate::model::{RowSource, TensorRows};
+use crate::model::{Extent, RowSource, Source, TensorRows};
+use crate::tokenizer::Tokenizer;
 
 /// Values that are converted before progress is told and cancelling looked at: rows enough for
 /// many threads (27B: 113 of the longest), and a few megabytes.
@@ -41,6 +43,10 @@ pub struct Options {
     /// Whether to go on with what an earlier conversion of the same model to the same output and
     /// recipe has left unfinished, if it has left anything.
     pub resume: bool,
+    /// Whether every byte of the source is read before and after the conversion, to be sure that it
+    /// has not changed in between, nor since an interrupted conversion. Without this, files are
+    /// compared by size, time and inode.
+    pub verify_source: bool,
 }
 
 /// Who wants to know how far a conversion is. Every method does nothing unless it is overridden;
@@ -101,15 +107,25 @@ pub fn convert_and_check(
     progress: &mut dyn Progress,
 ) -> Result<Report, ConvertError> {
     let start = Instant::now();
-    let mut header = header(source, plan)?;
+    let vocab = source.model().vocab()?;
+    let extent = if options.verify_source { Extent::Full } else { Extent::Sample };
+    let fingerprint = source.fingerprint(extent)?;
+    let mut header = header(source, plan, &vocab, fingerprint.clone())?;
+    if !options.verify_source {
+        // Where the checksum of the complete header will be. So an unfinished file says of what state
+        // of the source it is, and a complete one does not.
+        header.set(HEADER_CHECKSUM_KEY, source.state());
+    }
     if check.is_some() {
         check::reserve(&mut header);
     }
     let cpu = cpu(options)?;
-    let mut report = outlook(source, &header);
+    let mut report = outlook(source, &header, &vocab);
+    usable(source.model(), vocab)?;
     let mut target = Target::create(out, options.force, Some(source.model()), report.file_bytes)?;
     progress.started(report.bytes_read);
-    let work = Work { source, header: &header, plan, cpu: &cpu };
+    let fingerprint = options.verify_source.then_some(&*fingerprint);
+    let work = Work { source, header: &header, plan, cpu: &cpu, fingerprint };
     match work.write_file(&mut target, options.resume, check, progress) {
         Ok(resumed) => report.resumed = resumed,
         Err(error) => return Err(unfinished(target, &header, error)),
@@ -120,6 +136,12 @@ pub fn convert_and_check(
     Ok(report)
 }
 
+/// Checks, before the long work and after it, that `run` can use the tokenizer of `model`.
+fn usable(model: &Source, vocab: Vocab) -> Result<(), ConvertError> {
+    let error = |error| ConvertError::Tokenizer { path: model.path().to_owned(), error };
+    Tokenizer::new(vocab).map(|_| ()).map_err(error)
+}
+
 /// The threads, which are as many as there are processors if no number is given, and the instructions.
 pub(super) fn cpu(options: Options) -> Result<Cpu, ConvertError> {
     let threads = options.threads.and_then(NonZeroUsize::new).unwrap_or_else(processors);
@@ -127,7 +149,7 @@ pub(super) fn cpu(options: Options) -> Result<Cpu, ConvertError> {
 }
 
 /// What the conversion is going to do.
-fn outlook(source: &dyn RowSource, header: &Header) -> Report {
+fn outlook(source: &dyn RowSource, header: &Header, vocab: &Vocab) -> Report {
     let values = |shape: &[usize]| shape.iter().product::<usize>() as u64;
     let totals = Totals::new(header.tensors().iter().map(|t| (t.ty, values(&t.shape), t.bytes)));
     let (mut bytes_read, mut requantized) = (0, 0);
@@ -144,7 +166,7 @@ fn outlook(source: &dyn RowSource, header: &Header) -> Report {
         requantized,
         resumed: 0,
         untied: source.model().is_untied(),
-        llama_cpp: llama_cpp(source.model()),
+        llama_cpp: llama_cpp(source.model(), vocab),
         seconds: 0.0,
     }
 }
@@ -156,6 +178,8 @@ struct Work<'a> {
     header: &'a Header,
     plan: &'a Plan,
     cpu: &'a Cpu,
+    /// That of the whole source, if it is to be read once more at the end.
+    fingerprint: Option<&'a str>,
 }
 
 impl Work<'_> {
@@ -184,13 +208,33 @@ impl Work<'_> {
                 .map_err(|error| ConvertError::Check { path: target.path().to_owned(), error })?;
             check::store(target, self.header, checksums, &found)?;
         }
+        let written = Source::open(target.unfinished())?;
+        usable(&written, written.vocab()?)?;
+        self.check_source()?;
         progress.finished();
+        let sealed = self.header.seal(&mut target.file());
+        let path = || target.path().to_owned();
+        sealed.map_err(|error| ConvertError::Output { path: path(), error })?;
         target.sync()?;
         if progress.cancelled() {
             return Err(ConvertError::Cancelled);
         }
         target.commit()?;
         Ok(resumed)
+    }
+
+    /// Checks that the source is still the one that the conversion began with.
+    fn check_source(&self) -> Result<(), ConvertError> {
+        let changed = |path: &Path| ConvertError::SourceChanged { path: path.to_owned() };
+        if let Some(path) = self.source.changed_file() {
+            return Err(changed(path));
+        }
+        match self.fingerprint {
+            Some(before) if self.source.fingerprint(Extent::Full)? != before => {
+                Err(changed(self.source.model().path()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes every tensor that is not finished, in chunks of about `values` values.
@@ -347,7 +391,6 @@ mod tests {
 
     use super::*;
     use crate::convert::Recipe;
-    use crate::model::Source;
 
     fn micro() -> Source {
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/micro-gemma2");
@@ -358,11 +401,12 @@ mod tests {
     fn write<W: Write + Seek>(out: W, values: usize) -> Result<W, ConvertError> {
         let source = micro();
         let plan = Plan::of_recipe(&source, Recipe::Q4_K_M);
-        let header = header(&source, &plan)?;
+        let header = header(&source, &plan, &source.vocab()?, String::new())?;
         let cpu = cpu(Options { threads: Some(3), ..Options::default() })?;
         let path = Path::new("out.gguf");
         let mut chunks = Chunks::new(&cpu, path, out, &header, Vec::new())?;
-        let work = Work { source: &source, header: &header, plan: &plan, cpu: &cpu };
+        let work =
+            Work { source: &source, header: &header, plan: &plan, cpu: &cpu, fingerprint: None };
         work.write_tensors(&mut chunks, values, &mut ())?;
         Ok(chunks.finish()?.0)
     }

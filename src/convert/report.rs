@@ -1,7 +1,9 @@
 //! Totals by tensor type, and the report of a conversion.
 
 use lapidary_formats::quant::QuantType;
+use lapidary_formats::vocab::Vocab;
 
+use super::metadata::unknown_to_llama_cpp;
 use crate::model::Source;
 
 /// The tensors of one type.
@@ -88,7 +90,7 @@ pub struct Report {
 }
 
 /// How llama.cpp differs with a file made from `source`, for [`Report::llama_cpp`].
-pub(super) fn llama_cpp(source: &Source) -> Option<String> {
+pub(super) fn llama_cpp(source: &Source, vocab: &Vocab) -> Option<String> {
     let (config, name) = (source.config(), source.config().architecture.name());
     if !config.architecture.is_in_llama_cpp() {
         return Some(format!("does not support {name}: the file runs only in Lapidary"));
@@ -101,12 +103,14 @@ pub(super) fn llama_cpp(source: &Source) -> Option<String> {
     }
     let (scale, inferred) = (config.attn_scale, config.inferred_attn_scale());
     // The tolerance allows for the rounding of 1/√x.
-    ((scale / inferred - 1.0).abs() > 1e-6).then(|| {
-        format!(
+    if (scale / inferred - 1.0).abs() > 1e-6 {
+        return Some(format!(
             "uses {inferred} as the attention scale of {name} in these sizes, but this model has \
              {scale}: its answers will differ"
-        )
-    })
+        ));
+    }
+    let ends = unknown_to_llama_cpp(vocab, &source.stop_ids(vocab));
+    (!ends.is_empty()).then(|| format!("does not end texts at these tokens of the model: {ends:?}"))
 }
 
 impl Report {

@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use lapidary_formats::gguf::{read_metadata, Checksum, Header, Value, CHECKSUMS_KEY};
+use lapidary_formats::gguf::{
+    read_metadata, Checksum, Header, Value, CHECKSUMS_KEY, HEADER_CHECKSUM_KEY,
+};
 use lapidary_formats::map::MappedFile;
 
 use super::metadata::{FINGERPRINT, RECIPE, VERSION};
@@ -28,7 +30,8 @@ pub(super) struct Finished {
 /// with its checksum.
 ///
 /// # Errors
-/// If a different conversion began the file, if it cannot be read, or if `progress` cancels.
+/// If a different conversion began the file, the source's files have changed since, the file cannot be
+/// read, or `progress` cancels.
 pub(super) fn finished(
     part: &Path,
     rows: &dyn RowSource,
@@ -39,6 +42,15 @@ pub(super) fn finished(
     let expected = header.encode();
     let checksums = header.stored_checksums(map.bytes());
     let checksums = checksums.ok_or_else(|| other(part, map.bytes(), &expected))?;
+    let state = header.stored_header_checksum(&expected).map(|(state, _)| state);
+    match header.stored_header_checksum(map.bytes()) {
+        // A complete file has no state of the source any more, and needs no more of the source.
+        Some((found, false)) if Some(found) != state => {
+            let source_path = rows.model().path().to_owned();
+            return Err(ConvertError::StateChanged { path: part.to_owned(), source_path });
+        }
+        _ => {}
+    }
     let offsets = header.tensors().iter().map(|t| expected.len() as u64 + t.offset);
     let ends = offsets.skip(1).chain([header.file_bytes()]);
     let tensors = header.tensors().iter().zip(rows.model().tensors()).zip(checksums).zip(ends);
@@ -122,7 +134,9 @@ fn difference(
 ) -> Option<(String, String, String)> {
     let named = [(RECIPE, "recipe"), (FINGERPRINT, "source of fingerprint"), (VERSION, "version")];
     let keys = expected.iter().chain(found).map(|(key, _)| (key.as_str(), key.as_str()));
-    let mut keys = named.into_iter().chain(keys.filter(|(key, _)| *key != CHECKSUMS_KEY));
+    let mut keys = named
+        .into_iter()
+        .chain(keys.filter(|(key, _)| ![CHECKSUMS_KEY, HEADER_CHECKSUM_KEY].contains(key)));
     keys.find_map(|(key, what)| {
         let (found, expected) = (value(found, key), value(expected, key));
         let text = |value: Option<Value>| value.map_or("absent".into(), |v| v.to_string());

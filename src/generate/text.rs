@@ -108,8 +108,17 @@ mod tests {
         };
         let pieces = (0..=255).map(piece).collect();
         let (bos, eos, eot, unk, pad) = (None, None, None, None, None);
-        let vocab =
-            Vocab { pieces, bos, eos, eot, unk, pad, add_bos: false, add_space_prefix: false };
+        let vocab = Vocab {
+            pieces,
+            bos,
+            eos,
+            eot,
+            unk,
+            pad,
+            add_bos: false,
+            add_space_prefix: false,
+            left_out: Vec::new(),
+        };
         Tokenizer::new(vocab).unwrap()
     }
 

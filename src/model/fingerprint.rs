@@ -5,19 +5,20 @@ use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 
 use lapidary_formats::gguf::Checksum;
-use lapidary_formats::map::MappedFile;
+use lapidary_formats::map::{FileState, MappedFile};
 use lapidary_formats::tensor::TensorView;
 
 use super::{Source, SourceError};
 
 /// The files of a checkpoint that determine the result of a conversion, besides the weights.
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "config.json",
     "generation_config.json",
     "tokenizer.model",
     "tokenizer.json",
     "tokenizer_config.json",
     "added_tokens.json",
+    "special_tokens_map.json",
     "chat_template.jinja",
 ];
 
@@ -25,17 +26,28 @@ const FILES: [&str; 7] = [
 const PAGE: usize = 4096;
 const PAGES: usize = 8;
 
+/// Bytes that are read at a time where all are.
+const CHUNK: usize = 4 << 20;
+
+/// How much of a model a fingerprint covers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Extent {
+    /// A sample of the weights: up to eight pages of 4 KiB per tensor, evenly spread from the first
+    /// page to the last. Another model differs in every tensor and therefore in the sample. A change
+    /// in few places, such as a hole in a download, can lie between the pages and go unnoticed.
+    #[default]
+    Sample,
+    /// Every byte of the weights, which takes as long as it takes to read them.
+    Full,
+}
+
 /// The fingerprint of a model, as 16 hexadecimal digits. It covers the whole configuration and
-/// tokenizer, and the names, types, shapes and a sample of the bytes of all tensors. It does not
-/// depend on paths, on times, or on how a model is split into files.
-///
-/// The sample is up to eight pages of 4 KiB per tensor, evenly spread from the first page to the
-/// last. Another model differs in every tensor and therefore in the sample. A change in few places,
-/// such as a hole in a download, can lie between the pages and go unnoticed.
+/// tokenizer, and the names, types and shapes of all tensors, and their bytes as far as `extent` says.
+/// It does not depend on paths, on times, or on how a model is split into files.
 ///
 /// # Errors
 /// If a file of the checkpoint cannot be read.
-pub(super) fn fingerprint(source: &Source) -> Result<String, SourceError> {
+pub(super) fn fingerprint(source: &Source, extent: Extent) -> Result<String, SourceError> {
     let mut sum = Checksum::new();
     if let Some(gguf) = source.gguf() {
         let raw = gguf.raw_metadata();
@@ -57,14 +69,32 @@ pub(super) fn fingerprint(source: &Source) -> Result<String, SourceError> {
         }
     }
     for spec in source.tensors() {
-        tensor(&mut sum, source, &source.tensor(spec))?;
+        tensor(&mut sum, source, &source.tensor(spec), extent)?;
     }
     Ok(format!("{:016x}", sum.value()))
 }
 
-/// Adds a tensor's description and its sample. The sample is read from the file and not through the
-/// map, where each access to a new page would read megabytes around it.
-fn tensor(sum: &mut Checksum, source: &Source, view: &TensorView) -> Result<(), SourceError> {
+/// The state of a model's files, as a number: the sizes, times and inodes that they had when they were
+/// opened. It differs if one has been written to since, or replaced.
+pub(super) fn state(source: &Source) -> u64 {
+    let mut sum = Checksum::new();
+    for FileState { len, modified, inode } in source.maps().map(MappedFile::state) {
+        sum.update(&len.to_le_bytes());
+        sum.update(&modified.to_le_bytes());
+        sum.update(&inode.to_le_bytes());
+    }
+    sum.value()
+}
+
+/// Adds a tensor's description and its bytes or a sample of them. They are read from the file and not
+/// through the map, where each access to a new page would read megabytes around it, and where a page
+/// may be from before a change.
+fn tensor(
+    sum: &mut Checksum,
+    source: &Source,
+    view: &TensorView,
+    extent: Extent,
+) -> Result<(), SourceError> {
     add_bytes(sum, view.name.as_bytes());
     add_bytes(sum, view.ty.name().as_bytes());
     sum.update(&(view.shape.len() as u64).to_le_bytes());
@@ -75,7 +105,14 @@ fn tensor(sum: &mut Checksum, source: &Source, view: &TensorView) -> Result<(), 
     let error = |error| SourceError::Io { path: path.to_owned(), error };
     let mut file = File::open(path).map_err(error)?;
     let mut page = Vec::with_capacity(PAGE);
-    for range in samples(view.data.len()) {
+    let len = view.data.len();
+    let ranges: Box<dyn Iterator<Item = Range<usize>>> = match extent {
+        Extent::Sample => Box::new(samples(len)),
+        Extent::Full => {
+            Box::new((0..len).step_by(CHUNK).map(|start| start..len.min(start + CHUNK)))
+        }
+    };
+    for range in ranges {
         page.resize(range.len(), 0);
         let at = SeekFrom::Start((place.start + range.start) as u64);
         file.seek(at).and_then(|_| file.read_exact(&mut page)).map_err(error)?;

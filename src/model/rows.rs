@@ -1,10 +1,12 @@
 //! The input of a conversion: the rows of a model's tensors, wherever they come from.
 
 use std::ops::Range;
+use std::path::Path;
 
+use lapidary_formats::map::MappedFile;
 use lapidary_formats::tensor::TensorView;
 
-use super::{Source, SourceError, TensorSpec};
+use super::{Extent, Source, SourceError, TensorSpec};
 
 /// The rows of a model's tensors. A plain model has them in its file; a merged or adapted model
 /// computes them.
@@ -18,11 +20,19 @@ pub trait RowSource: Sync {
     /// If `spec` is not one of [`Source::tensors`].
     fn rows<'a>(&'a self, spec: &TensorSpec) -> Box<dyn TensorRows + 'a>;
 
-    /// A fingerprint of everything that determines the rows, as 16 hexadecimal digits.
+    /// A fingerprint of everything that determines the rows, as 16 hexadecimal digits. Of the weights
+    /// it covers as much as `extent` says.
     ///
     /// # Errors
     /// If a file cannot be read.
-    fn fingerprint(&self) -> Result<String, SourceError>;
+    fn fingerprint(&self, extent: Extent) -> Result<String, SourceError>;
+
+    /// The state of all files, as a number: it differs once one of them has another size, time or
+    /// inode.
+    fn state(&self) -> u64;
+
+    /// A file that has changed since it was opened.
+    fn changed_file(&self) -> Option<&Path>;
 }
 
 /// The rows of one tensor.
@@ -95,7 +105,15 @@ impl RowSource for Source {
         Box::new(StoredRows { source: self, view, add_one })
     }
 
-    fn fingerprint(&self) -> Result<String, SourceError> {
-        super::fingerprint::fingerprint(self)
+    fn fingerprint(&self, extent: Extent) -> Result<String, SourceError> {
+        super::fingerprint::fingerprint(self, extent)
+    }
+
+    fn state(&self) -> u64 {
+        super::fingerprint::state(self)
+    }
+
+    fn changed_file(&self) -> Option<&Path> {
+        self.maps().find(|map| !map.is_unchanged()).map(MappedFile::path)
     }
 }

@@ -200,3 +200,24 @@ fn weights_beyond_half_precision_are_refused_where_it_is_asked_for() {
     assert_eq!(names(model.path()), names(&tiny()));
     to(Recipe::BF16).unwrap();
 }
+
+/// `run` would refuse the new file, so that the work would be in vain.
+#[test]
+fn tokenizers_that_cannot_be_used_are_refused_before_the_work() {
+    let dir = TempDir::new().unwrap();
+    let model = dir.path().join("model.gguf");
+    to(&model, &micro(), KEEP).unwrap();
+    let sound = fs::read(&model).unwrap();
+    let at = sound.windows(6).position(|window| window == b"<0x41>").unwrap();
+    for (text, cause) in
+        [(b"<0x42>", "\"<0x42>\""), (b"<0xZZ>", "stands for a byte but is spelled")]
+    {
+        let mut damaged = sound.clone();
+        damaged[at..at + 6].copy_from_slice(text);
+        fs::write(&model, damaged).unwrap();
+        let error = to(&dir.path().join("out.gguf"), &model, KEEP).unwrap_err();
+        assert!(matches!(error, ConvertError::Tokenizer { .. }), "{error}");
+        assert!(error.to_string().contains(cause), "{error}");
+        assert_eq!(names(dir.path()), ["model.gguf"]);
+    }
+}

@@ -3,8 +3,10 @@
 
 mod budget;
 mod calibrate;
+mod changing;
 mod digests;
 mod errors;
+mod header;
 mod recipes;
 mod resume;
 mod splits;

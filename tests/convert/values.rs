@@ -29,15 +29,18 @@ fn to(out: &Path, source: &Path, recipe: Recipe) -> Report {
     result.unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// The bytes of a file that was converted, but for its source's fingerprint: what has to be equal
-/// when two files of the same values are converted.
+/// The bytes of a file that was converted, but for its source's fingerprint and the checksum of the
+/// header: what has to be equal when two files of the same values are converted.
 fn but_for_the_fingerprint(file: &Path) -> Vec<u8> {
     let mut bytes = std::fs::read(file).unwrap();
-    let key = b"lapidary.source.fingerprint";
-    let at = bytes.windows(key.len()).position(|window| window == key).unwrap();
-    // After the key: the value's type, its length, and 16 digits.
-    let digits = at + key.len() + 4 + 8;
-    bytes[digits..digits + 16].fill(b'-');
+    // After the key: the value's type, its length if it is a text, and the value.
+    for (key, before, len) in
+        [("lapidary.source.fingerprint", 4 + 8, 16), ("lapidary.checksum.header", 4, 8)]
+    {
+        let at = bytes.windows(key.len()).position(|window| window == key.as_bytes()).unwrap();
+        let start = at + key.len() + before;
+        bytes[start..start + len].fill(b'-');
+    }
     bytes
 }
 
@@ -135,7 +138,8 @@ fn bytes_do_not_depend_on_threads_or_instructions() {
             let plan = plan(&source, recipe);
             let bytes = |threads, isa| {
                 let out = dir.path().join("out.gguf");
-                let options = Options { threads: Some(threads), isa, force: true, resume: false };
+                let options =
+                    Options { threads: Some(threads), isa, force: true, ..Options::default() };
                 convert(&source, &out, &plan, options, &mut ()).unwrap();
                 std::fs::read(out).unwrap()
             };

@@ -97,10 +97,28 @@ fn head_counts_that_disagree() {
     key_says("attention.head_count", 4u32, &expected);
     let expected = format!("tensor `blk.0.attn_k.weight` {}", shape("[32, 16]", "[32, 32]"));
     key_says("attention.head_count_kv", 2u32, &expected);
-    let expected =
-        "metadata key \"gemma2.attention.head_count\" holds array i32[2]: 2, 2, expected an \
-                    unsigned 32-bit integer";
-    key_says("attention.head_count", vec![2i32, 2], expected);
+}
+
+/// Some converters write a list, by layer.
+#[test]
+fn sizes_by_layer() {
+    let says = |key: &str, sizes: Vec<i32>| {
+        let shown = sizes.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
+        let shown = format!("i32[{}]: {shown}", sizes.len());
+        let rule = "expected one number, or the same for each of 2 layers";
+        key_says(key, sizes, &format!("`gemma2.{key}` is {shown}: {rule}"));
+    };
+    let keys =
+        [("attention.head_count", 2), ("attention.head_count_kv", 1), ("feed_forward_length", 64)];
+    for (key, size) in keys {
+        says(key, vec![size, size + 1]);
+        says(key, vec![size; 3]);
+        says(key, vec![-size; 2]);
+        let file = File::new(&small::gguf(|h| h.set(format!("gemma2.{key}"), vec![size; 2])));
+        let plain = File::new(&small::gguf(|_| ()));
+        let config = |file: &File| Source::open(&file.path()).unwrap().config().clone();
+        assert_eq!(config(&file), config(&plain));
+    }
 }
 
 #[test]
@@ -131,15 +149,15 @@ fn head_widths_that_disagree() {
 
 #[test]
 fn constants_that_are_no_numbers() {
-    for x in [f32::NAN, f32::INFINITY, 0.0, -1.0] {
-        for key in [
-            "attention.layer_norm_rms_epsilon",
-            "rope.freq_base",
-            "attention.scale",
-            "embedding_scale",
-        ] {
-            let expected = format!("`gemma2.{key}` is {x}: it must be finite and above zero");
-            key_says(key, x, &expected);
+    let keys = [
+        ("attention.layer_norm_rms_epsilon", "1e-12 to 1e0"),
+        ("rope.freq_base", "1e0 to 1e12"),
+        ("attention.scale", "1e-6 to 1e6"),
+        ("embedding_scale", "1e-6 to 1e6"),
+    ];
+    for x in [f32::NAN, f32::INFINITY, 0.0, -1.0, 1e-45, 1e30] {
+        for (key, range) in keys {
+            key_says(key, x, &format!("`gemma2.{key}` is {x}: expected {range}"));
         }
     }
 }
@@ -174,10 +192,17 @@ fn vocabularies_smaller_or_larger_than_the_embedding() {
 
 #[test]
 fn token_ids_outside_the_vocabulary() {
-    for (key, name) in [("bos", "bos"), ("eos", "eos"), ("eot", "eot"), ("unknown", "unk")] {
-        for id in [270, u32::MAX] {
-            let expected = format!("{name} has the id {id}, but the vocabulary has 270 pieces");
-            vocab_says(&format!("{key}_token_id"), id, &expected);
+    for id in [270, u32::MAX] {
+        let expected = format!("bos has the id {id}, but the vocabulary has 270 pieces");
+        vocab_says("bos_token_id", id, &expected);
+        // A text can do without the others.
+        for (key, name) in [("eos", "eos"), ("eot", "eot"), ("unknown", "unk"), ("padding", "pad")]
+        {
+            let key = format!("tokenizer.ggml.{key}_token_id");
+            let file = File::new(&small::gguf(|h| h.set(key, id)));
+            let vocab = Source::open(&file.path()).unwrap().vocab().unwrap();
+            assert_eq!(vocab.left_out, [format!("{name} (token {id})")]);
+            Tokenizer::new(vocab).unwrap();
         }
     }
 }

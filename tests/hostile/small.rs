@@ -62,6 +62,7 @@ pub fn vocab() -> Vocab {
         pad: Some(0),
         add_bos: true,
         add_space_prefix: false,
+        left_out: Vec::new(),
     }
 }
 
@@ -153,7 +154,6 @@ pub fn config_json() -> Value {
         "sliding_window": c.sliding_window(),
         "eos_token_id": [1, 5],
         "rope_scaling": null,
-        "layer_types": ["sliding_attention", "full_attention"],
     })
 }
 

@@ -3,6 +3,7 @@
 
 mod cache;
 mod chat;
+mod checkpoints;
 mod engine;
 mod family;
 mod gemma3;
@@ -26,3 +27,5 @@ mod fixtures;
 mod goldens;
 #[path = "../common/nmse.rs"]
 mod nmse;
+#[path = "../common/safetensors.rs"]
+mod safetensors;

@@ -33,7 +33,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("engine", &["generate", "sampling", "model", "tokenizer", "kernels"]),
     ("generate", &["sampling", "model", "tokenizer", "kernels"]),
     ("verify", &["convert", "chat", "model", "tokenizer", "kernels", "formats"]),
-    ("convert", &["memory", "perplexity", "chat", "model", "kernels", "formats"]),
+    ("convert", &["memory", "perplexity", "chat", "model", "tokenizer", "kernels", "formats"]),
     ("memory", &["grammar", "sampling", "model", "tokenizer", "kernels"]),
     ("imatrix", &["perplexity", "model", "kernels", "formats"]),
     ("perplexity", &["model", "kernels", "formats"]),

@@ -1,8 +1,6 @@
 //! What both `tokenizer.model` and `tokenizer.json` provide, before the lists of added tokens are
 //! applied.
 
-use serde::Deserialize;
-
 use crate::vocab::{Piece, PieceKind};
 
 /// The contents of a tokenizer's own file.
@@ -18,17 +16,6 @@ pub(super) struct SpecialIds {
     pub bos: Option<u32>,
     pub eos: Option<u32>,
     pub pad: Option<u32>,
-}
-
-/// A token that was added to a trained tokenizer, or whose handling was changed.
-#[derive(Deserialize)]
-pub(super) struct AddedToken {
-    /// Present in `tokenizer.json`; in `tokenizer_config.json` it is the key of the map instead.
-    #[serde(default)]
-    pub id: u32,
-    pub content: String,
-    #[serde(default)]
-    pub special: bool,
 }
 
 /// The unused piece for an embedding row without a token, as llama.cpp's converter writes it.

@@ -1,11 +1,14 @@
 //! `config.json` and `generation_config.json`, as they are written. Which model they describe, what
 //! an absent key means and which values can be: that is for the model to say.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
+use super::unique::unique;
 use super::{parse_json, read, read_if_there, CheckpointError, MAX_SETTINGS};
 
 /// `config.json` under transformers' names.
@@ -22,7 +25,16 @@ pub struct CheckpointConfig {
     pub text: TextConfig,
     /// Whether the weights are declared as quantized already (`quantization_config`).
     pub quantized: bool,
+    /// Whether the embedding is the output matrix, too (`tie_word_embeddings`, of the text model if it
+    /// says so; transformers' default for the Gemma family is true).
+    pub tie_word_embeddings: bool,
+    /// Keys beside `text_config` that are not read here, with their values; empty if there is no
+    /// `text_config`.
+    pub others: Others,
 }
+
+/// Keys that are not read here, with their values.
+pub type Others = BTreeMap<String, Value>;
 
 /// The configuration of a text model under transformers' names. Absent keys are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -52,8 +64,10 @@ pub struct TextConfig {
     /// What the first releases of Gemma 2 called it.
     pub sliding_window_size: Option<u64>,
     /// Every so many layers one attends to all positions.
-    #[serde(alias = "_sliding_window_pattern")]
     pub sliding_window_pattern: Option<u64>,
+    /// The same, as transformers writes it since it has `layer_types`.
+    #[serde(rename = "_sliding_window_pattern")]
+    pub private_sliding_window_pattern: Option<u64>,
     /// `sliding_attention` or `full_attention`, by layer.
     pub layer_types: Option<Vec<String>>,
     /// Attention scores are squashed to ± this; `Some(None)` for `null`, which turns it off.
@@ -78,8 +92,11 @@ pub struct TextConfig {
     pub hidden_activation: Option<String>,
     /// Whether attention's matrices have biases.
     pub attention_bias: Option<bool>,
-    /// Whether tokens attend to what follows them, too. Some models give a word instead of a bool.
-    pub use_bidirectional_attention: Option<serde_json::Value>,
+    /// Whether the embedding is the output matrix, too.
+    pub tie_word_embeddings: Option<bool>,
+    /// Keys that are not read here, with their values.
+    #[serde(flatten, deserialize_with = "unique")]
+    pub others: Others,
 }
 
 /// How RoPE turns, in all layers or in those of one type.
@@ -97,13 +114,9 @@ pub struct RopeConfig {
     pub full_attention: Option<Box<RopeConfig>>,
     /// That of local layers.
     pub sliding_attention: Option<Box<RopeConfig>>,
-}
-
-impl RopeConfig {
-    /// The type under either key.
-    pub fn kind(&self) -> Option<&str> {
-        self.rope_type.as_deref().or(self.r#type.as_deref())
-    }
+    /// Keys that are not read here, with their values.
+    #[serde(flatten, deserialize_with = "unique")]
+    pub others: Others,
 }
 
 /// `null` apart from an absent key.
@@ -120,7 +133,12 @@ struct RawConfig {
     architectures: Option<Vec<String>>,
     text_config: Option<TextConfig>,
     quantization_config: Option<IgnoredAny>,
+    compression_config: Option<IgnoredAny>,
+    tie_word_embeddings: Option<bool>,
     eos_token_id: Option<Ids>,
+    pad_token_id: Option<Ids>,
+    #[serde(flatten, deserialize_with = "unique")]
+    others: Others,
 }
 
 /// One token id or several; `-1` stands for none.
@@ -148,6 +166,8 @@ pub struct StopIds {
     pub path: PathBuf,
     /// As they are written; fine-tunes list several.
     pub ids: Vec<i64>,
+    /// The padding tokens that `config.json` and `generation_config.json` name.
+    pub padding: Vec<i64>,
 }
 
 /// `config.json`.
@@ -158,19 +178,23 @@ impl CheckpointConfig {
     pub(super) fn read(dir: &Path) -> Result<(Self, StopIds), CheckpointError> {
         let file = read(&dir.join(CONFIG))?;
         let raw: RawConfig = parse_json(&file, MAX_SETTINGS)?;
-        let text = match raw.text_config {
-            Some(text) => text,
-            None => parse_json(&file, MAX_SETTINGS)?,
+        let (text, others) = match raw.text_config {
+            Some(text) => (text, raw.others),
+            None => (parse_json(&file, MAX_SETTINGS)?, Others::new()),
         };
+        let tied = text.tie_word_embeddings.or(raw.tie_word_embeddings);
         let config = Self {
             name: name(raw.name_or_path.as_deref().unwrap_or_default(), dir),
             model_type: raw.model_type,
             class: raw.architectures.into_iter().flatten().next(),
             text,
-            quantized: raw.quantization_config.is_some(),
+            quantized: raw.quantization_config.or(raw.compression_config).is_some(),
+            tie_word_embeddings: tied.unwrap_or(true),
+            others,
         };
         let ids = raw.eos_token_id.map_or(Vec::new(), Ids::into_vec);
-        Ok((config, StopIds { path: file.path().to_owned(), ids }))
+        let padding = raw.pad_token_id.map_or(Vec::new(), Ids::into_vec);
+        Ok((config, StopIds { path: file.path().to_owned(), ids, padding }))
     }
 }
 
@@ -188,18 +212,20 @@ fn name(name_or_path: &str, dir: &Path) -> String {
 #[derive(Deserialize)]
 struct RawGeneration {
     eos_token_id: Option<Ids>,
+    pad_token_id: Option<Ids>,
 }
 
 impl StopIds {
     /// Those of `generation_config.json` of the checkpoint `dir`, or else these.
-    pub(super) fn or_of_generation(self, dir: &Path) -> Result<Self, CheckpointError> {
+    pub(super) fn or_of_generation(mut self, dir: &Path) -> Result<Self, CheckpointError> {
         let Some(file) = read_if_there(&dir.join("generation_config.json"))? else {
             return Ok(self);
         };
         let raw: RawGeneration = parse_json(&file, MAX_SETTINGS)?;
-        Ok(match raw.eos_token_id {
-            Some(ids) => Self { path: file.path().to_owned(), ids: ids.into_vec() },
-            None => self,
-        })
+        if let Some(ids) = raw.eos_token_id {
+            (self.path, self.ids) = (file.path().to_owned(), ids.into_vec());
+        }
+        self.padding.extend(raw.pad_token_id.map_or(Vec::new(), Ids::into_vec));
+        Ok(self)
     }
 }

@@ -127,6 +127,48 @@ pub enum CheckpointError {
         /// What is wrong.
         cause: String,
     },
+    /// Two files of a checkpoint say different things.
+    #[error(
+        "{}: {}, but in {} {}: which of the two is right cannot be known",
+        path.display(),
+        Printable::new(what),
+        other.display(),
+        Printable::new(other_what)
+    )]
+    Contradiction {
+        /// One file.
+        path: PathBuf,
+        /// What it says.
+        what: String,
+        /// The name of the other file.
+        other: PathBuf,
+        /// What that says.
+        other_what: String,
+    },
+    /// An added token is matched in a way that GGUF files have no key for.
+    #[error(
+        "{}: token `{}` has `{flag}`, which GGUF files cannot say: set it to false if that is harmless",
+        path.display(),
+        Printable::new(token)
+    )]
+    TokenFlag {
+        /// The file that lists it.
+        path: PathBuf,
+        /// The token.
+        token: String,
+        /// The name of the flag.
+        flag: &'static str,
+    },
+    /// `tokenizer.json` splits texts in another way than Gemma's tokenizers.
+    #[error("{}: `{key}` is {}: only Gemma's tokenizers are supported", path.display(), Printable::new(value))]
+    TokenizerRule {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// Neither `tokenizer.model` nor `tokenizer.json` exists.
     #[error("{}: there is neither tokenizer.model nor tokenizer.json", dir.display())]
     NoTokenizer {

@@ -1,11 +1,13 @@
 //! Hugging Face checkpoints: a directory with `config.json`, safetensors shards and a tokenizer, read
 //! as they are downloaded.
 
+mod added;
 mod base;
 mod config;
 mod error;
 mod merges;
 mod sentencepiece;
+mod special_tokens;
 mod tokenizer;
 mod tokenizer_json;
 mod unique;
@@ -14,7 +16,7 @@ mod weights;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-pub use config::{CheckpointConfig, RopeConfig, StopIds, TextConfig};
+pub use config::{CheckpointConfig, Others, RopeConfig, StopIds, TextConfig};
 pub use error::CheckpointError;
 
 use crate::map::{stand_in, MappedFile};
@@ -78,6 +80,17 @@ impl Checkpoint {
         self.weights.tensor(name)
     }
 
+    /// Whether the weights were found by the names of their files only, because there is neither an
+    /// index nor a `model.safetensors`.
+    pub fn lacks_index(&self) -> bool {
+        self.weights.by_file_name()
+    }
+
+    /// The files of the weights.
+    pub fn maps(&self) -> impl Iterator<Item = &MappedFile> {
+        self.weights.maps()
+    }
+
     /// The file that a part of a tensor lies in, and where.
     pub fn place(&self, part: &[u8]) -> Option<(&Path, Range<usize>)> {
         self.weights.place(part)
@@ -94,24 +107,19 @@ impl Checkpoint {
     /// pieces `[PADn]` for the rest, as llama.cpp's converter writes them.
     ///
     /// # Errors
-    /// If there is neither file, one is malformed or no BPE, the tokenizer has ids that the embedding
-    /// has not, or there is no embedding.
+    /// If there is neither file, one is malformed or no BPE, two of them contradict each other, an
+    /// added token is matched in a way that GGUF files cannot say, the tokenizer has pieces that the
+    /// embedding has not, or there is no embedding.
     pub fn vocab(&self) -> Result<Vocab, CheckpointError> {
         tokenizer::vocab(&self.dir, self.embedding_rows()?)
     }
 
-    /// The added tokens that have no row in the embedding. The vocabulary leaves them out.
-    ///
-    /// # Errors
-    /// As [`vocab`](Self::vocab).
-    pub fn added_tokens_without_row(&self) -> Result<Vec<String>, CheckpointError> {
-        tokenizer::added_without_row(&self.dir, self.embedding_rows()?)
-    }
-
     /// Rows of the embedding, which decide how large a vocabulary is: nothing larger is allocated,
-    /// whatever `config.json` claims.
+    /// whatever `config.json` claims. Some checkpoints have it under the name of the output matrix
+    /// only, since the two are one.
     fn embedding_rows(&self) -> Result<usize, CheckpointError> {
-        let embedding = self.tensors().find(|tensor| tensor.name.ends_with("embed_tokens.weight"));
+        let named = |suffix| self.tensors().find(move |tensor| tensor.name.ends_with(suffix));
+        let embedding = named("embed_tokens.weight").or_else(|| named("lm_head.weight"));
         let rows = embedding.map(|tensor| tensor.rows());
         rows.ok_or_else(|| CheckpointError::NoEmbedding { dir: self.dir.clone() })
     }
@@ -124,7 +132,7 @@ impl Checkpoint {
     pub fn chat_template(&self) -> Result<Option<String>, CheckpointError> {
         let path = self.dir.join("chat_template.jinja");
         match read_if_there(&path)? {
-            Some(file) => match std::str::from_utf8(file.bytes()) {
+            Some(file) => match std::str::from_utf8(without_mark(file.bytes())) {
                 Ok(template) => Ok(Some(template.to_owned())),
                 Err(_) => Err(CheckpointError::NotUtf8 { path }),
             },
@@ -175,6 +183,12 @@ fn parse_json<'a, T: serde::Deserialize<'a>>(
     if len > max {
         return Err(CheckpointError::TooLarge { path: file.path().to_owned(), len, max });
     }
-    serde_json::from_slice(file.bytes())
+    let bytes = without_mark(file.bytes());
+    serde_json::from_slice(bytes)
         .map_err(|error| CheckpointError::Json { path: file.path().to_owned(), error })
+}
+
+/// A text without the byte order mark with which some editors on Windows begin every file.
+fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes)
 }

@@ -9,12 +9,16 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::base::{filler, AddedToken, Base};
+use super::added::{AddedToken, AddedTokens};
+use super::base::{filler, Base};
+use super::special_tokens::SpecialTokens;
 use super::unique::unique;
 use super::{
     parse_json, read_if_there, sentencepiece, tokenizer_json, CheckpointError, MAX_SETTINGS,
 };
 use crate::vocab::{is_control_text, Piece, PieceKind, Vocab, VocabError};
+
+const CONFIG: &str = "tokenizer_config.json";
 
 /// `tokenizer_config.json`.
 #[derive(Default, Deserialize)]
@@ -22,18 +26,10 @@ struct TokenizerConfig {
     #[serde(default, deserialize_with = "unique")]
     added_tokens_decoder: BTreeMap<u32, AddedToken>,
     add_bos_token: Option<bool>,
-    bos_token: Option<SpecialToken>,
-    eos_token: Option<SpecialToken>,
-    unk_token: Option<SpecialToken>,
-    pad_token: Option<SpecialToken>,
+    add_eos_token: Option<bool>,
+    #[serde(flatten)]
+    special: SpecialTokens,
     chat_template: Option<ChatTemplate>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum SpecialToken {
-    Text(String),
-    Added(AddedToken),
 }
 
 #[derive(Deserialize)]
@@ -51,7 +47,7 @@ struct NamedTemplate {
 
 impl TokenizerConfig {
     fn read(dir: &Path) -> Result<Self, CheckpointError> {
-        match read_if_there(&dir.join("tokenizer_config.json"))? {
+        match read_if_there(&dir.join(CONFIG))? {
             Some(file) => parse_json(&file, MAX_SETTINGS),
             None => Ok(Self::default()),
         }
@@ -71,88 +67,99 @@ pub(super) fn chat_template(dir: &Path) -> Result<Option<String>, CheckpointErro
 
 /// Reads the vocabulary of the checkpoint `dir`. It has exactly `vocab_size` pieces.
 pub(super) fn vocab(dir: &Path, vocab_size: usize) -> Result<Vocab, CheckpointError> {
-    let config = TokenizerConfig::read(dir)?;
-    let (path, base, added) = base_and_added(dir, &config, vocab_size)?;
+    let mut config = TokenizerConfig::read(dir)?;
+    config.special = config.special.with_map(&dir.join(CONFIG))?;
+    let Lists { path, base, added } = Lists::read(dir, &config, vocab_size)?;
+    added.check_matching(vocab_size)?;
     let error = |cause| CheckpointError::Vocab { path, cause };
     assemble(base, &added, &config, vocab_size).map_err(error)
 }
 
-/// The added tokens of the checkpoint `dir` that have no place in a vocabulary of `vocab_size` pieces.
-pub(super) fn added_without_row(
-    dir: &Path,
-    vocab_size: usize,
-) -> Result<Vec<String>, CheckpointError> {
-    let (_, _, added) = base_and_added(dir, &TokenizerConfig::read(dir)?, vocab_size)?;
-    let beyond = added.into_iter().filter(|token| token.id as usize >= vocab_size);
-    let mut names: Vec<String> = beyond.map(|token| token.content).collect();
-    names.sort();
-    names.dedup();
-    Ok(names)
+/// The pieces of the tokenizer's own file, and what was added to them.
+struct Lists {
+    /// The tokenizer's own file.
+    path: PathBuf,
+    base: Base,
+    added: AddedTokens,
 }
 
-/// Reads the tokenizer's own file, its path, and every list of added tokens in the order of precedence,
-/// the last of which decides.
-fn base_and_added(
-    dir: &Path,
-    config: &TokenizerConfig,
-    vocab_size: usize,
-) -> Result<(PathBuf, Base, Vec<AddedToken>), CheckpointError> {
-    let (path, base, mut added) = base(dir, vocab_size)?;
-    added.extend(added_tokens_json(dir)?);
-    let decoder = config.added_tokens_decoder.iter();
-    added.extend(decoder.map(|(id, token)| AddedToken {
-        id: *id,
-        content: token.content.clone(),
-        special: token.special,
-    }));
-    Ok((path, base, added))
-}
-
-/// Reads the tokenizer's own file. Also returns its path and the added tokens in it.
-fn base(
-    dir: &Path,
-    vocab_size: usize,
-) -> Result<(PathBuf, Base, Vec<AddedToken>), CheckpointError> {
-    let (model, json) = (dir.join("tokenizer.model"), dir.join("tokenizer.json"));
-    if model.exists() {
-        let base = sentencepiece::read_model(&model, vocab_size)?;
-        Ok((model, base, Vec::new()))
-    } else if json.exists() {
-        let (base, added) = tokenizer_json::read_json(&json, vocab_size)?;
-        Ok((json, base, added))
-    } else {
-        Err(CheckpointError::NoTokenizer { dir: dir.to_owned() })
+impl Lists {
+    /// Reads all files of a tokenizer, of which transformers writes some or all.
+    fn read(
+        dir: &Path,
+        config: &TokenizerConfig,
+        vocab_size: usize,
+    ) -> Result<Self, CheckpointError> {
+        let (model, json) = (dir.join("tokenizer.model"), dir.join("tokenizer.json"));
+        let mut added = AddedTokens::default();
+        let (path, base, companion) = if model.exists() {
+            let base = sentencepiece::read_model(&model, vocab_size)?;
+            let companion = json.exists().then(|| tokenizer_json::Companion::read(&json));
+            let companion = companion.transpose()?;
+            let companion = companion.map(|(companion, tokens)| {
+                added.add(&json, tokens)?;
+                Ok(companion)
+            });
+            (model, base, companion.transpose()?)
+        } else if json.exists() {
+            let (base, tokens) = tokenizer_json::read_json(&json, vocab_size)?;
+            added.add(&json, tokens)?;
+            (json.clone(), base, None)
+        } else {
+            return Err(CheckpointError::NoTokenizer { dir: dir.to_owned() });
+        };
+        let decoder = config.added_tokens_decoder.iter();
+        let decoder = decoder.map(|(id, token)| AddedToken { id: *id, ..token.clone() });
+        added.add(&dir.join(CONFIG), decoder)?;
+        added_tokens_json(dir, &mut added)?;
+        if let Some(companion) = companion {
+            companion.check((&json, &path), &base, &added)?;
+        }
+        Ok(Self { path, base, added })
     }
 }
 
-/// `added_tokens.json`, which slow tokenizers wrote before there was `added_tokens_decoder`: a map
-/// from text to id.
-fn added_tokens_json(dir: &Path) -> Result<Vec<AddedToken>, CheckpointError> {
-    let Some(file) = read_if_there(&dir.join("added_tokens.json"))? else {
-        return Ok(Vec::new());
-    };
+/// Adds those of `added_tokens.json`, which slow tokenizers wrote before there was
+/// `added_tokens_decoder`: a map from text to id.
+fn added_tokens_json(dir: &Path, added: &mut AddedTokens) -> Result<(), CheckpointError> {
+    let path = dir.join("added_tokens.json");
+    let Some(file) = read_if_there(&path)? else { return Ok(()) };
     let tokens: BTreeMap<String, u32> = parse_json(&file, MAX_SETTINGS)?;
-    let token = |(content, id)| AddedToken { id, content, special: false };
-    Ok(tokens.into_iter().map(token).collect())
+    added.add(&path, tokens.into_iter().map(|(content, id)| AddedToken::new(id, content)))
 }
 
 /// Makes the vocabulary from a tokenizer's own file and the tokens added to it.
 fn assemble(
     base: Base,
-    added: &[AddedToken],
+    added: &AddedTokens,
     config: &TokenizerConfig,
     vocab_size: usize,
 ) -> Result<Vocab, VocabError> {
-    let Base { mut pieces, special } = base;
+    let Base { mut pieces, special: own } = base;
     if pieces.len() > vocab_size {
         return Err(VocabError::too_many_pieces(pieces.len(), vocab_size));
     }
     pieces.extend((pieces.len()..vocab_size).map(filler));
-    for token in added {
-        // A token without a row in the embedding can be neither read nor written. Gemma 3's tokenizer
-        // has `<image_soft_token>` beside models that read no images.
-        if let Some(piece) = pieces.get_mut(token.id as usize) {
-            apply(piece, token);
+    let mut left_out = Vec::new();
+    for token in added.iter() {
+        match pieces.get_mut(token.id as usize) {
+            Some(piece) => apply(piece, token),
+            // A token without a row in the embedding can be neither read nor written. Gemma 3's
+            // tokenizer has `<image_soft_token>` beside models that read no images.
+            None => left_out.push(token.content.clone()),
+        }
+    }
+    if config.add_eos_token == Some(true) {
+        // An end after every prompt leaves nothing to answer. It is meant for training.
+        left_out.push("add_eos_token".to_owned());
+    }
+    for text in config.special.additional() {
+        match pieces.iter().position(|piece| piece.text == text) {
+            Some(id) => {
+                let token = AddedToken::new(id as u32, text.to_owned());
+                apply(&mut pieces[id], &AddedToken { special: true, ..token });
+            }
+            None => left_out.push(text.to_owned()),
         }
     }
     pieces.iter_mut().for_each(normalize);
@@ -166,11 +173,9 @@ fn assemble(
         add_bos: config.add_bos_token.unwrap_or(true),
         // Gemma never has it, and transformers ignores this setting of tokenizer.model.
         add_space_prefix: false,
+        left_out,
     };
-    vocab.bos = special_id(&vocab, "bos_token", &config.bos_token, special.bos, "<bos>")?;
-    vocab.eos = special_id(&vocab, "eos_token", &config.eos_token, special.eos, "<eos>")?;
-    vocab.unk = special_id(&vocab, "unk_token", &config.unk_token, special.unk, "<unk>")?;
-    vocab.pad = special_id(&vocab, "pad_token", &config.pad_token, special.pad, "<pad>")?;
+    config.special.set_ids(&mut vocab, &own)?;
     vocab.eot = vocab.find("<end_of_turn>");
     vocab.checked()
 }
@@ -205,25 +210,5 @@ fn normalize(piece: &mut Piece) {
         Control | UserDefined | Unknown => piece.score = -1000.0,
         Byte => piece.score = 0.0,
         Normal | Unused => {}
-    }
-}
-
-/// The id of a special token: of the piece that `tokenizer_config.json` names; otherwise the id in
-/// the tokenizer's own file; otherwise of the piece with Gemma's name for it.
-fn special_id(
-    vocab: &Vocab,
-    what: &'static str,
-    named: &Option<SpecialToken>,
-    own: Option<u32>,
-    gemma: &str,
-) -> Result<Option<u32>, VocabError> {
-    let text = match named {
-        None => return Ok(own.or_else(|| vocab.find(gemma))),
-        Some(SpecialToken::Text(text)) => text,
-        Some(SpecialToken::Added(token)) => &token.content,
-    };
-    match vocab.find(text) {
-        Some(id) => Ok(Some(id)),
-        None => Err(VocabError::NoSuchPiece { what, text: text.clone() }),
     }
 }

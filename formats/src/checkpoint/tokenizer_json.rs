@@ -3,23 +3,32 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use serde::de::IgnoredAny;
 use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{json, Value};
 
-use super::base::{filler, AddedToken, Base, SpecialIds};
+use super::added::{contradiction, AddedToken, AddedTokens};
+use super::base::{filler, Base, SpecialIds};
 use super::merges::Merges;
 use super::unique::unique;
 use super::{parse_json, read, CheckpointError, MAX_TABLES};
 use crate::vocab::{Piece, PieceKind, VocabError};
 
+/// `M` is what is read of the list of merges, the largest part of the file.
 #[derive(Deserialize)]
-struct Tokenizer {
+struct Tokenizer<'a, M> {
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
-    model: Model,
+    #[serde(borrow)]
+    normalizer: Option<&'a RawValue>,
+    pre_tokenizer: Option<Value>,
+    #[serde(bound(deserialize = "M: Default + Deserialize<'de>"))]
+    model: Model<M>,
 }
 
 #[derive(Deserialize)]
-struct Model {
+struct Model<M> {
     /// Absent in the oldest files, which are BPE if they have merges.
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -27,7 +36,12 @@ struct Model {
     #[serde(deserialize_with = "unique")]
     vocab: HashMap<String, u32>,
     #[serde(default)]
-    merges: Merges,
+    merges: M,
+    dropout: Option<f64>,
+    byte_fallback: Option<bool>,
+    ignore_merges: Option<bool>,
+    continuing_subword_prefix: Option<String>,
+    end_of_word_suffix: Option<String>,
 }
 
 /// Reads `tokenizer.json`. Refuses ids that are not below `vocab_size`.
@@ -36,13 +50,114 @@ pub(super) fn read_json(
     vocab_size: usize,
 ) -> Result<(Base, Vec<AddedToken>), CheckpointError> {
     let file = read(path)?;
-    let Tokenizer { added_tokens, model } = parse_json(&file, MAX_TABLES)?;
+    let tokenizer: Tokenizer<Merges> = parse_json(&file, MAX_TABLES)?;
+    tokenizer.check_rules(path)?;
     let error = |cause| CheckpointError::Vocab { path: path.to_owned(), cause };
-    let base = convert(&model, vocab_size).map_err(error)?;
-    Ok((base, added_tokens))
+    let base = convert(&tokenizer.model, vocab_size).map_err(error)?;
+    Ok((base, tokenizer.added_tokens))
 }
 
-fn convert(model: &Model, vocab_size: usize) -> Result<Base, VocabError> {
+/// What a `tokenizer.json` beside a `tokenizer.model` says.
+pub(super) struct Companion {
+    vocab: HashMap<String, u32>,
+}
+
+impl Companion {
+    /// Reads it. Also returns its added tokens.
+    pub fn read(path: &Path) -> Result<(Self, Vec<AddedToken>), CheckpointError> {
+        let file = read(path)?;
+        let tokenizer: Tokenizer<IgnoredAny> = parse_json(&file, MAX_TABLES)?;
+        tokenizer.check_rules(path)?;
+        Ok((Self { vocab: tokenizer.model.vocab }, tokenizer.added_tokens))
+    }
+
+    /// Checks that the file has the pieces of the other one, `model`, except for those that the
+    /// lists of added tokens decide about.
+    ///
+    /// # Errors
+    /// For the first piece that differs.
+    pub fn check(
+        &self,
+        (path, model): (&Path, &Path),
+        base: &Base,
+        added: &AddedTokens,
+    ) -> Result<(), CheckpointError> {
+        let mut texts: Vec<Option<&str>> = vec![None; base.pieces.len()];
+        let mut ids: Vec<(u32, &str)> =
+            self.vocab.iter().map(|(text, id)| (*id, &**text)).collect();
+        ids.sort_unstable();
+        for (id, text) in ids.into_iter().filter(|(id, _)| !added.contains(*id)) {
+            match texts.get_mut(id as usize) {
+                Some(place) => *place = Some(if text == "\t" { "<0x09>" } else { text }),
+                None => {
+                    let what = format!("piece {id} is `{text}`");
+                    let other = format!("there are only {} pieces", base.pieces.len());
+                    return Err(contradiction(path, what, model, other));
+                }
+            }
+        }
+        let pieces = base.pieces.iter().zip(texts).enumerate();
+        for (id, (piece, text)) in pieces.filter(|(id, _)| !added.contains(*id as u32)) {
+            let same = |text: &str| text == piece.text || (text == "<0x09>" && piece.text == "\t");
+            if !text.is_some_and(same) {
+                let what = match text {
+                    Some(text) => format!("piece {id} is `{text}`"),
+                    None => format!("there is no piece {id}"),
+                };
+                return Err(contradiction(path, what, model, format!("it is `{}`", piece.text)));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<M> Tokenizer<'_, M> {
+    /// Refuses rules by which a text would be split in another way than by Gemma's tokenizers:
+    /// spaces become `▁`, nothing else is changed or split, and merges are applied to all of a text.
+    fn check_rules(&self, path: &Path) -> Result<(), CheckpointError> {
+        let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+        let normalizer = self.normalizer.map(|raw| raw.get().parse().unwrap_or(Value::Null));
+        let is_usual = |value: &Value| {
+            *value == replace || *value == json!({"type": "Sequence", "normalizers": [replace]})
+        };
+        let mut unusual = Vec::new();
+        // The key is absent only in files that were made by hand.
+        if let Some(value) = normalizer.filter(|value| !is_usual(value)) {
+            unusual.push(("normalizer", value));
+        }
+        // There are no spaces left to split at.
+        let at_spaces = |value: &Value| {
+            value["type"] == "Split"
+                && value["pattern"] == json!({"String": " "})
+                && value["invert"] != true
+        };
+        if let Some(value) = self.pre_tokenizer.as_ref().filter(|value| !at_spaces(value)) {
+            unusual.push(("pre_tokenizer", value.clone()));
+        }
+        let m = &self.model;
+        unusual.extend(m.dropout.filter(|p| *p != 0.0).map(|p| ("model.dropout", json!(p))));
+        unusual
+            .extend(m.byte_fallback.filter(|on| !on).map(|on| ("model.byte_fallback", json!(on))));
+        unusual
+            .extend(m.ignore_merges.filter(|on| *on).map(|on| ("model.ignore_merges", json!(on))));
+        let affixes = [
+            ("model.continuing_subword_prefix", &m.continuing_subword_prefix),
+            ("model.end_of_word_suffix", &m.end_of_word_suffix),
+        ];
+        for (key, affix) in affixes {
+            unusual.extend(affix.as_ref().filter(|a| !a.is_empty()).map(|a| (key, json!(a))));
+        }
+        match unusual.into_iter().next() {
+            None => Ok(()),
+            Some((key, value)) => {
+                let (path, value) = (path.to_owned(), value.to_string());
+                Err(CheckpointError::TokenizerRule { path, key, value })
+            }
+        }
+    }
+}
+
+fn convert(model: &Model<Merges>, vocab_size: usize) -> Result<Base, VocabError> {
     if model.kind.as_deref().is_some_and(|kind| kind != "BPE") {
         return Err(VocabError::Model(model.kind.clone().unwrap_or_default()));
     }
@@ -77,7 +192,7 @@ fn convert(model: &Model, vocab_size: usize) -> Result<Base, VocabError> {
 
 /// The scores by id: minus the index of the first merge that produces the piece. Merges are listed
 /// in the order of SentencePiece's scores, and only that order matters.
-fn scores(model: &Model) -> HashMap<u32, f32> {
+fn scores(model: &Model<Merges>) -> HashMap<u32, f32> {
     let mut scores = HashMap::new();
     for (index, piece) in model.merges.pieces().enumerate() {
         if let Some(id) = model.vocab.get(piece) {

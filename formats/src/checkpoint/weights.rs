@@ -31,6 +31,8 @@ const MAX_DIMS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Weights {
     shards: Vec<Shard>,
+    /// Whether nothing but the names of the files says that they are the checkpoint's.
+    by_file_name: bool,
     /// By tensor name: the index of the shard, and the tensor's index in that shard.
     by_name: HashMap<String, (usize, usize)>,
 }
@@ -73,7 +75,7 @@ impl Weights {
             return Self::new(vec![Shard::open(&dir.join(SINGLE))?]);
         }
         if !dir.join(INDEX).exists() {
-            return Err(CheckpointError::NoWeights { dir: dir.to_owned(), hint: hint(dir) });
+            return Self::without_index(dir);
         }
         let file = read(&dir.join(INDEX))?;
         let index: Index = parse_json(&file, MAX_TABLES)?;
@@ -103,6 +105,44 @@ impl Weights {
         Ok(weights)
     }
 
+    /// Maps the shards in `dir` whose names say that they belong together, or a single file with a
+    /// name of its own.
+    fn without_index(dir: &Path) -> Result<Self, CheckpointError> {
+        let error = |error| CheckpointError::Open { path: dir.to_owned(), error };
+        let entries = std::fs::read_dir(dir).map_err(error)?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut names: Vec<String> = names
+            .filter(|name| name.ends_with(".safetensors") && !name.starts_with("adapter_"))
+            .collect();
+        names.sort();
+        let numbers: Vec<_> = names.iter().map(|name| shard_number(name)).collect();
+        match (numbers.first(), names.len()) {
+            (Some(Some((_, of))), _) => {
+                let missing = (1..=*of).find(|n| !numbers.contains(&Some((*n, *of))));
+                if let Some(n) = missing {
+                    let shard = format!("model-{n:05}-of-{of:05}.safetensors");
+                    return Err(CheckpointError::MissingShard { path: dir.to_owned(), shard });
+                }
+                names.retain(|name| shard_number(name).is_some_and(|(_, n)| n == *of));
+            }
+            (Some(None), 1) => {}
+            _ => return Err(CheckpointError::NoWeights { dir: dir.to_owned(), hint: hint(dir) }),
+        }
+        let shards = names.iter().map(|name| Shard::open(&dir.join(name)));
+        let weights = Self::new(shards.collect::<Result<_, _>>()?)?;
+        Ok(Self { by_file_name: true, ..weights })
+    }
+
+    /// Whether there is no index, and no single file of the usual name.
+    pub fn by_file_name(&self) -> bool {
+        self.by_file_name
+    }
+
+    /// The files.
+    pub fn maps(&self) -> impl Iterator<Item = &MappedFile> {
+        self.shards.iter().map(|shard| &shard.map)
+    }
+
     fn new(shards: Vec<Shard>) -> Result<Self, CheckpointError> {
         let mut by_name = HashMap::new();
         for (s, shard) in shards.iter().enumerate() {
@@ -113,7 +153,7 @@ impl Weights {
                 }
             }
         }
-        Ok(Self { shards, by_name })
+        Ok(Self { shards, by_file_name: false, by_name })
     }
 
     pub fn tensors(&self) -> impl Iterator<Item = TensorView<'_>> {
@@ -151,6 +191,14 @@ impl Shard {
             data: &self.map.bytes()[tensor.range.clone()],
         }
     }
+}
+
+/// The number of a shard, and of how many, by its name: `model-00002-of-00003.safetensors`.
+fn shard_number(name: &str) -> Option<(usize, usize)> {
+    let (number, of) =
+        name.strip_prefix("model-")?.strip_suffix(".safetensors")?.split_once("-of-")?;
+    let is_number = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
+    (is_number(number) && is_number(of)).then(|| Some((number.parse().ok()?, of.parse().ok()?)))?
 }
 
 /// The tensors described by the header of a safetensors file, in the order of their bytes.
@@ -214,7 +262,12 @@ fn check_info(info: &TensorInfo, start: usize) -> Result<(QuantType, usize), Str
         Dtype::F32 => QuantType::F32,
         Dtype::F16 => QuantType::F16,
         Dtype::BF16 => QuantType::BF16,
-        other => return Err(format!("type {other:?} is not supported, only F32, F16 and BF16")),
+        other => {
+            return Err(format!(
+            "type {other:?} is not supported, only F32, F16 and BF16: weights that are quantized \
+                 already have to be replaced by the original ones"
+        ))
+        }
     };
     if info.shape.len() > MAX_DIMS {
         return Err(format!("{} dimensions, at most {MAX_DIMS} are supported", info.shape.len()));

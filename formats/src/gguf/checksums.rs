@@ -1,20 +1,29 @@
-//! Checksums of tensors. Lapidary stores them in the metadata of the files that it writes, so that
-//! damaged copies are detected and `--resume` knows which tensors of a conversion are complete.
+//! Checksums of tensors and of the header. Lapidary stores them in the metadata of the files that it
+//! writes, so that damaged copies are detected and `--resume` knows which tensors of a conversion are
+//! complete.
 //!
 //! - `lapidary.checksum.type`: the algorithm, `xxh3-64`.
 //! - `lapidary.checksum.layout`: a checksum of the tensors' names, types and shapes. Programs that
 //!   rewrite a file with other tensors often copy metadata that they do not know. The checksums
 //!   then belong to another file, and this key shows it.
+//! - `lapidary.checksum.header`: a checksum of everything before the tensors' descriptions, in which
+//!   this value itself counts as 0, and of where the tensors begin. If both this and the layout differ,
+//!   a program has copied the metadata to another file; if one of them does, the file is damaged.
 //! - `lapidary.checksum.tensors`: one checksum per tensor, in the file's order; 0 for a tensor that
 //!   has not been completely written.
 
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+
 use super::checksum::{Checksum, CHECKSUMS_KEY};
 use super::read::Gguf;
-use super::write::Header;
+use super::write::{Header, Slot};
 use crate::quant::QuantType;
 
 const TYPE_KEY: &str = "lapidary.checksum.type";
 const LAYOUT_KEY: &str = "lapidary.checksum.layout";
+/// The key of the header's checksum. Until a file is complete, other numbers can stand there.
+pub const HEADER_CHECKSUM_KEY: &str = "lapidary.checksum.header";
 /// The only algorithm so far.
 const TYPE: &str = "xxh3-64";
 
@@ -51,38 +60,112 @@ impl Gguf {
     }
 }
 
+impl Gguf {
+    /// Whether the header is the one that was written, as far as the file has checksums of its own.
+    pub fn has_intact_header(&self) -> bool {
+        let entry = self.raw_metadata().find(|(key, ..)| *key == HEADER_CHECKSUM_KEY);
+        let Some((_, _, value)) = entry else { return true };
+        if self.maps().count() > 1 {
+            // The program that split the file wrote headers of its own.
+            return true;
+        }
+        let stored = value.try_into().map_or(0, u64::from_le_bytes);
+        let at = self.metadata_map().place(value).unwrap_or_default();
+        let starts = self.tensors().map(|t| self.place(t.data).map_or(0, |(_, place)| place.start));
+        let found = header_checksum(self.metadata_bytes(), at, starts);
+        let is_copied = matches!(self.checksums(), Checksums::Useless(_));
+        (stored == found) != is_copied
+    }
+}
+
+/// The checksum of a header: of everything before the tensors' descriptions, where the bytes `own` count
+/// as zeros, and of where the tensors begin in the file.
+fn header_checksum(metadata: &[u8], own: Range<usize>, starts: impl Iterator<Item = usize>) -> u64 {
+    let mut checksum = Checksum::new();
+    checksum.update(&metadata[..own.start]);
+    checksum.update(&vec![0; own.len()]);
+    checksum.update(&metadata[own.end..]);
+    starts.for_each(|start| checksum.update(&(start as u64).to_le_bytes()));
+    checksum.value()
+}
+
 impl Header {
+    /// Writes the checksum of the header that `file`, which is otherwise complete, begins with. Does
+    /// nothing if the header has no room for it.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written.
+    pub fn seal(&self, file: &mut (impl Read + Write + Seek)) -> io::Result<()> {
+        let Some(own) = self.header_checksum_place() else { return Ok(()) };
+        let mut metadata = vec![0; self.encode_metadata().len()];
+        file.seek(SeekFrom::Start(0))?;
+        file.read_exact(&mut metadata)?;
+        let checksum = header_checksum(&metadata, own.clone(), self.starts());
+        file.seek(SeekFrom::Start(own.start as u64))?;
+        file.write_all(&checksum.to_le_bytes())?;
+        file.flush()
+    }
+
     /// Adds metadata keys for the tensors' checksums, all 0 until
-    /// [`Writer::write_checksums`](super::Writer::write_checksums) fills them in. Call this after
-    /// all tensors have been added.
+    /// [`Writer::write_checksums`](super::Writer::write_checksums) fills them in, and for the header's,
+    /// 0 until [`seal`](Self::seal) does. Call this after all tensors have been added.
     pub fn reserve_checksums(&mut self) {
         let tensors = self.tensors();
         let layout = layout(tensors.iter().map(|t| (t.name.as_str(), t.ty, t.shape.as_slice())));
         let zeros = vec![0u64; tensors.len()];
         self.set(TYPE_KEY, TYPE);
         self.set(LAYOUT_KEY, layout);
+        self.set(HEADER_CHECKSUM_KEY, 0u64);
         self.set(CHECKSUMS_KEY, zeros);
     }
 
-    /// The checksums in `file`, if it begins with this header apart from the checksums' values;
+    /// The checksums in `file`, if it begins with this header apart from the values of the checksums;
     /// otherwise `None`. Incomplete tensors have 0. The list is empty if `file` ends within the
     /// header.
     pub fn stored_checksums(&self, file: &[u8]) -> Option<Vec<u64>> {
         let header = self.encode();
-        let end = self.checksum_slot()?.range().end;
-        let start = end - size_of::<u64>() * self.tensors().len();
+        let sums = values_of(self.checksum_slot()?, self.tensors().len());
+        let own = self.header_checksum_place()?;
         let len = file.len().min(header.len());
         let is_same = |from: usize, to: usize| {
             let range = from.min(len)..to.min(len);
             file[range.clone()] == header[range]
         };
-        if !is_same(0, start) || !is_same(end, len) {
+        let mut places = [own, sums.clone()];
+        places.sort_by_key(|place| place.start);
+        let [a, b] = places;
+        if !is_same(0, a.start) || !is_same(a.end, b.start) || !is_same(b.end, len) {
             return None;
         }
-        let (sums, _) = file[..len].get(start..end).unwrap_or_default().as_chunks();
+        let (sums, _) = file[..len].get(sums).unwrap_or_default().as_chunks();
         let sums = if len < header.len() { &[] } else { sums };
         Some(sums.iter().map(|sum| u64::from_le_bytes(*sum)).collect())
     }
+
+    /// The number in the place of the header's checksum in `file`, which begins with this header, and
+    /// whether it is that checksum.
+    pub fn stored_header_checksum(&self, file: &[u8]) -> Option<(u64, bool)> {
+        let metadata = file.get(..self.encode_metadata().len())?;
+        let own = self.header_checksum_place()?;
+        let stored = u64::from_le_bytes(metadata[own.clone()].try_into().ok()?);
+        Some((stored, stored == header_checksum(metadata, own, self.starts())))
+    }
+
+    /// Where the tensors will begin in the file.
+    fn starts(&self) -> impl Iterator<Item = usize> + '_ {
+        let len = self.encode().len();
+        self.tensors().iter().map(move |tensor| len + tensor.offset as usize)
+    }
+
+    fn header_checksum_place(&self) -> Option<Range<usize>> {
+        Some(values_of(self.slot(HEADER_CHECKSUM_KEY)?, 1))
+    }
+}
+
+/// Where the last `n` numbers of 64 bits in a slot are.
+fn values_of(slot: Slot, n: usize) -> Range<usize> {
+    let end = slot.range().end;
+    end - n * size_of::<u64>()..end
 }
 
 /// The checksum of the tensors' descriptions.

@@ -20,7 +20,7 @@ mod vocab;
 mod write;
 
 pub use checksum::{Checksum, CHECKSUMS_KEY};
-pub use checksums::Checksums;
+pub use checksums::{Checksums, HEADER_CHECKSUM_KEY};
 pub use error::{GgufError, Malformed};
 pub use owned::OwnedValue;
 pub use read::{read_metadata, Gguf};

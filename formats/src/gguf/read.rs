@@ -80,6 +80,18 @@ impl Gguf {
         self.files.iter().map(|f| f.map.bytes().len() as u64).sum()
     }
 
+    /// The file, or all split files.
+    pub fn maps(&self) -> impl Iterator<Item = &MappedFile> {
+        self.files.iter().map(|file| &*file.map)
+    }
+
+    /// The bytes before the tensors' descriptions, of the first file if the model is split.
+    pub(super) fn metadata_bytes(&self) -> &[u8] {
+        let file = &self.files[0];
+        let end = file.parsed.metadata.last().map_or(0, |entry| entry.range.end);
+        &file.map.bytes()[..end]
+    }
+
     /// The value of a metadata key, of the first file if the model is split.
     pub fn get(&self, key: &str) -> Option<Value<'_>> {
         self.files[0].get(key)

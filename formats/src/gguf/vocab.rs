@@ -44,13 +44,18 @@ impl Vocab {
         let mut vocab = Vocab {
             pieces,
             bos: gguf.u32(BOS)?,
-            eos: gguf.u32(EOS)?,
-            eot: gguf.u32(EOT)?,
-            unk: gguf.u32(UNK)?,
-            pad: gguf.u32(PAD)?,
+            eos: id(gguf, EOS)?,
+            eot: id(gguf, EOT)?,
+            unk: id(gguf, UNK)?,
+            pad: id(gguf, PAD)?,
             add_bos: gguf.bool(ADD_BOS)?.unwrap_or(true),
             add_space_prefix: gguf.bool(ADD_SPACE)?.unwrap_or(false),
+            left_out: Vec::new(),
         };
+        if gguf.bool(ADD_EOS)? == Some(true) {
+            // An end after every prompt leaves nothing to answer.
+            vocab.left_out.push("add_eos_token".to_owned());
+        }
         vocab.bos = vocab.bos.or_else(|| vocab.find("<bos>"));
         vocab.eos = vocab.eos.or_else(|| vocab.find("<eos>"));
         vocab.eot = vocab.eot.or_else(|| vocab.find("<end_of_turn>"));
@@ -93,6 +98,14 @@ impl Header {
         self.set(ADD_BOS, vocab.add_bos);
         self.set(ADD_EOS, false);
         self.set(ADD_SPACE, vocab.add_space_prefix);
+    }
+}
+
+/// A token id. Some files have -1 for a token that does not exist.
+fn id(gguf: &Gguf, key: &str) -> Result<Option<u32>, GgufError> {
+    match gguf.get(key).and_then(|value| value.as_int::<i64>()) {
+        Some(-1) => Ok(None),
+        _ => gguf.u32(key),
     }
 }
 

@@ -148,11 +148,7 @@ impl Header {
 
     /// The header's bytes, padded so that the data section follows.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = self.encode_counts();
-        for (key, value) in &self.metadata {
-            encode_str(key, &mut out);
-            value.encode(&mut out);
-        }
+        let mut out = self.encode_metadata();
         for tensor in &self.tensors {
             encode_str(&tensor.name, &mut out);
             out.extend((tensor.shape.len() as u32).to_le_bytes());
@@ -161,6 +157,16 @@ impl Header {
             out.extend(tensor.offset.to_le_bytes());
         }
         out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
+        out
+    }
+
+    /// Everything before the tensors' descriptions.
+    pub(super) fn encode_metadata(&self) -> Vec<u8> {
+        let mut out = self.encode_counts();
+        for (key, value) in &self.metadata {
+            encode_str(key, &mut out);
+            value.encode(&mut out);
+        }
         out
     }
 

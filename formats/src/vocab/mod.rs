@@ -54,6 +54,9 @@ pub struct Vocab {
     pub add_bos: bool,
     /// Whether a space is put before the text (never for Gemma).
     pub add_space_prefix: bool,
+    /// What its files say that this vocabulary leaves out: tokens and ids without a piece, such as a
+    /// padding token that was added after training; and `add_eos_token`. Sorted.
+    pub left_out: Vec<String>,
 }
 
 /// Why a vocabulary is invalid, whichever file it came from.
@@ -141,8 +144,33 @@ impl Vocab {
         (0..pieces.len() as u32).find(|id| pieces.text_bytes(*id) == text.as_bytes())
     }
 
+    /// The ids of the pieces at which a model ends its answer, by the names that are in use for them.
+    /// llama.cpp's list, apart from names that other families than Gemma use for something else.
+    /// Only control pieces count: `</s>` is a tag of HTML in Gemma's vocabulary.
+    pub fn ends(&self) -> impl Iterator<Item = u32> + '_ {
+        const ENDS: [&str; 14] = [
+            "<eos>",
+            "<end_of_turn>",
+            "<turn|>",
+            "<|im_end|>",
+            "<|eot_id|>",
+            "<|eom_id|>",
+            "<|end|>",
+            "<|endoftext|>",
+            "<|end_of_text|>",
+            "</s>",
+            "<EOT>",
+            "[EOT]",
+            "[EOS]",
+            "<end_of_utterance>",
+        ];
+        let control = |id: &u32| self.pieces.kind(*id) == PieceKind::Control;
+        let ids = (0..self.pieces.len() as u32).filter(control);
+        ids.filter(|id| ENDS.contains(&self.pieces.text(*id)))
+    }
+
     /// Makes the checks that every reader of a vocabulary needs: there are pieces, none is too long,
-    /// scores are finite, and special ids are within the vocabulary.
+    /// scores are finite, and texts begin with a piece. Leaves out other special ids without a piece.
     pub(crate) fn checked(self) -> Result<Self, VocabError> {
         let len = self.pieces.len();
         if len == 0 {
@@ -156,20 +184,31 @@ impl Vocab {
             let len = self.pieces.text_bytes(id as u32).len();
             return Err(VocabError::TooLong { id, len, max: MAX_PIECE });
         }
-        let special = [
-            ("bos", self.bos),
-            ("eos", self.eos),
-            ("eot", self.eot),
-            ("unk", self.unk),
-            ("pad", self.pad),
-        ];
-        match special.into_iter().find(|(_, id)| id.is_some_and(|id| id as usize >= len)) {
-            Some((what, id)) => {
-                let id = id.unwrap_or_default().into();
-                Err(VocabError::Id { what: what.to_owned(), id, len })
-            }
-            None => Ok(self),
+        match self.bos.filter(|id| *id as usize >= len) {
+            Some(id) => Err(VocabError::Id { what: "bos".to_owned(), id: id.into(), len }),
+            None => Ok(self.without_ids_beyond(len)),
         }
+    }
+}
+
+impl Vocab {
+    /// Leaves out special ids without a piece, which some files have because a token was added after
+    /// training. No model can write such a token.
+    fn without_ids_beyond(mut self, len: usize) -> Self {
+        let special = [
+            ("eos", &mut self.eos),
+            ("eot", &mut self.eot),
+            ("unk", &mut self.unk),
+            ("pad", &mut self.pad),
+        ];
+        for (what, id) in special {
+            if let Some(beyond) = id.take_if(|id| *id as usize >= len) {
+                self.left_out.push(format!("{what} (token {beyond})"));
+            }
+        }
+        self.left_out.sort();
+        self.left_out.dedup();
+        self
     }
 }
 

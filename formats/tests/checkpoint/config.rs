@@ -47,8 +47,8 @@ fn given_keys_are_read() {
     let softcaps = (c.text.attn_logit_softcapping, c.text.final_logit_softcapping);
     assert_eq!(softcaps, (Some(None), Some(Some(15.0))));
     let full = c.text.rope_parameters.as_ref().unwrap().full_attention.as_ref().unwrap();
-    assert_eq!((full.kind(), full.factor), (Some("linear"), Some(8.0)));
-    assert_eq!(c.text.sliding_window_pattern, Some(6));
+    assert_eq!((full.r#type.as_deref(), full.factor), (Some("linear"), Some(8.0)));
+    assert_eq!(c.text.private_sliding_window_pattern, Some(6));
     assert_eq!(checkpoint.stop_ids().ids, [1, 7]);
 }
 
@@ -112,5 +112,5 @@ fn keys_that_occur_twice_are_refused() {
     let text = config().to_string().replacen('{', "{\"hidden_size\": 4, ", 1);
     dir.write("config.json", text.as_bytes());
     let message = dir.refused().to_string();
-    assert!(message.contains("config.json: duplicate field `hidden_size`"), "{message}");
+    assert!(message.contains("config.json: \"hidden_size\" occurs twice"), "{message}");
 }

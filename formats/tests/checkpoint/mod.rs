@@ -1,5 +1,6 @@
 //! Checkpoints: the fixture is read correctly, and errors say what is wrong with a checkpoint.
 
+mod added_tokens;
 mod config;
 mod tokenizer;
 mod weights;

@@ -29,6 +29,7 @@ fn vocab() -> Vocab {
         pad: Some(0),
         add_bos: true,
         add_space_prefix: false,
+        left_out: Vec::new(),
     }
 }
 
@@ -88,10 +89,35 @@ fn invalid_vocabularies_are_refused() {
     assert!(long(1024).is_ok());
     let message = long(1025).unwrap_err().to_string();
     assert!(message.ends_with("piece 7 is 1025 bytes long, at most 1024 are allowed"), "{message}");
-    for id in ["bos", "eos", "eot", "unknown", "padding"] {
-        let cause = cause(&format!("tokenizer.ggml.{id}_token_id"), 9u32.into());
-        assert!(matches!(cause, VocabError::Id { id: 9, len: 9, .. }));
+    let outside = cause("tokenizer.ggml.bos_token_id", 9u32.into());
+    assert!(matches!(outside, VocabError::Id { id: 9, len: 9, .. }));
+}
+
+/// Some files name a token that was added after training, and some have -1 for none.
+#[test]
+fn ids_without_a_piece_are_left_out() {
+    for (id, what) in [("eos", "eos"), ("eot", "eot"), ("unknown", "unk"), ("padding", "pad")] {
+        let found = |id: OwnedValue, key: &str| changed(|h| h.set(key, id)).unwrap();
+        let key = format!("tokenizer.ggml.{id}_token_id");
+        let beyond = found(9u32.into(), &key);
+        assert_eq!(beyond.left_out, [format!("{what} (token 9)")]);
+        assert_eq!(found(u32::MAX.into(), &key).left_out, [format!("{what} (token {})", u32::MAX)]);
+        assert!(found((-1i32).into(), &key).left_out.is_empty());
     }
+    let add_eos = changed(|h| h.set("tokenizer.ggml.add_eos_token", true)).unwrap();
+    assert_eq!(add_eos.left_out, ["add_eos_token"]);
+}
+
+#[test]
+fn ends_are_control_pieces_with_known_names() {
+    assert_eq!(vocab().ends().collect::<Vec<_>>(), [1, 4]);
+    let texts = ["<eos>", "<|im_end|>", "<bos>", "</s>", "<end_of_turn>", "a", "<EOT>", "b", "c"];
+    let kinds = [3, 3, 3, 4, 3, 1, 3, 1, 1];
+    let renamed = changed(|h| {
+        h.set("tokenizer.ggml.tokens", texts.map(str::to_owned).to_vec());
+        h.set("tokenizer.ggml.token_type", kinds.to_vec());
+    });
+    assert_eq!(renamed.unwrap().ends().collect::<Vec<_>>(), [0, 1, 4, 6]);
 }
 
 #[test]

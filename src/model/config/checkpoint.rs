@@ -2,7 +2,7 @@
 
 use lapidary_formats::checkpoint::{CheckpointConfig, RopeConfig, TextConfig};
 
-use super::{check_layers, Config, ConfigError, Keys};
+use super::{check_layers, keys, Config, ConfigError, Keys};
 use crate::kernels::RopeSpec;
 use crate::model::architecture::{Architecture, Layers, Row, LOCAL_ROPE_BASE};
 
@@ -20,7 +20,7 @@ impl Config {
     pub fn from_checkpoint(c: &CheckpointConfig) -> Result<Self, ConfigError> {
         let architecture = Architecture::of_checkpoint(c)?;
         let (row, t) = (architecture.row(), &c.text);
-        check_supported(c, row)?;
+        check_supported(c)?;
         let sizes = row.defaults.sizes.map(|sizes| sizes.map(Some)).unwrap_or_default();
         let [n_head, n_head_kv, head_dim, _, n_vocab] = sizes;
         let n_layer = required("num_hidden_layers", t.num_hidden_layers, None)?;
@@ -34,7 +34,7 @@ impl Config {
             architecture,
             n_layer,
             period: period(t, row, n_layer)?,
-            window: match t.sliding_window.or(t.sliding_window_size) {
+            window: match window(t)? {
                 Some(window) => row.defaults.window.and(Some(whole(window))),
                 None => row.defaults.window,
             },
@@ -62,6 +62,13 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The keys of a checkpoint's `config.json` of which nothing is known, sorted.
+    pub fn unknown_keys(c: &CheckpointConfig) -> Vec<String> {
+        keys::unknown(c)
+    }
+}
+
 /// Converts a number whose much smaller limit is checked later.
 fn whole(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
@@ -76,26 +83,37 @@ fn required(
     value.ok_or_else(|| ConfigError::Missing(key.to_owned()))
 }
 
-fn refuse<T>(key: &str, value: impl ToString, rule: &str) -> Result<T, ConfigError> {
+pub(super) fn refuse<T>(key: &str, value: impl ToString, rule: &str) -> Result<T, ConfigError> {
     let (key, value, rule) = (key.to_owned(), value.to_string(), rule.to_owned());
     Err(ConfigError::Value { key, value, rule })
 }
 
 /// Refuses settings that would make the model compute something else.
-fn check_supported(c: &CheckpointConfig, row: &Row) -> Result<(), ConfigError> {
+fn check_supported(c: &CheckpointConfig) -> Result<(), ConfigError> {
     let t = &c.text;
     if t.attention_bias == Some(true) {
         return refuse("attention_bias", true, "the Gemma family has no biases");
     }
-    if let Some(value) = t.use_bidirectional_attention.as_ref().filter(|v| **v != false) {
-        let rule = format!("{} is run as a causal model only, and this is an encoder", row.name);
-        return refuse("use_bidirectional_attention", value, &rule);
-    }
-    if c.quantized {
-        let rule = "weights must be F32, F16 or BF16, not quantized already";
-        return refuse("quantization_config", "set", rule);
-    }
+    keys::check(c)?;
     check_activation(t)
+}
+
+/// The value that two keys give, which may be there both.
+fn agreed<T: PartialEq + ToString>(
+    (key, a): (&str, Option<T>),
+    (other, b): (&str, Option<T>),
+) -> Result<Option<T>, ConfigError> {
+    match (a, b) {
+        (Some(a), Some(b)) if a != b => {
+            refuse(key, a, &format!("`{other}` says {}, and both mean the same", b.to_string()))
+        }
+        (a, b) => Ok(a.or(b)),
+    }
+}
+
+/// How many positions local layers attend to. The first releases of Gemma 2 had another key for it.
+fn window(t: &TextConfig) -> Result<Option<u64>, ConfigError> {
+    agreed(("sliding_window", t.sliding_window), ("sliding_window_size", t.sliding_window_size))
 }
 
 /// Checks the activation function. transformers uses `hidden_activation` if it is given. The first
@@ -155,9 +173,17 @@ fn softcaps(t: &TextConfig, row: &Row) -> Result<[Option<f32>; 2], ConfigError> 
 /// The distance between global layers. A list of layer types must agree with it.
 fn period(t: &TextConfig, row: &Row, n_layer: usize) -> Result<usize, ConfigError> {
     let types = t.layer_types.as_deref().unwrap_or_default();
+    if t.layer_types.is_some() && types.len() != n_layer {
+        let rule = format!("there are {n_layer} layers");
+        return refuse("layer_types", format!("a list of {}", types.len()), &rule);
+    }
+    let pattern = agreed(
+        ("sliding_window_pattern", t.sliding_window_pattern),
+        ("_sliding_window_pattern", t.private_sliding_window_pattern),
+    )?;
     let listed = types.iter().position(|ty| ty == "full_attention").map(|layer| layer + 1);
     let listed = listed.or((!types.is_empty()).then_some(n_layer + 1));
-    let period = match t.sliding_window_pattern.map(whole) {
+    let period = match pattern.map(whole) {
         Some(0) => return refuse("sliding_window_pattern", 0, "it must be above zero"),
         Some(period) => period,
         None if row.any_period => listed.unwrap_or(row.period),
@@ -182,39 +208,39 @@ fn period(t: &TextConfig, row: &Row, n_layer: usize) -> Result<usize, ConfigErro
 
 /// RoPE of global and of local layers.
 fn ropes(t: &TextConfig, row: &Row) -> Result<(RopeSpec, RopeSpec), ConfigError> {
-    let by_type = |rope: &RopeConfig| (rope.full_attention.clone(), rope.sliding_attention.clone());
-    let (full, sliding) = t.rope_parameters.as_ref().map(by_type).unwrap_or_default();
-    let scaling = ("rope_scaling", t.rope_scaling.as_ref());
-    let parameters = ("rope_parameters", full.as_deref().or(t.rope_parameters.as_ref()));
-    let mut factor = 1.0;
-    for (key, rope) in [scaling, parameters] {
-        if let Some(scaled) = rope.map(|rope| factor_of(key, rope, row)).transpose()?.flatten() {
-            factor = scaled;
+    let parameters = t.rope_parameters.as_ref();
+    let full = parameters.and_then(|rope| rope.full_attention.as_deref());
+    let sliding = parameters.and_then(|rope| rope.sliding_attention.as_deref());
+    let base = |rope: Option<&RopeConfig>| rope.and_then(|rope| rope.rope_theta);
+    let factor = |key, rope: Option<&RopeConfig>| match rope {
+        Some(rope) => factor_of(key, rope, row),
+        None => Ok(None),
+    };
+    const PARAMETERS: &str = "rope_parameters";
+    // By layer type, the values beside the types belong to none.
+    let global = full.or(parameters.filter(|_| sliding.is_none()));
+    let factors = (factor(PARAMETERS, global)?, factor("rope_scaling", t.rope_scaling.as_ref())?);
+    let factor = agreed((PARAMETERS, factors.0), ("rope_scaling", factors.1))?.unwrap_or(1.0);
+    let base_of_all = agreed((PARAMETERS, base(parameters)), ("rope_theta", t.rope_theta))?;
+    let given = agreed((PARAMETERS, base(full)), ("rope_theta", base_of_all))?;
+    let global =
+        RopeSpec { base: given.map_or(row.defaults.rope_base, |base| base as f32), factor };
+    if let Some(factor) =
+        sliding.map(|rope| factor_of(PARAMETERS, rope, row)).transpose()?.flatten()
+    {
+        if factor != 1.0 {
+            let rule = "scaled RoPE is not supported in local layers";
+            return refuse(PARAMETERS, factor, rule);
         }
     }
-    let given = t.rope_theta.or(parameters.1.and_then(|rope| rope.rope_theta));
-    let base = given.map_or(row.defaults.rope_base, |base| base as f32);
-    let global = RopeSpec { base, factor };
-    let sliding = match sliding {
-        Some(rope) => {
-            if let Some(factor) = factor_of("rope_parameters", &rope, row)?.filter(|f| *f != 1.0) {
-                return refuse(
-                    "rope_parameters",
-                    factor,
-                    "scaled RoPE is not supported in local layers",
-                );
-            }
-            rope.rope_theta
-        }
-        None => None,
-    };
-    let local = match t.rope_local_base_freq.or(sliding) {
+    let local = ("rope_local_base_freq", t.rope_local_base_freq);
+    let local = match agreed((PARAMETERS, base(sliding)), local)?.map(|base| base as f32) {
         None if row.local_rope => LOCAL_ROPE_BASE,
-        None => base,
-        Some(local) if row.local_rope || local as f32 == base => local as f32,
+        None => global.base,
+        Some(local) if row.local_rope || local == global.base => local,
         Some(local) => {
-            let rule = format!("all layers of {} have one base, {base}", row.name);
-            return refuse("rope_parameters", local, &rule);
+            let rule = format!("all layers of {} have one base, {}", row.name, global.base);
+            return refuse(PARAMETERS, local, &rule);
         }
     };
     Ok((global, RopeSpec { base: local, factor: 1.0 }))
@@ -222,7 +248,9 @@ fn ropes(t: &TextConfig, row: &Row) -> Result<(RopeSpec, RopeSpec), ConfigError>
 
 /// The factor by which positions are divided; `None` if `rope` does not give one.
 fn factor_of(key: &str, rope: &RopeConfig, row: &Row) -> Result<Option<f32>, ConfigError> {
-    match (rope.kind(), rope.factor) {
+    // Older versions of transformers call the type `type`, and some files have both.
+    let kind = agreed(("rope_type", rope.rope_type.as_ref()), ("type", rope.r#type.as_ref()))?;
+    match (kind.map(String::as_str), rope.factor) {
         (Some("default"), _) => Ok(Some(1.0)),
         // transformers 5 writes no type if there is nothing but the base.
         (None, None) if key == "rope_parameters" => Ok(None),

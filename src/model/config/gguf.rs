@@ -25,7 +25,10 @@ impl Config {
         };
         let n_embd = metadata.size("embedding_length")?;
         let n_layer = check_layers(metadata.size("block_count")?, architecture, Keys::Gguf)?;
-        let n_head = metadata.size("attention.head_count")?;
+        let n_head = metadata.size_of_layers("attention.head_count", n_layer)?;
+        let n_head = n_head.ok_or_else(|| metadata.missing("attention.head_count"))?;
+        let n_head_kv = metadata.size_of_layers("attention.head_count_kv", n_layer)?;
+        let n_ff = metadata.size_of_layers("feed_forward_length", n_layer)?;
         let head_dim = metadata.size_if_there("attention.key_length")?;
         let rms_eps = "attention.layer_norm_rms_epsilon";
         let (global, local) = metadata.ropes()?;
@@ -44,9 +47,9 @@ impl Config {
             n_vocab,
             n_ctx_train: metadata.size("context_length")?,
             n_embd,
-            n_ff: metadata.size("feed_forward_length")?,
+            n_ff: n_ff.ok_or_else(|| metadata.missing("feed_forward_length"))?,
             n_head,
-            n_head_kv: metadata.size_if_there("attention.head_count_kv")?.unwrap_or(n_head),
+            n_head_kv: n_head_kv.unwrap_or(n_head),
             head_dim: head_dim.unwrap_or(n_embd / n_head.max(1)),
             rms_eps: metadata
                 .float(rms_eps)?
@@ -164,7 +167,28 @@ impl Metadata<'_> {
     }
 
     fn size(&self, key: &str) -> Result<usize, ConfigError> {
-        self.size_if_there(key)?.ok_or_else(|| ConfigError::Missing(self.key(key)))
+        self.size_if_there(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// A size that some converters write as a list, by layer. All layers must have the same.
+    fn size_of_layers(&self, key: &str, n_layer: usize) -> Result<Option<usize>, ConfigError> {
+        let value = self.gguf.get(&self.key(key));
+        let Some(list) = value.as_ref().and_then(|value| value.as_array()) else {
+            return self.size_if_there(key);
+        };
+        let mut sizes = list.values().map(|size| size.as_int::<usize>());
+        let first = sizes.next().flatten();
+        match first.is_some() && list.len() == n_layer && sizes.all(|size| size == first) {
+            true => Ok(first),
+            false => {
+                let rule = format!("expected one number, or the same for each of {n_layer} layers");
+                self.refuse(key, &value.expect("it is a list"), &rule)
+            }
+        }
+    }
+
+    fn missing(&self, key: &str) -> ConfigError {
+        ConfigError::Missing(self.key(key))
     }
 
     fn float(&self, key: &str) -> Result<Option<f32>, ConfigError> {
@@ -275,13 +299,18 @@ impl Metadata<'_> {
         let is = |value: &Value, size: usize| value.as_int() == Some(size);
         // The key, whether a value is accepted, and why others are not.
         type Rule<'a> = (&'static str, &'a dyn Fn(&Value) -> bool, &'static str);
-        let rules: [Rule; 6] = [
+        let rules: [Rule; 7] = [
             ("rope.dimension_count", &|v| is(v, c.head_dim), "it must be the width of a head"),
             ("attention.value_length", &|v| is(v, c.head_dim), "it must be the width of a head"),
             (
                 "attention.causal",
                 &|v| v.as_bool() == Some(true),
                 "only causal attention is supported",
+            ),
+            (
+                "rope.scaling.attn_factor",
+                &|v| v.as_f32() == Some(1.0),
+                "only linear scaling is supported",
             ),
             ("pooling_type", &|v| is(v, 0), "embedding models are not supported"),
             ("expert_count", &|v| is(v, 0), "experts are not supported"),

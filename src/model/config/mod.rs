@@ -4,6 +4,7 @@
 mod checkpoint;
 pub(super) mod error;
 mod gguf;
+mod keys;
 
 pub use error::ConfigError;
 
@@ -164,21 +165,25 @@ impl Config {
     fn check_constants(&self, keys: Keys) -> Result<(), ConfigError> {
         let [global, local] =
             [self.global_rope(), self.local_rope()].map(Option::unwrap_or_default);
+        // No model comes near these limits. Beyond them results are of no use, or NaN.
+        let (base, any, eps) = (1.0..=1e12, 1e-6..=1e6, 1e-12..=1.0);
+        let cap = 1e-6..=1e30;
+        let attn_softcap = ("attn_logit_softcapping", "attn_logit_softcapping");
+        let final_softcap = ("final_logit_softcapping", "final_logit_softcapping");
         let floats = [
-            ("rope_theta", "rope.freq_base", Some(global.base)),
-            ("rope_local_base_freq", "rope.freq_base_swa", Some(local.base)),
-            ("rope_scaling.factor", "rope.scaling.factor", Some(global.factor)),
-            ("rms_norm_eps", "attention.layer_norm_rms_epsilon", Some(self.rms_eps)),
-            ("query_pre_attn_scalar", "attention.scale", Some(self.attn_scale)),
-            ("hidden_size", "embedding_scale", Some(self.embd_scale)),
-            ("attn_logit_softcapping", "attn_logit_softcapping", self.attn_softcap()),
-            ("final_logit_softcapping", "final_logit_softcapping", self.final_softcap),
+            (("rope_theta", "rope.freq_base"), Some(global.base), &base),
+            (("rope_local_base_freq", "rope.freq_base_swa"), Some(local.base), &base),
+            (("rope_scaling.factor", "rope.scaling.factor"), Some(global.factor), &any),
+            (("rms_norm_eps", "attention.layer_norm_rms_epsilon"), Some(self.rms_eps), &eps),
+            (("query_pre_attn_scalar", "attention.scale"), Some(self.attn_scale), &any),
+            (("hidden_size", "embedding_scale"), Some(self.embd_scale), &any),
+            (attn_softcap, self.attn_softcap(), &cap),
+            (final_softcap, self.final_softcap, &cap),
         ];
-        for (hf, gguf, value) in floats {
-            if value.is_some_and(|x| !x.is_finite() || x <= 0.0) {
-                let (key, value) =
-                    (keys.name(self.architecture, hf, gguf), value.unwrap_or_default().to_string());
-                let rule = "it must be finite and above zero".into();
+        for ((hf, gguf), value, range) in floats {
+            if let Some(value) = value.filter(|value| !range.contains(value)) {
+                let (key, value) = (keys.name(self.architecture, hf, gguf), value.to_string());
+                let rule = format!("expected {:e} to {:e}", range.start(), range.end());
                 return Err(ConfigError::Value { key, value, rule });
             }
         }

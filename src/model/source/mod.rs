@@ -1,19 +1,29 @@
 //! The files of a model: a GGUF file or a checkpoint directory, with the same interface for both.
 
+mod error;
+mod layout;
+mod note;
+
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use lapidary_formats::checkpoint::{Checkpoint, CheckpointError};
-use lapidary_formats::gguf::{Gguf, GgufError};
-use lapidary_formats::printable::Printable;
+pub use error::SourceError;
+pub use note::Note;
+
+use lapidary_formats::checkpoint::Checkpoint;
+use lapidary_formats::gguf::Gguf;
+use lapidary_formats::map::MappedFile;
 use lapidary_formats::tensor::TensorView;
 use lapidary_formats::vocab::Vocab;
-use thiserror::Error;
 
 use super::config::{Config, ConfigError};
 use super::tensors::{tensors, Role, TensorKind, TensorSpec};
 use super::RowSource;
+use layout::Layout;
+
+/// The key of GGUF files for a list of the tokens that end a text. Ollama writes and reads it.
+pub const STOP_IDS_KEY: &str = "tokenizer.ggml.eos_token_ids";
 
 /// An opened model. Everything that can be checked without reading the weights has been checked:
 /// all tensors exist and have the shapes that the configuration asks for.
@@ -24,31 +34,14 @@ pub struct Source {
     config: Config,
     tensors: Vec<TensorSpec>,
     stop_ids: Vec<u32>,
-    left_out: usize,
+    notes: Vec<Note>,
 }
 
 #[derive(Debug)]
 enum File {
     Gguf(Box<Gguf>),
-    Checkpoint(Box<Checkpoint>, &'static Layout),
+    Checkpoint(Box<Checkpoint>, Layout),
 }
-
-/// How the tensors of the text model are named in a checkpoint.
-#[derive(Debug)]
-struct Layout {
-    /// Replaces `model.` at the beginning of their names.
-    model: &'static str,
-    /// Name of the output matrix.
-    lm_head: &'static str,
-}
-
-/// In order: text models; the checkpoints of Gemma 3 with vision, as published; the same as written
-/// by transformers since 4.52.
-const LAYOUTS: [Layout; 3] = [
-    Layout { model: "model.", lm_head: "lm_head.weight" },
-    Layout { model: "language_model.model.", lm_head: "language_model.lm_head.weight" },
-    Layout { model: "model.language_model.", lm_head: "lm_head.weight" },
-];
 
 /// Beginnings of the names of vision tensors, in checkpoints and in GGUF files with text and vision
 /// together, as Ollama writes them.
@@ -60,22 +53,6 @@ const VISION: [&str; 6] = [
     "v.",
     "mm.",
 ];
-
-impl Layout {
-    fn of(c: &Checkpoint) -> &'static Self {
-        let has_embedding =
-            |layout: &&Self| c.tensor(&format!("{}embed_tokens.weight", layout.model)).is_some();
-        LAYOUTS.iter().find(has_embedding).unwrap_or(&LAYOUTS[0])
-    }
-
-    /// The name of a tensor in the checkpoint.
-    fn name(&self, spec: &TensorSpec) -> String {
-        match spec.hf_name.strip_prefix(LAYOUTS[0].model) {
-            Some(rest) => format!("{}{rest}", self.model),
-            None => self.lm_head.to_owned(),
-        }
-    }
-}
 
 impl File {
     /// All tensors, in the order of the files.
@@ -101,103 +78,17 @@ impl File {
         }
     }
 
-    /// Whether a tensor adds nothing to the configuration and the tensors of the model: a copy of the
-    /// embedding as output matrix, or RoPE's frequencies. (GGUF's `rope_freqs.weight` changes them,
+    /// Whether a tensor adds nothing to the configuration and the tensors of the model: an output matrix
+    /// that is the embedding or has to give way to it, or RoPE's frequencies. (GGUF's `rope_freqs.weight` changes them,
     /// and is refused as unknown.)
     fn is_ignorable(&self, name: &str) -> bool {
         match self {
             Self::Gguf(_) => false,
             Self::Checkpoint(_, layout) => {
-                name == layout.lm_head || name.ends_with("rotary_emb.inv_freq")
+                layout.lm_head.as_deref() == Some(name) || name.ends_with("rotary_emb.inv_freq")
             }
         }
     }
-}
-
-/// Why a model cannot be used. Every message names the file.
-#[derive(Debug, Error)]
-pub enum SourceError {
-    /// It does not exist, or cannot be accessed.
-    #[error("{}: {error}", path.display())]
-    Io {
-        /// The path that was asked for.
-        path: PathBuf,
-        /// The system's error.
-        error: std::io::Error,
-    },
-    /// Not a readable GGUF file.
-    #[error(transparent)]
-    Gguf(#[from] GgufError),
-    /// Not a readable checkpoint.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// Its configuration cannot be used.
-    #[error("{}: {error}", path.display())]
-    Config {
-        /// The model's file.
-        path: PathBuf,
-        /// What is wrong with it.
-        error: ConfigError,
-    },
-    /// A tensor that the configuration requires does not exist.
-    #[error("{}: tensor `{}` is missing", path.display(), Printable::new(name))]
-    MissingTensor {
-        /// The model's path.
-        path: PathBuf,
-        /// The tensor's name in that model.
-        name: String,
-    },
-    /// A tensor that the configuration does not require. The model may be an adapter, or of another
-    /// architecture.
-    #[error("{}: tensor `{}` is not part of a {architecture} model", path.display(), Printable::new(name))]
-    UnknownTensor {
-        /// The model's path.
-        path: PathBuf,
-        /// The architecture that the model claims to have.
-        architecture: &'static str,
-        /// The tensor.
-        name: String,
-    },
-    /// The shape of a tensor contradicts the configuration.
-    #[error("{}: tensor `{}` has shape {found:?}, but the configuration asks for {expected:?}", path.display(), Printable::new(name))]
-    Shape {
-        /// The model's path.
-        path: PathBuf,
-        /// The tensor.
-        name: String,
-        /// Innermost dimension first.
-        found: Vec<usize>,
-        /// Innermost dimension first.
-        expected: Vec<usize>,
-    },
-    /// The configuration has more layers than there are tensors.
-    #[error("{}: the configuration asks for {layers} layers, but there are only {tensors} tensors", path.display())]
-    Layers {
-        /// The model's path.
-        path: PathBuf,
-        /// Layers of the configuration.
-        layers: usize,
-        /// Tensors of the model.
-        tensors: usize,
-    },
-    /// A norm has values that are NaN or infinite, which would make all results NaN.
-    #[error("{}: tensor `{}` has values that are NaN or infinite", path.display(), Printable::new(name))]
-    NotFinite {
-        /// The model's path.
-        path: PathBuf,
-        /// The tensor's name in that model.
-        name: String,
-    },
-    /// The vocabulary and the embedding have different sizes.
-    #[error("{}: the tokenizer has {pieces} pieces, but the embedding has {rows} rows", path.display())]
-    Vocabulary {
-        /// The model's path.
-        path: PathBuf,
-        /// Pieces of the vocabulary.
-        pieces: usize,
-        /// Rows of the embedding.
-        rows: usize,
-    },
 }
 
 impl Source {
@@ -218,15 +109,21 @@ impl Source {
         if layers > found {
             return Err(SourceError::Layers { path: path.to_owned(), layers, tensors: found });
         }
+        let mut notes = Vec::new();
         let untied = match &file {
             File::Gguf(g) => g.tensor(&TensorKind::Output.name(None)).is_some(),
-            File::Checkpoint(c, layout) => has_own_output(c, layout),
+            File::Checkpoint(c, layout) => {
+                checkpoint_notes(c, &mut notes);
+                is_untied(c, layout, &mut notes)
+            }
         };
         let tensors = tensors(&config, untied);
-        let stop_ids = declared_stop_ids(&file, &config)?;
-        let mut source =
-            Self { path: path.to_owned(), file, config, tensors, stop_ids, left_out: 0 };
-        source.left_out = source.check_tensors()?;
+        let stop_ids = declared_stop_ids(&file, &config, &mut notes)?;
+        let mut source = Self { path: path.to_owned(), file, config, tensors, stop_ids, notes };
+        match source.check_tensors()? {
+            0 => {}
+            vision => source.notes.insert(0, Note::Vision(vision)),
+        }
         Ok(source)
     }
 
@@ -275,9 +172,10 @@ impl Source {
         }
     }
 
-    /// Number of vision tensors, which are left out.
-    pub fn left_out(&self) -> usize {
-        self.left_out
+    /// What is left out or taken in another way than the files say. The vocabulary has its own list
+    /// ([`Vocab::left_out`]).
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
     }
 
     /// The tensor of a specification in its file.
@@ -286,6 +184,14 @@ impl Source {
     /// If `spec` is not one of [`tensors`](Self::tensors), which were checked on opening.
     pub fn tensor(&self, spec: &TensorSpec) -> TensorView<'_> {
         self.file.find(spec).expect("tensors were checked when the model was opened")
+    }
+
+    /// The files of the weights. A GGUF file's metadata are in the first.
+    pub fn maps(&self) -> Box<dyn Iterator<Item = &MappedFile> + '_> {
+        match &self.file {
+            File::Gguf(g) => Box::new(g.maps()),
+            File::Checkpoint(c, _) => Box::new(c.maps()),
+        }
     }
 
     /// The file that contains `part`, bytes of a tensor, and their range in it.
@@ -351,10 +257,12 @@ impl Source {
         })
     }
 
-    /// The ids of the tokens that end a text: all that the model declares, including
-    /// `<end_of_turn>`.
+    /// The ids of the tokens that end a text: all that the model declares, and, as in llama.cpp, the
+    /// ends that its vocabulary has ([`Vocab::ends`]). Fine-tunes often leave `<eos>` declared and end
+    /// their turns with `<|im_end|>`.
     pub fn stop_ids(&self, vocab: &Vocab) -> Vec<u32> {
         let mut ids: Vec<u32> = vocab.eos.into_iter().chain(vocab.eot).collect();
+        ids.extend(vocab.ends());
         ids.extend(&self.stop_ids);
         ids.sort_unstable();
         ids.dedup();
@@ -414,36 +322,68 @@ fn open_gguf(path: &Path) -> Result<(File, Config), SourceError> {
     Ok((File::Gguf(Box::new(g)), config))
 }
 
-/// The ids that end a text, except those that the vocabulary names itself.
-fn declared_stop_ids(file: &File, config: &Config) -> Result<Vec<u32>, SourceError> {
-    let c = match file {
-        // The key for the end of a message holds a third id. If its value is not a number, it is
-        // ignored.
-        File::Gguf(g) => {
-            let id = g.u32("tokenizer.ggml.eom_token_id").ok().flatten();
-            return Ok(id.into_iter().collect());
-        }
-        File::Checkpoint(c, _) => c,
-    };
-    let checked = |id: &i64| match u32::try_from(*id) {
-        Ok(n) if (n as usize) < config.n_vocab => Ok(n),
-        _ => {
-            let rule = format!("the vocabulary has {} pieces", config.n_vocab);
-            let (key, value) = ("eos_token_id".to_owned(), id.to_string());
-            let error = ConfigError::Value { key, value, rule };
-            Err(SourceError::Config { path: c.stop_ids().path.clone(), error })
-        }
-    };
-    c.stop_ids().ids.iter().map(checked).collect()
+/// What is unusual about a checkpoint's files.
+fn checkpoint_notes(c: &Checkpoint, notes: &mut Vec<Note>) {
+    let keys = Config::unknown_keys(c.config());
+    let found = [
+        (c.lacks_index(), Note::NoIndex),
+        (c.config().quantized, Note::QuantizationConfig),
+        (!keys.is_empty(), Note::UnknownKeys(keys)),
+    ];
+    notes.extend(found.into_iter().filter(|(is_so, _)| *is_so).map(|(_, note)| note));
 }
 
-/// Whether the checkpoint's `lm_head.weight` differs from its embedding. Some fine-tunes have an
-/// output matrix of their own, and some checkpoints store a copy of the embedding. `config.json`
-/// does not say reliably which is the case, so the bytes decide.
-fn has_own_output(c: &Checkpoint, layout: &Layout) -> bool {
-    let embd = c.tensor(&format!("{}embed_tokens.weight", layout.model));
-    match (c.tensor(layout.lm_head), embd) {
-        (Some(output), Some(embd)) => output.ty != embd.ty || output.data != embd.data,
-        _ => false,
+/// Whether a checkpoint has an output matrix of its own. As in transformers, one that differs from
+/// the embedding gives way to it if the configuration says that the two are one.
+fn is_untied(c: &Checkpoint, layout: &Layout, notes: &mut Vec<Note>) -> bool {
+    let (tied, differs) = (c.config().tie_word_embeddings, layout.has_own_output(c));
+    if tied && differs {
+        notes.push(Note::OutputMatrix);
     }
+    if !tied && layout.lm_head.is_none() {
+        notes.push(Note::NoOutputMatrix);
+    }
+    !tied && differs
+}
+
+/// The ids that end a text, except those that the vocabulary names itself. No model can write a token
+/// without a row in the embedding.
+fn declared_stop_ids(
+    file: &File,
+    config: &Config,
+    notes: &mut Vec<Note>,
+) -> Result<Vec<u32>, SourceError> {
+    let declared: Vec<i64> = match file {
+        File::Gguf(g) => gguf_stop_ids(g)?,
+        File::Checkpoint(c, _) => c.stop_ids().ids.clone(),
+    };
+    let is_there = |id: &i64| usize::try_from(*id).is_ok_and(|id| id < config.n_vocab);
+    let (ids, beyond): (Vec<i64>, Vec<i64>) = declared.into_iter().partition(is_there);
+    let padding = match file {
+        File::Gguf(_) => Vec::new(),
+        File::Checkpoint(c, _) => c.stop_ids().padding.clone(),
+    };
+    let padding = padding.iter().filter(|id| !is_there(id)).map(|id| format!("pad_token_id {id}"));
+    let mut names: Vec<String> = beyond.iter().map(|id| format!("eos_token_id {id}")).collect();
+    names.extend(padding);
+    names.dedup();
+    if !names.is_empty() {
+        notes.push(Note::WithoutRow(names));
+    }
+    Ok(ids.into_iter().map(|id| id as u32).collect())
+}
+
+/// The ids that end a text in a GGUF file under other keys than the end of a sequence and of a turn:
+/// Ollama's list, the end of a message, and the three of code models that llama.cpp counts as ends,
+/// too.
+fn gguf_stop_ids(g: &Gguf) -> Result<Vec<i64>, SourceError> {
+    let mut ids = Vec::new();
+    if let Some(list) = g.array(STOP_IDS_KEY)? {
+        ids.extend(list.values().filter_map(|id| id.as_int::<i64>()));
+    }
+    for name in ["eom", "fim_pad", "fim_rep", "fim_sep"] {
+        let id = g.get(&format!("tokenizer.ggml.{name}_token_id"));
+        ids.extend(id.and_then(|id| id.as_int::<i64>()).filter(|id| *id != -1));
+    }
+    Ok(ids)
 }

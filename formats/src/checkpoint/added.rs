@@ -1,0 +1,130 @@
+//! The tokens that were added to a trained tokenizer. Up to three files of a checkpoint list them:
+//! `tokenizer.json`, `tokenizer_config.json` and `added_tokens.json`. Which of them are complete
+//! depends on the version of transformers that wrote them, so all are read, and they must agree.
+
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::CheckpointError;
+
+/// A token that was added to a trained tokenizer, or whose handling was changed.
+#[derive(Clone, Deserialize)]
+pub(super) struct AddedToken {
+    /// Present in `tokenizer.json`; in `tokenizer_config.json` it is the key of the map instead.
+    #[serde(default)]
+    pub id: u32,
+    pub content: String,
+    #[serde(default)]
+    pub special: bool,
+    /// Whether a match in text takes the spaces before it.
+    #[serde(default)]
+    pub lstrip: bool,
+    /// Whether a match in text takes the spaces after it.
+    #[serde(default)]
+    pub rstrip: bool,
+    /// Whether it is matched only between characters that are not part of a word.
+    #[serde(default)]
+    pub single_word: bool,
+    // `normalized` says whether it is matched before or after spaces become `▁`. Here added tokens
+    // are spelled with `▁` as well, so that both find the same.
+}
+
+impl AddedToken {
+    /// A token of which no more than this is known.
+    pub fn new(id: u32, content: String) -> Self {
+        let (special, lstrip, rstrip, single_word) = (false, false, false, false);
+        Self { id, content, special, lstrip, rstrip, single_word }
+    }
+}
+
+/// The added tokens of all lists, by id, each with the file that listed it first.
+#[derive(Default)]
+pub(super) struct AddedTokens {
+    by_id: BTreeMap<u32, (AddedToken, PathBuf)>,
+    ids: HashMap<String, u32>,
+}
+
+impl AddedTokens {
+    /// Adds what the file `path` lists. Of a token that is known already, the first file decides how
+    /// it is handled; transformers, too, prefers `tokenizer.json`.
+    ///
+    /// # Errors
+    /// If a file before it gives a token another text or another id.
+    pub fn add(
+        &mut self,
+        path: &Path,
+        tokens: impl IntoIterator<Item = AddedToken>,
+    ) -> Result<(), CheckpointError> {
+        for token in tokens {
+            let (id, content) = (token.id, spelled(&token.content));
+            if let Some(other) = self.ids.insert(content.clone(), id).filter(|other| *other != id) {
+                let (_, other_path) = &self.by_id[&other];
+                let what = format!("token {id} is `{content}`");
+                let other_what = format!("it is token {other}");
+                return Err(contradiction(path, what, other_path, other_what));
+            }
+            match self.by_id.entry(id) {
+                Entry::Vacant(entry) => {
+                    entry.insert((token, path.to_owned()));
+                }
+                Entry::Occupied(entry) => {
+                    let (first, other_path) = entry.get();
+                    if spelled(&first.content) != content {
+                        let what = format!("token {id} is `{content}`");
+                        let other_what = format!("it is `{}`", first.content);
+                        return Err(contradiction(path, what, other_path, other_what));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses tokens below `vocab_size` that are matched in another way than a GGUF file can say.
+    ///
+    /// # Errors
+    /// For the first such token.
+    pub fn check_matching(&self, vocab_size: usize) -> Result<(), CheckpointError> {
+        for (token, path) in self.by_id.values().filter(|(t, _)| (t.id as usize) < vocab_size) {
+            let flags = [
+                ("lstrip", token.lstrip),
+                ("rstrip", token.rstrip),
+                ("single_word", token.single_word),
+            ];
+            if let Some((flag, _)) = flags.into_iter().find(|(_, is_set)| *is_set) {
+                let (path, token) = (path.clone(), token.content.clone());
+                return Err(CheckpointError::TokenFlag { path, token, flag });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether one has this id.
+    pub fn contains(&self, id: u32) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    /// All of them, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &AddedToken> {
+        self.by_id.values().map(|(token, _)| token)
+    }
+}
+
+/// How a piece spells `text`.
+fn spelled(text: &str) -> String {
+    text.replace(' ', "▁")
+}
+
+/// The error for a file that says `what` where another says `other_what`.
+pub(super) fn contradiction(
+    path: &Path,
+    what: String,
+    other: &Path,
+    other_what: String,
+) -> CheckpointError {
+    let (path, other) = (path.to_owned(), other.file_name().unwrap_or_default().into());
+    CheckpointError::Contradiction { path, what, other, other_what }
+}
