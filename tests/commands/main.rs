@@ -9,6 +9,7 @@ mod memory;
 mod prompt_cache;
 mod run;
 mod signals;
+mod texts;
 
 #[path = "../common/directory.rs"]
 mod directory;

@@ -85,7 +85,11 @@ impl SpecialTokens {
         // transformers takes the first.
         self.unk_token = self.unk_token.or(map.unk_token);
         self.pad_token = self.pad_token.or(map.pad_token);
-        let lists = [self.additional_special_tokens.take(), map.additional_special_tokens];
+        let lists = [
+            self.additional_special_tokens.take(),
+            map.additional_special_tokens,
+            map.extra_special_tokens,
+        ];
         let all: Vec<Named> = lists.into_iter().flatten().flat_map(NamedList::into_vec).collect();
         self.additional_special_tokens = Some(NamedList::List(all));
         Ok(self)

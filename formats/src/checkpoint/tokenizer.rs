@@ -94,13 +94,13 @@ impl Lists {
         let mut added = AddedTokens::default();
         let (path, base, companion) = if model.exists() {
             let base = sentencepiece::read_model(&model, vocab_size)?;
-            let companion = json.exists().then(|| tokenizer_json::Companion::read(&json));
-            let companion = companion.transpose()?;
-            let companion = companion.map(|(companion, tokens)| {
+            let mut companion = None;
+            if json.exists() {
+                let (pieces, tokens) = tokenizer_json::Companion::read(&json)?;
                 added.add(&json, tokens)?;
-                Ok(companion)
-            });
-            (model, base, companion.transpose()?)
+                companion = Some(pieces);
+            }
+            (model, base, companion)
         } else if json.exists() {
             let (base, tokens) = tokenizer_json::read_json(&json, vocab_size)?;
             added.add(&json, tokens)?;

@@ -2,7 +2,9 @@
 
 use std::io::Cursor;
 
-use lapidary_formats::gguf::{read_metadata, Checksum, Checksums, CHECKSUMS_KEY};
+use lapidary_formats::gguf::{
+    read_metadata, Checksum, Checksums, CHECKSUMS_KEY, HEADER_CHECKSUM_KEY,
+};
 
 use super::*;
 
@@ -85,13 +87,76 @@ fn an_incomplete_file_is_told_from_another_file() {
         assert_eq!(header.stored_checksums(&whole[..cut]), Some(vec![]), "{cut}");
     }
     assert_eq!(header.stored_checksums(&whole[..len]).unwrap().len(), 3);
-    let slot = header.checksum_slot().unwrap().range();
+    let tensors = header.checksum_slot().unwrap().range().end;
+    let own = header.slot(HEADER_CHECKSUM_KEY).unwrap().range().end;
     for at in 0..len {
         let mut other = whole.clone();
         other[at] ^= 1;
-        let is_checksum = slot.contains(&at) && at >= slot.end - 3 * 8;
+        let is_checksum = (tensors - 3 * 8..tensors).contains(&at) || (own - 8..own).contains(&at);
         assert_eq!(header.stored_checksums(&other).is_some(), is_checksum, "{at}");
     }
+}
+
+/// A file with the checksum of its header.
+fn sealed() -> (Header, Vec<u8>) {
+    let (header, mut file) = (header(), Cursor::new(whole()));
+    header.seal(&mut file).unwrap();
+    (header, file.into_inner())
+}
+
+#[test]
+fn the_header_has_a_checksum() {
+    let (header, bytes) = sealed();
+    let mut unsealed = whole();
+    assert_eq!(header.stored_header_checksum(&unsealed), Some((0, false)));
+    assert!(matches!(header.stored_header_checksum(&bytes), Some((_, true))));
+    assert_eq!(header.stored_header_checksum(&bytes[..100]), None);
+    assert!(open(&bytes).unwrap().has_intact_header());
+    assert!(!open(&unsealed).unwrap().has_intact_header());
+    // Nothing else has changed.
+    let own = header.slot(HEADER_CHECKSUM_KEY).unwrap().range();
+    unsealed[own.clone()].copy_from_slice(&bytes[own]);
+    assert_eq!(unsealed, bytes);
+    // Sealing again changes nothing.
+    let mut again = Cursor::new(bytes.clone());
+    header.seal(&mut again).unwrap();
+    assert_eq!(again.into_inner(), bytes);
+    assert!(open(&small().bytes()).unwrap().has_intact_header());
+}
+
+/// Only without one of the keys of the checksums does a file with another header pass, and then it has no
+/// checksums to compare.
+#[test]
+fn every_byte_of_the_header_counts() {
+    let (header, bytes) = sealed();
+    let len = header.encode().len();
+    for at in 0..len {
+        for bit in 0..8 {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << bit;
+            let Ok(gguf) = open(&damaged) else { continue };
+            if gguf.has_intact_header() {
+                let is_complete = matches!(gguf.checksums(), Checksums::Stored(_))
+                    && gguf.get(HEADER_CHECKSUM_KEY).is_some();
+                // The padding after the descriptions is no part of the header.
+                assert!(!is_complete || bytes[at..len].iter().all(|byte| *byte == 0), "{at} {bit}");
+            }
+        }
+    }
+}
+
+#[test]
+fn metadata_that_were_copied_with_their_checksum_raise_no_alarm() {
+    let (_, bytes) = sealed();
+    let gguf = open(&bytes).unwrap();
+    let mut copy = Header::new();
+    gguf.metadata().for_each(|(key, value)| copy.set(key, value));
+    copy.set("answer", 43u32);
+    copy.add_tensor("x", QuantType::F16, &[5, 3]).unwrap();
+    let mut writer = Writer::new(Cursor::new(Vec::new()), copy).unwrap();
+    writer.write(&[0; 30]).unwrap();
+    let copy = writer.finish().unwrap().into_inner();
+    assert!(open(&copy).unwrap().has_intact_header());
 }
 
 #[test]

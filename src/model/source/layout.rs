@@ -1,6 +1,7 @@
 //! How a checkpoint names its tensors, and which of them is the output matrix.
 
 use lapidary_formats::checkpoint::Checkpoint;
+use lapidary_formats::quant::QuantType;
 use lapidary_formats::tensor::TensorView;
 
 use crate::model::{TensorKind, TensorSpec};
@@ -77,7 +78,7 @@ fn has_same_values(c: &Checkpoint, a: &TensorView, b: &TensorView) -> bool {
     if a.shape != b.shape {
         return false;
     }
-    let bytes = |ty: lapidary_formats::quant::QuantType| ty.traits().block_bytes;
+    let bytes = |ty: QuantType| ty.traits().block_bytes;
     let chunk = |view: &TensorView| CHUNK_VALUES * bytes(view.ty);
     let (mut x, mut y) = (vec![0.0f32; CHUNK_VALUES], vec![0.0f32; CHUNK_VALUES]);
     a.data.chunks(chunk(a)).zip(b.data.chunks(chunk(b))).all(|(p, q)| {

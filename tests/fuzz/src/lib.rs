@@ -13,7 +13,7 @@ use lapidary::tokenizer::{ControlPieces, Special, Tokenizer};
 use tempfile::TempDir;
 
 /// The files of a checkpoint, in the order in which the target `checkpoint` numbers them.
-pub const FILES: [&str; 8] = [
+pub const FILES: [&str; 9] = [
     "model.safetensors",
     "config.json",
     "generation_config.json",
@@ -22,6 +22,7 @@ pub const FILES: [&str; 8] = [
     "tokenizer.model",
     "added_tokens.json",
     "model.safetensors.index.json",
+    "special_tokens_map.json",
 ];
 
 /// A directory whose files change.

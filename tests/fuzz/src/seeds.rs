@@ -28,6 +28,7 @@ fn main() {
             "tokenizer.model" => {
                 bytes.extend(b"\x0a\x09\x0a\x05<unk>\x18\x02\x0a\x03\x0a\x01a\x12\x02\x18\x02")
             }
+            "special_tokens_map.json" => bytes.extend(br#"{"eos_token": "<eos>"}"#),
             "added_tokens.json" => bytes.extend(br#"{"<|im_end|>": 11}"#),
             name => bytes.extend(fs::read(place.path().join(name)).expect("it was written")),
         }
