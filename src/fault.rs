@@ -1,6 +1,11 @@
-//! Handles reads of a mapped file that fail because the file was truncated after it was mapped.
+//! Handles signals that would end the process without a word: for a read of a mapped file that was
+//! truncated after it was mapped, and for a write beyond the limit on the size of files.
 
 use std::io;
+#[cfg(unix)]
+use std::sync::atomic::{AtomicBool, Ordering};
+#[cfg(unix)]
+use std::sync::{Arc, LazyLock};
 
 /// Exit code of a process whose mapped file was truncated.
 #[cfg(unix)]
@@ -36,8 +41,31 @@ pub fn report_truncated_files() -> io::Result<()> {
 }
 
 #[cfg(unix)]
+static LIMIT_REACHED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// Installs a SIGXFSZ handler. A write beyond the limit on the size of files (`ulimit -f`) then
+/// returns an error instead of ending the process. Does nothing on systems without that signal.
+///
+/// # Errors
+/// If the handler cannot be installed.
+pub fn report_large_files() -> io::Result<()> {
+    #[cfg(unix)]
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::clone(&LIMIT_REACHED))?;
+    Ok(())
+}
+
+/// Whether a write has failed because of the limit on the size of files.
+pub fn file_size_limit_reached() -> bool {
+    #[cfg(unix)]
+    return LIMIT_REACHED.load(Ordering::Relaxed);
+    #[cfg(not(unix))]
+    false
+}
+
+#[cfg(unix)]
 fn report_and_exit(path: &std::path::Path) {
-    let path = path.display();
+    let path = path.display().to_string();
+    let path = lapidary_formats::printable::Printable::new(&path).at_most(4000);
     let line = format!("lapidary: {path}: another program truncated it while it was being read\n");
     // If stderr is closed, nobody can be told.
     let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 use commands::interrupt::Interrupted;
 use commands::{bench, convert, demo, imatrix, inspect, perplexity, run, sandbox, serve, verify};
+use lapidary::fault;
 use lapidary_formats::printable::Printable;
 
 /// Cuts Gemma to size: converts checkpoints to k-quant GGUF files, runs them on the CPU and
@@ -37,7 +38,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    if let Err(error) = lapidary::fault::report_truncated_files() {
+    let handlers = fault::report_truncated_files().and_then(|()| fault::report_large_files());
+    if let Err(error) = handlers {
         return report(&error.into());
     }
     let result = match Cli::parse().command {
@@ -75,7 +77,11 @@ fn report(error: &anyhow::Error) -> ExitCode {
     // nobody can be told.
     let message = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
     let message = Printable::new(&message).at_most(MAX_MESSAGE);
-    let _ = writeln!(io::stderr(), "lapidary: {message}");
+    let advice = match fault::file_size_limit_reached() {
+        true => "; `ulimit -f` limits the size of files here",
+        false => "",
+    };
+    let _ = writeln!(io::stderr(), "lapidary: {message}{advice}");
     ExitCode::FAILURE
 }
 

@@ -1,7 +1,8 @@
 //! A small trained model and a text that it was not trained on, built into the program, so that
 //! `lapidary demo` needs no download.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 
 /// A file of the checkpoint: its name and its bytes.
@@ -24,8 +25,10 @@ const CHECKPOINT: [(&str, &[u8]); 6] = [
 /// Chapters that were held out of its training.
 pub const HELD_OUT: &str = include_str!("../../tests/fixtures/held-out/kjv-held-out.txt");
 
-/// Writes the checkpoint into `dir`, which is created if needed.
+/// Writes the checkpoint into the new directory `dir`. Nothing that exists is overwritten.
 pub fn write_checkpoint(dir: &Path) -> io::Result<()> {
-    std::fs::create_dir_all(dir)?;
-    CHECKPOINT.iter().try_for_each(|(name, bytes)| std::fs::write(dir.join(name), bytes))
+    std::fs::create_dir(dir)?;
+    CHECKPOINT
+        .iter()
+        .try_for_each(|(name, bytes)| File::create_new(dir.join(name))?.write_all(bytes))
 }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
-use lapidary::convert::{convert_and_check, Check, ConvertError, Options, Progress, Report};
+use lapidary::convert::{
+    check_output, convert_and_check, Check, ConvertError, Options, Progress, Report,
+};
 use lapidary::kernels::{Cpu, Isa};
 use lapidary_formats::printable::Printable;
 use lapidary_formats::quant::Effort;
@@ -68,6 +70,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let isa = args.isa.unwrap_or_default();
     let (force, resume, verify_source) = (args.force, args.resume, args.verify_source);
     let options = Options { threads, isa, force, resume, verify_source };
+    if let Some(output) = args.output() {
+        // Now, and not only when the types are chosen, which may take hours.
+        let inputs: Vec<&Path> = args.importance.input().into_iter().chain(args.check()).collect();
+        check_output(output, args.force, Some(&source), &inputs).map_err(with_advice)?;
+    }
     let cpu = Cpu::new(args.threads, isa)?;
     // Before the long work, since `run` will need a usable tokenizer in the new file.
     let tokenizer = super::options::tokenizer(&source)?;
@@ -77,7 +84,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut chosen = chosen.map_err(with_advice)?;
     chosen.plan.effort = args.effort;
     let mut out = io::stdout();
-    let Some(output) = args.output.as_deref().filter(|_| !args.types.only_plan()) else {
+    let Some(output) = args.output() else {
         bar.0.finish_and_clear();
         return match args.json {
             true => Ok(writeln!(out, "{}", chosen.json(&source))?),
@@ -88,7 +95,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         bar.0.suspend(|| chosen.print(&mut out, &source))?;
         writeln!(out)?;
     }
-    let checker = args.check.as_deref().map(|text| Checker::new(&source, &tokenizer, text, cpu));
+    let checker = args.check().map(|text| Checker::new(&source, &tokenizer, text, cpu));
     let mut checker = checker.transpose()?;
     let mut check = checker.as_mut().map(|checker| |part: &Path| checker.measure(part));
     let check = check.as_mut().map(|check| check as Check);
@@ -112,8 +119,20 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+impl Args {
+    /// The file to write, unless only the plan is to be printed.
+    fn output(&self) -> Option<&Path> {
+        self.output.as_deref().filter(|_| !self.types.only_plan())
+    }
+
+    /// The text for the check.
+    fn check(&self) -> Option<&Path> {
+        self.check.as_deref()
+    }
+}
+
 /// Adds the option that helps to an error.
-fn with_advice(error: ConvertError) -> anyhow::Error {
+pub(super) fn with_advice(error: ConvertError) -> anyhow::Error {
     match &error {
         ConvertError::Cancelled => Interrupted.into(),
         ConvertError::Unfinished { cause, .. } => {
@@ -125,8 +144,15 @@ fn with_advice(error: ConvertError) -> anyhow::Error {
             let _ = writeln!(io::stderr(), "lapidary: {message}");
             Interrupted.into()
         }
-        ConvertError::Exists { .. } => anyhow!("{error}; --force replaces it"),
-        ConvertError::OtherConversion { .. } => anyhow!("{error}; without --resume it is replaced"),
+        ConvertError::Exists { .. } | ConvertError::InTheWay { finished: false, .. } => {
+            anyhow!("{error}; --force replaces it")
+        }
+        ConvertError::InTheWay { finished: true, .. } => anyhow!(
+            "{error}; --resume gives it its name if this conversion wrote it, --force replaces it"
+        ),
+        ConvertError::OtherConversion { .. } => {
+            anyhow!("{error}; --force instead of --resume replaces it")
+        }
         ConvertError::StateChanged { .. } => anyhow!(
             "{error}; without --resume it is replaced, and with --verify-source from the beginning the \
              bytes are compared instead"

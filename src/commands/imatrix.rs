@@ -4,15 +4,16 @@ use std::io::{self, BufWriter, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, Context};
+use anyhow::Context;
 use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
-use lapidary::convert::{ConvertError, Target};
+use lapidary::convert::{check_output, Target};
 use lapidary::imatrix::{collect, Collected, Options};
 use lapidary::kernels::KvType;
 use lapidary::model::Model;
 use lapidary_formats::imatrix::Imatrix;
 
+use super::convert::with_advice;
 use super::interrupt;
 use super::options::{CpuArgs, ModelArg};
 use super::size::size;
@@ -50,14 +51,13 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt::install()?;
     let source = args.model.open()?;
+    check_output(&args.output, args.force, Some(&source), &[&args.file]).map_err(with_advice)?;
     let tokenizer = super::options::tokenizer(&source)?;
     let text = Text::read(&args.file, &tokenizer)?;
     // The output is opened before the work, which may take hours. The file has only a few
     // megabytes, so the free space is not checked.
-    let mut target = match Target::create(&args.output, args.force, Some(&source), 0) {
-        Err(error @ ConvertError::Exists { .. }) => bail!("{error}; --force replaces it"),
-        target => target?,
-    };
+    let target = Target::create(&args.output, args.force, Some(&source), 0);
+    let mut target = target.map_err(with_advice)?;
     target.begin(0)?;
     let model = Model::on(args.cpu.cpu()?, &source)?;
     let mut collected = collected(&model, text, (args.ctx, args.chunks), &args.file)?;

@@ -30,6 +30,11 @@ pub struct ImportanceArgs {
 }
 
 impl ImportanceArgs {
+    /// The file that is read, if any.
+    pub fn input(&self) -> Option<&Path> {
+        self.imatrix.as_deref().or(self.calibrate.as_deref())
+    }
+
     /// The importance of the columns of `source`, if an option asks for it. Writes to stderr what
     /// was missing or had to be repaired.
     pub fn weighting(

@@ -19,6 +19,7 @@ mod conversation;
 mod importance;
 pub mod interrupt;
 mod memory;
+mod new_file;
 mod options;
 mod prompt;
 mod prompt_cache;

@@ -12,6 +12,7 @@ use lapidary::model::{Extent, ModelError, RowSource, Saved, Source, State};
 use tempfile::NamedTempFile;
 
 use super::interrupt;
+use super::new_file::new_file_beside;
 
 /// Bytes per read or write.
 const BUFFER: usize = 1 << 20;
@@ -134,13 +135,9 @@ impl PromptCache {
         format!("{}: cannot save the session", self.path.display())
     }
 
-    /// Creates a temporary file in the same directory, with mode 0600. It is deleted when dropped.
+    /// Creates the file that gets the session file's name when it is complete.
     fn temporary(&self) -> io::Result<NamedTempFile> {
-        let dir = match self.path.parent() {
-            Some(dir) if dir != Path::new("") => dir,
-            _ => Path::new("."),
-        };
-        tempfile::Builder::new().prefix(".lapidary-session-").tempfile_in(dir)
+        new_file_beside(&self.path, ".lapidary-session-")
     }
 }
 

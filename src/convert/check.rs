@@ -28,6 +28,11 @@ const FIGURES: [Figure; 8] = [
     ("tokens", |d| d.tokens as f64),
 ];
 
+/// The key of the number of tokens, which is 0 until a file has been measured.
+pub(super) fn tokens_key() -> String {
+    key("tokens")
+}
+
 fn key(figure: &str) -> String {
     format!("lapidary.check.{figure}")
 }

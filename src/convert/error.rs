@@ -61,6 +61,18 @@ pub enum ConvertError {
         /// Why it may not be replaced.
         cause: &'static str,
     },
+    /// The name of the unfinished file is taken by a file that no unfinished conversion has left
+    /// there.
+    #[error("{}: is in the way and {}", path.display(), match finished {
+        true => "is a finished file",
+        false => "was not begun by a conversion",
+    })]
+    InTheWay {
+        /// The path of the unfinished file.
+        path: PathBuf,
+        /// Whether a conversion wrote it to the end.
+        finished: bool,
+    },
     /// There is too little space for the output.
     #[error("{}: needs {needed} bytes, but only {available} bytes are free there", path.display())]
     Space {

@@ -122,7 +122,7 @@ pub fn convert_and_check(
     let cpu = cpu(options)?;
     let mut report = outlook(source, &header, &vocab);
     usable(source.model(), vocab)?;
-    let mut target = Target::create(out, options.force, Some(source.model()), report.file_bytes)?;
+    let mut target = Target::for_conversion(out, options, source.model(), &header)?;
     progress.started(report.bytes_read);
     let fingerprint = options.verify_source.then_some(&*fingerprint);
     let work = Work { source, header: &header, plan, cpu: &cpu, fingerprint };

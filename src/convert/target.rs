@@ -1,14 +1,15 @@
 //! The output file, which is either complete or does not exist under its name.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use lapidary_formats::gguf::Header;
 use tempfile::TempPath;
 
-use super::unfinished::UnfinishedFile;
-use super::ConvertError;
+use super::overwrite::check_output;
+use super::unfinished::{Begun, UnfinishedFile};
+use super::{ConvertError, Options};
 use crate::model::Source;
 
 /// A file that is written under another name beside its final path. If it is dropped before
@@ -22,34 +23,65 @@ pub struct Target {
 
 impl Target {
     /// Opens the unfinished file for `path`, after checking that a file of `bytes` bytes may get
-    /// that name and will fit. What an earlier conversion left in it is kept until
-    /// [`begin`](Self::begin).
+    /// that name and will fit. An unfinished file that is there must be empty, unless `force` is
+    /// given; its contents are kept until [`begin`](Self::begin).
     ///
     /// # Errors
-    /// If `path` exists and `force` is not given; if it is not a regular file, or belongs to
-    /// `source`, the model that is being read, if any; if its directory does not exist, is not
-    /// writable or has too little space; or if another process is writing it.
+    /// Those of [`check_output`]; if there is an unfinished file that may not be overwritten, or
+    /// another process is writing it; if the directory of `path` does not exist, is not writable or
+    /// has too little space.
     pub fn create(
         path: &Path,
         force: bool,
         source: Option<&Source>,
         bytes: u64,
     ) -> Result<Self, ConvertError> {
-        check_replaceable(path, force, source)?;
-        let unfinished = UnfinishedFile::path_for(path);
-        if source.is_some_and(|source| is_part_of(&unfinished, source)) {
-            return Err(ConvertError::Unsuitable { path: unfinished, cause: BEING_READ });
-        }
+        let begun = if force { Begun::Anything } else { Begun::Nothing };
+        Self::open(path, force, source, bytes, begun)
+    }
+
+    /// The same for a conversion that writes `header` and its tensors. An unfinished file that is
+    /// there must have been begun by a conversion, unless `force` is given.
+    pub(super) fn for_conversion(
+        path: &Path,
+        options: Options,
+        source: &Source,
+        header: &Header,
+    ) -> Result<Self, ConvertError> {
+        let encoded = header.encode();
+        let begun = match options {
+            Options { resume: true, .. } => Begun::Gguf,
+            Options { force: true, .. } => Begun::Anything,
+            _ => Begun::Conversion { header: &encoded },
+        };
+        Self::open(path, options.force, Some(source), header.file_bytes(), begun)
+    }
+
+    fn open(
+        path: &Path,
+        force: bool,
+        source: Option<&Source>,
+        bytes: u64,
+        begun: Begun,
+    ) -> Result<Self, ConvertError> {
+        check_output(path, force, source, &[])?;
         let dir = directory(path);
         let no_directory = |error| ConvertError::Directory { path: path.to_owned(), error };
         std::fs::metadata(dir).map_err(no_directory)?;
         // If the free space cannot be determined, writing will show whether it is enough. The
         // unfinished file counts as free space, because it is overwritten or continued.
+        let unfinished = Self::unfinished_path(path);
         let existing = std::fs::symlink_metadata(&unfinished).map_or(0, |metadata| metadata.len());
         if let Ok(available) = fs4::available_space(dir) {
             check_space(path, bytes, available.saturating_add(existing))?;
         }
-        Ok(Self { path: path.to_owned(), force, unfinished: UnfinishedFile::open(path)? })
+        let unfinished = UnfinishedFile::open(path, begun)?;
+        Ok(Self { path: path.to_owned(), force, unfinished })
+    }
+
+    /// The name that the output `path` has until it is finished.
+    pub(super) fn unfinished_path(path: &Path) -> PathBuf {
+        UnfinishedFile::path_for(path)
     }
 
     /// The final path of the file.
@@ -124,59 +156,11 @@ fn sync_directory(dir: &Path) {
 }
 
 /// The directory of `path`.
-fn directory(path: &Path) -> &Path {
+pub(super) fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(dir) if dir != Path::new("") => dir,
         _ => Path::new("."),
     }
-}
-
-const BEING_READ: &str = "belongs to the model that is being read";
-
-fn check_replaceable(
-    path: &Path,
-    force: bool,
-    source: Option<&Source>,
-) -> Result<(), ConvertError> {
-    let unsuitable = |cause| Err(ConvertError::Unsuitable { path: path.to_owned(), cause });
-    if path.file_name().is_none() {
-        return unsuitable("is not a file name");
-    }
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(ConvertError::Output { path: path.to_owned(), error }),
-        Ok(metadata) if metadata.is_dir() => return unsuitable("is a directory"),
-        Ok(metadata) if !metadata.is_file() => return unsuitable("is not a regular file"),
-        Ok(_) => {}
-    }
-    if source.is_some_and(|source| is_part_of(path, source)) {
-        return unsuitable(BEING_READ);
-    }
-    match force {
-        true => Ok(()),
-        false => Err(ConvertError::Exists { path: path.to_owned() }),
-    }
-}
-
-/// Whether the existing file `path` belongs to the model that is being converted: it is the model's
-/// file or one of its split files, or any file except a GGUF file in a checkpoint's directory.
-fn is_part_of(path: &Path, source: &Source) -> bool {
-    let (Ok(path), Ok(read)) = (path.canonicalize(), source.path().canonicalize()) else {
-        return false;
-    };
-    if source.gguf().is_none() {
-        return path.parent() == Some(&read) && path.extension() != Some(OsStr::new("gguf"));
-    }
-    let splits = |path: &Path| Some((path.parent()?.to_owned(), split_name(path)?.to_owned()));
-    path == read || splits(&path).is_some_and(|of| Some(of) == splits(&read))
-}
-
-/// The common part of the names of split files: `NAME` in `NAME-00001-of-00003.gguf`.
-fn split_name(path: &Path) -> Option<&str> {
-    let (rest, count) = path.file_stem()?.to_str()?.rsplit_once("-of-")?;
-    let (name, number) = rest.rsplit_once('-')?;
-    let is_number = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
-    (is_number(number) && is_number(count)).then_some(name)
 }
 
 /// Checks that `needed` bytes fit in `available` bytes.
@@ -197,14 +181,6 @@ mod tests {
         assert!(check_space(path, 1000, 1000).is_ok());
         let error = check_space(path, 1001, 1000).unwrap_err().to_string();
         assert_eq!(error, "/models/out.gguf: needs 1001 bytes, but only 1000 bytes are free there");
-    }
-
-    #[test]
-    fn split_files_are_recognized_by_their_names() {
-        let name = |path: &str| split_name(Path::new(path)).map(str::to_owned);
-        assert_eq!(name("/m/gemma-27b-00002-of-00003.gguf"), Some("gemma-27b".into()));
-        assert_eq!(name("/m/gemma-27b.gguf"), None);
-        assert_eq!(name("/m/gemma-2-of-3.gguf"), None);
     }
 
     #[test]

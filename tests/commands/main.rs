@@ -6,6 +6,7 @@ mod conversation;
 mod exit_codes;
 mod inspect;
 mod memory;
+mod outputs;
 mod prompt_cache;
 mod run;
 mod signals;

@@ -7,6 +7,7 @@ mod changing;
 mod digests;
 mod errors;
 mod header;
+mod overwrite;
 mod recipes;
 mod resume;
 mod splits;

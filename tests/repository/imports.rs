@@ -47,7 +47,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("kernels::isa", &["formats::quant"]),
     ("bandwidth", &[]),
     ("machine", &[]),
-    ("fault", &["formats::map"]),
+    ("fault", &["formats::printable", "formats::map"]),
     // lapidary-formats.
     ("formats::session", &["formats::gguf"]),
     ("formats::imatrix", &["formats::gguf", "formats::tensor", "formats::quant", "formats::printable", "formats::map"]),

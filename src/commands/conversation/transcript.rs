@@ -1,16 +1,20 @@
 //! Saves and loads conversations as readable files: a JSON array of messages, as in OpenAI's API.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::{bail, Context};
 use lapidary::chat::{Message, Role, Turn};
 
+use crate::commands::new_file::new_file_beside;
+
 /// Largest file that is read, in bytes: many times what a context holds.
 const MAX_FILE: u64 = 64 << 20;
 
-/// Writes a conversation. An existing file is replaced only with `overwrite`.
+/// Writes a conversation. With `overwrite`, it replaces a file that holds a conversation, and no
+/// other file. The name is given to a new file when that is complete: other names of the old file
+/// (hard links) keep the old contents.
 pub fn save(
     path: &Path,
     system: Option<&str>,
@@ -21,14 +25,25 @@ pub fn save(
     let messages: Vec<_> =
         system.into_iter().chain(turns.iter().map(|turn| turn.message.clone())).collect();
     let text = serde_json::to_string_pretty(&messages)?;
-    let file = match overwrite {
-        true => File::create(path),
-        false => File::create_new(path),
-    };
-    if file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
-        bail!("{0} exists already; /save! {0} replaces it", path.display());
+    if overwrite && fs::symlink_metadata(path).is_ok() && load(path).is_err() {
+        bail!("{}: is not a saved conversation, so it is not replaced", path.display());
     }
-    file.and_then(|mut file| writeln!(file, "{text}")).with_context(|| path.display().to_string())
+    let saved = || -> io::Result<()> {
+        let mut file = new_file_beside(path, ".lapidary-conversation-")?;
+        writeln!(file, "{text}")?;
+        file.as_file().sync_all()?;
+        match overwrite {
+            true => file.persist(path)?,
+            false => file.persist_noclobber(path)?,
+        };
+        Ok(())
+    };
+    match saved() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            bail!("{0} exists already; /save! {0} replaces it", path.display())
+        }
+        saved => saved.with_context(|| path.display().to_string()),
+    }
 }
 
 /// Reads a conversation. Returns the text of the system message, if there is one, and the other
@@ -87,6 +102,26 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
         save(&path, None, &[], true).unwrap();
         assert_eq!(load(&path).unwrap(), (None, Vec::new()));
+    }
+
+    #[test]
+    fn only_a_conversation_is_replaced() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let turns = [Turn::new(Role::User, "Who art thou?")];
+        for contents in ["GGUF and a model", "", "{}", "my notes"] {
+            fs::write(path("other"), contents).unwrap();
+            let error = save(&path("other"), None, &turns, true).unwrap_err().to_string();
+            assert!(error.contains("other: is not a saved conversation"), "{error}");
+            assert_eq!(fs::read_to_string(path("other")).unwrap(), contents);
+        }
+        save(&path("a.json"), None, &[], true).unwrap();
+        let before = fs::read_to_string(path("a.json")).unwrap();
+        fs::hard_link(path("a.json"), path("b.json")).unwrap();
+        save(&path("a.json"), None, &turns, true).unwrap();
+        assert_eq!(load(&path("a.json")).unwrap().1, turns);
+        assert_eq!(fs::read_to_string(path("b.json")).unwrap(), before);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
     }
 
     #[test]
