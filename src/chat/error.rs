@@ -11,15 +11,26 @@ pub enum ChatError {
         /// Largest allowed length in bytes.
         limit: usize,
     },
+    /// The template has an expression or a condition that is far larger than any useful one.
+    #[error("the chat template has more than {limit} {what}")]
+    TooComplex {
+        /// What there is too much of.
+        what: &'static str,
+        /// Largest allowed number of it.
+        limit: usize,
+    },
+    /// No thread can be started to parse the template.
+    #[error("the chat template cannot be parsed: {0}")]
+    Thread(std::io::Error),
     /// The template is not Jinja, or uses something that is not supported.
     #[error("the chat template cannot be parsed: {0}")]
-    Syntax(#[source] minijinja::Error),
+    Syntax(minijinja::Error),
     /// The template called `raise_exception`: it does not accept the conversation.
     #[error("the chat template refuses the conversation: {0}")]
     Refused(String),
     /// The template failed while it ran, or ran for too long.
     #[error("the chat template fails: {0}")]
-    Render(#[source] minijinja::Error),
+    Render(minijinja::Error),
     /// The template wrote too much text.
     #[error("the chat template writes more than {limit} bytes")]
     TooLong {

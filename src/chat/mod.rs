@@ -3,6 +3,7 @@
 
 mod encode;
 mod error;
+mod syntax;
 mod template;
 
 pub use error::ChatError;

@@ -2,10 +2,11 @@
 
 use std::error::Error;
 use std::io;
+use std::sync::OnceLock;
 
 use minijinja::{context, Environment, ErrorKind};
 
-use super::{ChatError, Message, Role};
+use super::{syntax, ChatError, Message, Role};
 
 /// Most instructions of one rendering; the official template takes about 40 per message.
 const FUEL: u64 = 10_000_000;
@@ -16,7 +17,7 @@ const MAX_RENDERED: usize = 16 << 20;
 /// Deepest nesting of macro calls and the like.
 const MAX_RECURSION: usize = 100;
 /// Name of the environment's only template.
-const NAME: &str = "chat_template";
+pub(super) const NAME: &str = "chat_template";
 
 /// The message with which a template called `raise_exception`.
 #[derive(Debug, thiserror::Error)]
@@ -28,15 +29,20 @@ struct Refusal(String);
 /// It is rendered as by transformers
 /// (<https://huggingface.co/docs/transformers/chat_templating>): with the whitespace rules of
 /// `trim_blocks` and `lstrip_blocks`, `messages`, `add_generation_prompt`, `bos_token`,
-/// `eos_token`, `raise_exception` and Python's methods on values.
+/// `eos_token`, `raise_exception`, `strftime_now` and Python's methods on values.
 ///
 /// A template comes with a model and is not trusted. It cannot read files, and its instructions,
-/// recursion and output are limited. The memory for its intermediate values is not limited; that
-/// takes a process of its own, see [`encode_turns_with`](Self::encode_turns_with).
+/// recursion and output are limited. The memory for its intermediate values and their nesting are
+/// not limited when it is rendered; that takes a process of its own, see
+/// [`encode_turns_with`](Self::encode_turns_with). [`new`](Self::new) only parses it, which takes
+/// little memory, time and stack, whatever the source is.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    /// Compiled when it is needed, since minijinja computes constant expressions then.
+    environment: OnceLock<Environment<'static>>,
     source: String,
+    /// The source as minijinja reads it.
+    translated: String,
     bos: String,
     eos: String,
 }
@@ -46,23 +52,27 @@ impl ChatTemplate {
     /// `bos` and `eos` are the texts of those two pieces.
     ///
     /// # Errors
-    /// If the source is not valid Jinja, or longer than a megabyte.
+    /// If the source is not valid Jinja, or longer or more complex than any useful template.
     pub fn new(source: Option<&str>, bos: &str, eos: &str) -> Result<Self, ChatError> {
         let source = source.unwrap_or(super::GEMMA2_TEMPLATE).to_owned();
         let (len, limit) = (source.len(), MAX_SOURCE);
         if len > limit {
             return Err(ChatError::SourceTooLong { len, limit });
         }
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(MAX_RECURSION);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_template_owned(NAME, source.clone()).map_err(ChatError::Syntax)?;
-        Ok(Self { environment, source, bos: bos.to_owned(), eos: eos.to_owned() })
+        let (translated, environment) = (syntax::checked(&source)?, OnceLock::new());
+        let (bos, eos) = (bos.to_owned(), eos.to_owned());
+        Ok(Self { environment, source, translated, bos, eos })
+    }
+
+    /// The environment with the compiled template.
+    fn environment(&self) -> Result<&Environment<'static>, ChatError> {
+        if self.environment.get().is_none() {
+            let source = self.translated.clone();
+            let compiled = syntax::on_large_stack(|| environment(source))?;
+            // If another thread was faster, it made the same.
+            let _ = self.environment.set(compiled.map_err(ChatError::Syntax)?);
+        }
+        Ok(self.environment.get().expect("it has been set"))
     }
 
     /// The texts of the pieces that begin and end a sequence.
@@ -102,7 +112,7 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, ChatError> {
-        let template = self.environment.get_template(NAME).map_err(ChatError::Syntax)?;
+        let template = self.environment()?.get_template(NAME).map_err(ChatError::Syntax)?;
         let context = context! {
             messages,
             add_generation_prompt,
@@ -120,6 +130,26 @@ impl ChatTemplate {
             }),
         }
     }
+}
+
+/// Compiles a template for an environment with the functions of transformers.
+fn environment(source: String) -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(MAX_RECURSION);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", strftime_now);
+    environment.add_template_owned(NAME, source)?;
+    Ok(environment)
+}
+
+/// The time on this machine, in the format of C's `strftime`.
+fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
+    let time = jiff::fmt::strtime::format(format, &jiff::ZonedDateTime::now());
+    time.map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
 }
 
 fn raise_exception(message: String) -> Result<String, minijinja::Error> {

@@ -11,6 +11,7 @@ use lapidary::convert::{
     check_output, convert_and_check, Check, ConvertError, Options, Progress, Report,
 };
 use lapidary::kernels::{Cpu, Isa};
+use lapidary::model::Source;
 use lapidary_formats::printable::Printable;
 use lapidary_formats::quant::Effort;
 
@@ -20,6 +21,7 @@ use super::importance::ImportanceArgs;
 use super::inspect::{print_totals, totals_json};
 use super::interrupt::{self, Interrupted};
 use super::perplexity::{print as print_divergence, two_json};
+use super::sandbox;
 use super::size::size;
 
 /// Convert a checkpoint to a quantized GGUF file
@@ -78,6 +80,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let cpu = Cpu::new(args.threads, isa)?;
     // Before the long work, since `run` will need a usable tokenizer in the new file.
     let tokenizer = super::options::tokenizer(&source)?;
+    report_template(&source)?;
     let mut bar = Bar(bar());
     let weighting = args.importance.weighting(&source, &tokenizer, cpu.clone())?;
     let chosen = args.types.choose(&source, weighting, options, &mut bar);
@@ -129,6 +132,22 @@ impl Args {
     fn check(&self) -> Option<&Path> {
         self.check.as_deref()
     }
+}
+
+/// Reports a chat template that does not work. The new file will have it all the same, because it
+/// does not matter to texts, and another program may understand it.
+fn report_template(source: &Source) -> anyhow::Result<()> {
+    let tried = source.chat_template()?.map(|template| sandbox::try_out(&template));
+    if let Some(Err(error)) = tried {
+        let (path, error) = (source.path().display(), format!("{error:#}"));
+        let error = Printable::new(&error).at_most(1000);
+        writeln!(
+            io::stderr(),
+            "{path}: {error}; the new file will have this template: it can complete texts, but \
+             Lapidary cannot chat with it"
+        )?;
+    }
+    Ok(())
 }
 
 /// Adds the option that helps to an error.

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, Context};
-use lapidary::chat::{ChatTemplate, Message, Turn, GEMMA2_TEMPLATE};
+use lapidary::chat::{ChatTemplate, Message, Role, Turn, GEMMA2_TEMPLATE};
 use lapidary::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -62,6 +62,18 @@ pub fn encode(
         return Ok(template.encode_turns(tokenizer, turns, true)?);
     }
     template.encode_turns_with(tokenizer, turns, |marked| render(template, marked))
+}
+
+/// Finds out whether a template can render a conversation of one message.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn try_out(source: &str) -> anyhow::Result<()> {
+    let template = ChatTemplate::new(Some(source), "", "")?;
+    if source != GEMMA2_TEMPLATE {
+        render(&template, &[Turn::new(Role::User, "Hello").message])?;
+    }
+    Ok(())
 }
 
 /// Renders the template in a separate process.

@@ -17,6 +17,7 @@ use lapidary::memory::Load;
 use lapidary::model::{Model, Source};
 use lapidary::server::{self, ApiKey, App, Encode, ModelCard, Rules, TemplateError};
 use lapidary::tokenizer::Tokenizer;
+use lapidary_formats::printable::Printable;
 use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::oneshot;
@@ -39,6 +40,9 @@ const KEY_VARIABLE: &str = "LAPIDARY_API_KEY";
 
 /// What a key must look like, for messages.
 const KEY_RULE: &str = "a key has 1 to 512 ASCII characters and no spaces";
+
+/// Longest message about the chat template, in characters.
+const MAX_MESSAGE: usize = 1000;
 
 /// Serve a model over HTTP to clients of OpenAI's API
 #[derive(ClapArgs)]
@@ -116,7 +120,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let plan = args.memory.plan(&source, cpu.threads(), load)?;
     let name = source.path().display().to_string();
     let tokenizer = Arc::new(super::options::tokenizer(&source)?);
-    let encode = encode(chat_template(&source, &tokenizer)?, Arc::clone(&tokenizer));
+    let template = chat_template(&source, &tokenizer);
+    if let Err(error) = &template {
+        let error = format!("{error:#}");
+        let error = Printable::new(&error).at_most(MAX_MESSAGE);
+        writeln!(io::stderr(), "{error}; chats are refused, but texts are completed")?;
+    }
+    let encode = encode(template, Arc::clone(&tokenizer));
     let model = Model::on(cpu, &source)?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
@@ -198,11 +208,13 @@ async fn stop_requested() {
     }
 }
 
-/// Renders conversations with the model's chat template and encodes them.
-fn encode(template: ChatTemplate, tokenizer: Arc<Tokenizer>) -> Encode {
+/// Renders conversations with the model's chat template and encodes them. Without a usable template,
+/// its error is what answers every conversation.
+fn encode(template: anyhow::Result<ChatTemplate>, tokenizer: Arc<Tokenizer>) -> Encode {
+    let shown = |error: &anyhow::Error| TemplateError(format!("{error:#}"));
     Arc::new(move |turns: &[Turn]| {
-        sandbox::encode(&template, &tokenizer, turns)
-            .map_err(|error| TemplateError(format!("{error:#}")))
+        let template = template.as_ref().map_err(shown)?;
+        sandbox::encode(template, &tokenizer, turns).map_err(|error| shown(&error))
     })
 }
 

@@ -62,3 +62,61 @@ fn templates_of_strangers_are_rendered_as_any() {
     // A comment makes it another one.
     assert_eq!(answer(gemma2), answer(&format!("{gemma2}{{# #}}")));
 }
+
+/// A template that overflows the stack of whoever parses it as it comes.
+fn deep() -> String {
+    format!("{{{{ {}1 }}}}", "-".repeat(30_000))
+}
+
+/// One for Ollama's parser, which is Go's.
+const GO: &str = "{{ if .System }}{{ .System }}{{ end }}<start_of_turn>user\n{{ .Prompt }}";
+
+#[test]
+fn templates_that_cannot_be_parsed_are_reported_by_every_command() {
+    for (template, cause) in [
+        (deep(), "the chat template has more than 4096 tokens in one tag"),
+        (GO.to_owned(), "the chat template cannot be parsed: syntax error: unexpected `.`"),
+    ] {
+        assert!(chat_fails(&template).starts_with(cause), "{}", chat_fails(&template));
+        let file = File::new(&small::gguf(|h| h.set("tokenizer.chat_template", &*template)));
+        let output = file.run("verify", &[]);
+        let (stdout, code) = (String::from_utf8(output.stdout).unwrap(), output.status.code());
+        assert!(code == Some(1) && stdout.contains(cause), "{stdout}");
+        let out = file.path().with_extension("new");
+        let output = file.run("convert", &["-q", "F16", "-o", out.to_str().unwrap()]);
+        let (stderr, code) = (String::from_utf8(output.stderr).unwrap(), output.status.code());
+        assert!(code == Some(0) && file.cause(&stderr).starts_with(cause), "{stderr}");
+        assert!(stderr.contains("cannot chat with it"), "{stderr}");
+        let output = file.run("run", &["-p", "the", "-n", "1"]);
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+/// What a template does shows when it is tried, in a process of its own.
+#[test]
+fn a_conversion_tries_the_template() {
+    for (template, cause) in [
+        ("{{ no_such_function() }}", "the chat template fails"),
+        ("{{ [1] * 10000000000000 == [1] * 10000000000000 }}", "took longer than 5 s"),
+    ] {
+        let file = File::new(&small::gguf(|h| h.set("tokenizer.chat_template", template)));
+        let out = file.path().with_extension("new");
+        let output = file.run("convert", &["-q", "F16", "-o", out.to_str().unwrap()]);
+        let (stderr, code) = (String::from_utf8(output.stderr).unwrap(), output.status.code());
+        assert!(code == Some(0) && stderr.contains(cause), "{stderr}");
+    }
+    let file = File::new(&small::gguf(|h| h.set("tokenizer.chat_template", "{{ bos_token }}")));
+    let out = file.path().with_extension("new");
+    let output = file.run("convert", &["-q", "F16", "-o", out.to_str().unwrap()]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+/// Gemma's template with tags of transformers and the date.
+#[test]
+fn tags_and_functions_of_transformers_work_in_a_chat() {
+    let template = "{{ bos_token }}{{ strftime_now('%d %b %Y') }}{% for m in messages %}\
+                    {% generation %}{{ m.content }}{% endgeneration %}{% endfor %}";
+    let file = File::new(&small::gguf(|h| h.set("tokenizer.chat_template", template)));
+    let output = file.run("run", &["--chat", "-p", "the", "-n", "1"]);
+    assert!(output.status.success(), "{output:?}");
+}

@@ -294,3 +294,135 @@ fn control_pieces_of_an_answer_do_not_come_back() {
         assert_eq!(found, around(&text));
     }
 }
+
+/// Templates whose trees are as deep as they are long, in every way that the parser allows.
+fn deep(n: usize) -> Vec<String> {
+    let of = |before: &str, repeated: &str, after: &str| {
+        format!("{before}{}{after}", repeated.repeat(n))
+    };
+    let nested = |open: &str, inner: &str, close: &str| {
+        format!("{}{inner}{}", open.repeat(n), close.repeat(n))
+    };
+    vec![
+        of("{{ ", "-", "1 }}"),
+        of("{{ ", "- ", "x }}"),
+        of("{{ ", "not ", "x }}"),
+        of("{{ x", ".a", " }}"),
+        of("{{ x", ".0", " }}"),
+        of("{{ x", "[0]", " }}"),
+        of("{{ x", "[:]", " }}"),
+        of("{{ x", "()", " }}"),
+        of("{{ x", "|e", " }}"),
+        of("{{ x", "|default(1)", " }}"),
+        of("{{ x", " is defined", " }}"),
+        of("{{ x", " is not eq 1", " }}"),
+        of("{{ 1", "~1", " }}"),
+        of("{{ x", "~x", " }}"),
+        of("{{ x", " + x", " }}"),
+        of("{{ x", " * x", " }}"),
+        of("{{ x", "**x", " }}"),
+        of("{{ x", " == x", " }}"),
+        of("{{ x", " < 1", " }}"),
+        of("{{ x", " not in x", " }}"),
+        of("{{ x", " and x", " }}"),
+        of("{{ x", " or x", " }}"),
+        of("{{ x", " if x", " }}"),
+        of("{{ x", " if x else x", " }}"),
+        of("{{ ", "x if x else ", "x }}"),
+        of("{% set x = ", "-", "1 %}"),
+        of("{% set x", ".a", " = 1 %}"),
+        of("{% filter upper", "|e", " %}{% endfilter %}"),
+        of("{% if x %}", "{% elif x %}", "{% endif %}"),
+        nested("(", "1", ")"),
+        format!("{{{{ {} }}}}", nested("(", "1", ")")),
+        format!("{{{{ {} }}}}", nested("[", "1", "]")),
+        format!("{{{{ {} }}}}", nested("{1:", "1", "}")),
+        format!("{{{{ {} }}}}", nested("x(", "1", ")")),
+        format!("{{{{ {} }}}}", nested("x[", "1", "]")),
+        format!("{{{{ {} }}}}", nested("x|e(", "1", ")")),
+        format!("{{{{ {} }}}}", nested("-(", "1", ")")),
+        format!("{{% for {} in x %}}{{% endfor %}}", nested("(", "a", ")")),
+        nested("{% if x %}", "a", "{% endif %}"),
+        nested("{% if x %}{% else %}", "a", "{% endif %}"),
+        nested("{% for x in y %}", "a", "{% endfor %}"),
+        nested("{% with %}", "a", "{% endwith %}"),
+        nested("{% generation %}", "a", "{% endgeneration %}"),
+        nested("{% set x %}", "a", "{% endset %}"),
+        nested("{% filter e %}", "a", "{% endfilter %}"),
+        nested("{% macro x() %}", "a", "{% endmacro %}"),
+        nested("{% call x() %}", "a", "{% endcall %}"),
+        nested("{% autoescape x %}", "a", "{% endautoescape %}"),
+        of("", "{% if x %}", ""),
+        of("", "{% raw %}", ""),
+        of("", "{{", ""),
+    ]
+}
+
+/// On the stack of any thread: refused, or compiled and rendered.
+#[test]
+fn no_template_overflows_the_stack() {
+    // From what is refused down to what just passes the limits.
+    for n in [30_000, 4093, 2046, 1364, 1023, 1000, 146, 70] {
+        for source in deep(n) {
+            let template = ChatTemplate::new(Some(&source), "", "");
+            let rendered = template.and_then(|template| template.render(&user("hi"), true));
+            let is_plain = source.starts_with('(');
+            assert!(n < 30_000 || is_plain || rendered.is_err(), "{}", &source[..40]);
+        }
+    }
+}
+
+#[test]
+fn what_is_far_too_complex_is_said() {
+    let refused = |source: &str| ChatTemplate::new(Some(source), "", "").unwrap_err().to_string();
+    let minuses = format!("{{{{ {}1 }}}}", "-".repeat(30_000));
+    let message = "the chat template has more than 4096 tokens in one tag";
+    assert_eq!(refused(&minuses), message);
+    // Strings and comments that look like the end of a tag do not end it.
+    let strings = format!("{{{{ x{} }}}}", " ~ '%}' ~ '}}'".repeat(2000));
+    assert_eq!(refused(&strings), message);
+    let conditions = format!("{{% if x %}}{}{{% endif %}}", "{% elif x %}".repeat(2000));
+    assert_eq!(refused(&conditions), "the chat template has more than 1024 `elif` tags");
+}
+
+/// Constant expressions are computed when a template is rendered, which can be done elsewhere.
+#[test]
+fn a_template_is_not_run_when_it_is_read() {
+    let endless = "{{ [1] * 1000000000000 == [1] * 1000000000000 }}";
+    let large = format!("{{{{ 'x' * 99999999{} }}}}", " ~ 'x' * 99999999".repeat(600));
+    for source in [endless, &large] {
+        template(source);
+    }
+}
+
+#[test]
+fn a_large_template_is_read() {
+    // Ten thousand conditions one after the other, and a list of a thousand words.
+    let words: Vec<_> = (0..1000).map(|n| format!("'word {n}'")).collect();
+    let source = format!(
+        "{{% set words = [{}] %}}{}{{{{ words | length }}}}",
+        words.join(", "),
+        "{% if messages[0].content == 'a' and not false %}b{% elif x %}{% endif %}".repeat(500)
+    );
+    assert_eq!(template(&source).render(&user("hi"), true).unwrap(), "1000");
+}
+
+/// transformers marks the text of answers for training with tags of its own.
+#[test]
+fn generation_tags_enclose_text() {
+    let source = "{% for m in messages %}\n{% if m.role == 'user' %}\n[{{ m.content }}]\n\
+                  {% else %}\n{% generation %}\n{% set x = m.content -%}\n {{ x }}\n\
+                  {% endgeneration %}\n{% endif %}\n{% endfor %}\n{{ x is defined }}";
+    let messages = [message(Role::User, "a"), message(Role::Assistant, "b")];
+    assert_eq!(template(source).render(&messages, true).unwrap(), "[a]\nb\nFalse");
+}
+
+#[test]
+fn the_time_is_told() {
+    let text = template("{{ strftime_now('%Y-%m-%d %b') }}").render(&user("hi"), true).unwrap();
+    let (date, month) = text.split_once(' ').unwrap();
+    assert!(date.len() == 10 && date.starts_with("20"), "{text}");
+    assert!("JanFebMarAprMayJunJulAugSepOctNovDec".contains(month) && month.len() == 3, "{text}");
+    let error = template("{{ strftime_now('%!') }}").render(&user("hi"), true).unwrap_err();
+    assert!(matches!(error, ChatError::Render(_)), "{error}");
+}

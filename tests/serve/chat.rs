@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use serde_json::{json, Value};
+use tempfile::TempDir;
 
 use crate::running::{model, Server};
 
@@ -242,4 +243,32 @@ fn an_answer_is_json_where_that_is_asked_for() {
     let flawed = json!({"name": "n", "schema": {"type": "number", "multipleOf": "x"}});
     let flawed = json!({"type": "json_schema", "json_schema": flawed});
     refused(flawed, "response_format");
+}
+
+/// A template that cannot be used, such as one for Ollama, harms only chats.
+#[test]
+fn an_unusable_template_leaves_completions() {
+    let deep = format!("{{{{ {}1 }}}}", "-".repeat(30_000));
+    for (template, cause) in
+        [("{{ .Prompt }}", "cannot be parsed"), ("{{ if .System }}", "fails"), (&deep, "tokens")]
+    {
+        let model = TempDir::new().unwrap();
+        let tiny =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-gemma2");
+        for entry in tiny.read_dir().unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), model.path().join(entry.file_name())).unwrap();
+        }
+        let config = model.path().join("tokenizer_config.json");
+        let text = std::fs::read_to_string(&config).unwrap();
+        let mut json: Value = serde_json::from_str(&text).unwrap();
+        json["chat_template"] = template.into();
+        std::fs::write(&config, json.to_string()).unwrap();
+
+        let server = Server::start_on(model.path(), &[], &[]);
+        let refused = server.post("/v1/chat/completions", &greedy(json!({}))).json(400);
+        let message = refused["error"]["message"].as_str().unwrap();
+        assert!(message.contains("chat template") && message.contains(cause), "{message}");
+        server.complete(&json!({"model": "tiny", "prompt": MESSAGE, "max_tokens": 2}));
+    }
 }
