@@ -3,15 +3,19 @@
 
 mod commands;
 
+use std::env;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use commands::interrupt::Interrupted;
-use commands::{bench, convert, demo, imatrix, inspect, perplexity, run, sandbox, serve, verify};
+use commands::{
+    bench, convert, demo, imatrix, inspect, perplexity, run, sandbox, serve, terminal, verify,
+};
 use lapidary::fault;
-use lapidary_formats::printable::Printable;
+use lapidary_formats::printable::{is_control, Printable};
 
 /// Cuts Gemma to size: converts checkpoints to k-quant GGUF files, runs them on the CPU and
 /// measures what quantization cost
@@ -42,7 +46,11 @@ fn main() -> ExitCode {
     if let Err(error) = handlers {
         return report(&error.into());
     }
-    let result = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return report_usage(&error),
+    };
+    let result = match cli.command {
         Command::Convert(args) => convert::run(args),
         Command::Imatrix(args) => imatrix::run(args),
         Command::Run(args) => run::run(args),
@@ -58,6 +66,17 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error),
     }
+}
+
+/// Reports a command line that cannot be parsed, or shows the help.
+fn report_usage(error: &clap::Error) -> ExitCode {
+    // It quotes arguments as they are, and some may be names of strangers' files.
+    let is_hostile = |arg: OsString| arg.to_string_lossy().contains(is_control);
+    match env::args_os().any(is_hostile) {
+        true => drop(write!(terminal::stderr(), "{}", error.render())),
+        false => drop(error.print()),
+    }
+    ExitCode::from(error.exit_code() as u8)
 }
 
 /// Longest message, in characters.
@@ -81,7 +100,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
         true => "; `ulimit -f` limits the size of files here",
         false => "",
     };
-    let _ = writeln!(io::stderr(), "lapidary: {message}{advice}");
+    let _ = writeln!(terminal::stderr(), "lapidary: {message}{advice}");
     ExitCode::FAILURE
 }
 

@@ -23,6 +23,14 @@ impl<'a> Printable<'a> {
     }
 }
 
+/// Whether a character acts on a terminal, and is not shown there: a control character (C0, DEL, C1),
+/// or one that changes the direction of the text around it (Unicode's `Bidi_Control`).
+pub fn is_control(c: char) -> bool {
+    let is_bidi = matches!(c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || is_bidi
+}
+
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cut = self.text.char_indices().nth(self.limit).map(|(at, _)| at);

@@ -19,8 +19,10 @@ use lapidary::model::{
 use serde_json::json;
 
 use super::interrupt;
+use super::json::json_line;
 use super::options::{CpuArgs, ModelArg};
 use super::size::size;
+use super::terminal;
 
 /// Tokens that are put into the cache between two checks for Ctrl-C.
 const N_UBATCH: usize = 512;
@@ -80,7 +82,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let trained = model.config().n_ctx_train;
     if n_ctx > trained {
         let name = source.path().display();
-        writeln!(io::stderr(), "{name}: trained for {trained} tokens, but measured with {n_ctx}")?;
+        writeln!(
+            terminal::stderr(),
+            "{name}: trained for {trained} tokens, but measured with {n_ctx}"
+        )?;
     }
     interrupt::install()?;
     let weights = weights(&source);
@@ -102,7 +107,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         work: Workspace::new(model.config()),
         ids: ids(n_ctx, model.config().n_vocab),
     };
-    let mut out = io::stdout();
+    let mut out = terminal::stdout();
     if !args.json {
         report.print_head(&mut out)?;
     }
@@ -121,7 +126,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         results.push(report.result(test, speed, args.r));
     }
     if args.json {
-        writeln!(out, "{}", report.json(&results))?;
+        writeln!(out, "{}", json_line(&report.json(&results)))?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ mod input;
 mod transcript;
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::answer::{line_end, write_answer};
 use super::prompt::too_long;
 use super::prompt_cache::PromptCache;
 use super::sandbox::TemplateFailed;
+use super::terminal;
 use super::{interrupt, sandbox, size, stats};
 use input::{Command, Input, Reader};
 
@@ -77,18 +78,20 @@ impl Conversation<'_, '_> {
         // This must come after `Reader::new`: a new editor replaces the SIGINT handler, also for
         // the time when no line is being edited.
         interrupt::install()?;
-        writeln!(io::stderr(), "seed {}; /help shows the commands", self.seed)?;
+        writeln!(terminal::stderr(), "seed {}; /help shows the commands", self.seed)?;
         if !self.turns.is_empty() {
             let n = self.turns.len();
-            writeln!(io::stderr(), "continuing after {n} messages; /reset starts over")?;
+            writeln!(terminal::stderr(), "continuing after {n} messages; /reset starts over")?;
         }
         while let Some(input) = reader.read()? {
             match input {
                 Input::Command(Command::Exit) => break,
-                Input::Command(command) => self.execute(&command, &mut io::stdout())?,
-                Input::Unknown(name) => writeln!(io::stderr(), "unknown command {name}\n{HELP}")?,
+                Input::Command(command) => self.execute(&command, &mut terminal::stdout())?,
+                Input::Unknown(name) => {
+                    writeln!(terminal::stderr(), "unknown command {name}\n{HELP}")?
+                }
                 Input::Message(text) => {
-                    self.respond(&text, &mut io::stdout())?;
+                    self.respond(&text, &mut terminal::stdout())?;
                 }
             }
         }
@@ -133,7 +136,7 @@ impl Conversation<'_, '_> {
                 Err(error) => format!("{error:#}"),
             },
         };
-        Ok(writeln!(io::stderr(), "{reply}")?)
+        Ok(writeln!(terminal::stderr(), "{reply}")?)
     }
 
     /// Answers the last message again. Keeps the old answer if there is no new one.
@@ -141,7 +144,7 @@ impl Conversation<'_, '_> {
         let before = self.turns.clone();
         self.turns.pop_if(|turn| turn.message.role == Role::Assistant);
         let Some(last) = self.turns.pop() else {
-            return Ok(writeln!(io::stderr(), "there is no message to answer")?);
+            return Ok(writeln!(terminal::stderr(), "there is no message to answer")?);
         };
         if self.respond(&last.message.content, out)?.is_none() {
             self.turns = before;
@@ -175,7 +178,7 @@ impl Conversation<'_, '_> {
             Ok(Some((answer, text))) => {
                 write!(out, "{}", line_end(&text))?;
                 let forgotten = before.len() + 1 - self.turns.len();
-                writeln!(io::stderr(), "{}", summary(&answer, forgotten))?;
+                writeln!(terminal::stderr(), "{}", summary(&answer, forgotten))?;
                 self.add(&answer, &text);
                 Ok(Some(answer))
             }
@@ -188,7 +191,7 @@ impl Conversation<'_, '_> {
                 if !error.is::<TemplateFailed>() {
                     return Err(error);
                 }
-                writeln!(io::stderr(), "{error:#}")?;
+                writeln!(terminal::stderr(), "{error:#}")?;
                 Ok(None)
             }
         }
@@ -209,7 +212,7 @@ impl Conversation<'_, '_> {
             prompt = history.forget(0)?;
         }
         if let Err(error) = self.session.check_length(&prompt) {
-            writeln!(io::stderr(), "{}, or start over with /reset", too_long(error))?;
+            writeln!(terminal::stderr(), "{}, or start over with /reset", too_long(error))?;
             return Ok(None);
         }
         let shift: &mut dyn Shift = if self.shift { &mut history } else { &mut () };

@@ -20,9 +20,11 @@ use super::check::Checker;
 use super::importance::ImportanceArgs;
 use super::inspect::{print_totals, totals_json};
 use super::interrupt::{self, Interrupted};
+use super::json::json_line;
 use super::perplexity::{print as print_divergence, two_json};
 use super::sandbox;
 use super::size::size;
+use super::terminal;
 
 /// Convert a checkpoint to a quantized GGUF file
 #[derive(ClapArgs, Debug)]
@@ -86,11 +88,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let chosen = args.types.choose(&source, weighting, options, &mut bar);
     let mut chosen = chosen.map_err(with_advice)?;
     chosen.plan.effort = args.effort;
-    let mut out = io::stdout();
+    let mut out = terminal::stdout();
     let Some(output) = args.output() else {
         bar.0.finish_and_clear();
         return match args.json {
-            true => Ok(writeln!(out, "{}", chosen.json(&source))?),
+            true => Ok(writeln!(out, "{}", json_line(&chosen.json(&source)))?),
             false => Ok(chosen.print(&mut out, &source)?),
         };
     };
@@ -111,7 +113,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let mut json = json(&report, name, output);
         json["plan"] = chosen.json(&source);
         json["check"] = found.as_ref().map(two_json).into();
-        writeln!(out, "{json}")?;
+        writeln!(out, "{}", json_line(&json))?;
     } else {
         print(&mut out, &report, name, output)?;
         if let Some(found) = &found {
@@ -142,7 +144,7 @@ fn report_template(source: &Source) -> anyhow::Result<()> {
         let (path, error) = (source.path().display(), format!("{error:#}"));
         let error = Printable::new(&error).at_most(1000);
         writeln!(
-            io::stderr(),
+            terminal::stderr(),
             "{path}: {error}; the new file will have this template: it can complete texts, but \
              Lapidary cannot chat with it"
         )?;
@@ -160,7 +162,7 @@ pub(super) fn with_advice(error: ConvertError) -> anyhow::Error {
                 return anyhow!(message);
             }
             // If stderr is closed, nobody can be told.
-            let _ = writeln!(io::stderr(), "lapidary: {message}");
+            let _ = writeln!(terminal::stderr(), "lapidary: {message}");
             Interrupted.into()
         }
         ConvertError::Exists { .. } | ConvertError::InTheWay { finished: false, .. } => {

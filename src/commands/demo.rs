@@ -1,6 +1,6 @@
 //! `lapidary demo`: converts, measures and runs a small model that is built into the program.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context};
@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use super::answer::write_answer;
 use super::bundled;
 use super::interrupt::{self, Interrupted};
+use super::terminal;
 
 const RECIPES: [Recipe; 6] =
     [Recipe::Q8_0, Recipe::Q6_K, Recipe::Q5_K_M, Recipe::Q4_K_M, Recipe::Q3_K_M, Recipe::Q2_K];
@@ -46,7 +47,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Some(dir) => {
             prepare_directory(&dir)?;
             demo(&dir)?;
-            writeln!(io::stdout(), "\nThe files are in {}.", dir.display())?;
+            writeln!(terminal::stdout(), "\nThe files are in {}.", dir.display())?;
         }
         None => {
             let dir = TempDir::with_prefix("lapidary-demo-")
@@ -70,7 +71,7 @@ fn prepare_directory(dir: &Path) -> anyhow::Result<()> {
 fn demo(dir: &Path) -> anyhow::Result<()> {
     let checkpoint = dir.join("tiny-gemma2");
     bundled::write_checkpoint(&checkpoint).with_context(|| checkpoint.display().to_string())?;
-    let mut out = io::stdout();
+    let mut out = terminal::stdout();
     writeln!(out, "A Gemma 2 model with 3.7 million parameters, trained on the King James Bible.")?;
     writeln!(out, "Perplexity on held-out chapters, {CHUNKS} chunks of {N_CTX} tokens:\n")?;
     writeln!(out, "recipe        size  bits/weight    perplexity       change")?;
@@ -168,7 +169,7 @@ fn sample(path: &Path) -> anyhow::Result<()> {
     let mut session =
         Session::new(&model, &tokenizer, stop_ids, sampler, StateOptions::new(n_ctx, KvType::F16));
     let prompt = tokenizer.encode_with_bos(SAMPLE_PROMPT, Special::Plain);
-    let mut out = io::stdout();
+    let mut out = terminal::stdout();
     write!(out, "{SAMPLE_PROMPT}")?;
     let (answer, _) = write_answer(&mut session, &prompt, Some(SAMPLE_TOKENS), &mut (), &mut out)?;
     writeln!(out)?;

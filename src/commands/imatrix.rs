@@ -15,8 +15,10 @@ use lapidary_formats::imatrix::Imatrix;
 
 use super::convert::with_advice;
 use super::interrupt;
+use super::json::json_line;
 use super::options::{CpuArgs, ModelArg};
 use super::size::size;
+use super::terminal;
 use super::text::Text;
 
 /// Compute an importance matrix, which tells a conversion which columns matter most
@@ -66,12 +68,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     collected.imatrix.datasets.extend(file_name(&args.file));
     let bytes = write(&collected.imatrix, target, &args.output)?;
     let warnings = Warnings::of(&collected.imatrix);
-    let mut out = io::stdout();
+    let mut out = terminal::stdout();
     if args.json {
-        writeln!(out, "{}", json(&args, &collected, &warnings, bytes))?;
+        writeln!(out, "{}", json_line(&json(&args, &collected, &warnings, bytes)))?;
     } else {
         print(&mut out, &args, &collected, bytes)?;
-        warnings.print(&mut io::stderr(), &args.output)?;
+        warnings.print(&mut terminal::stderr(), &args.output)?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use lapidary::tokenizer::Tokenizer;
 use lapidary_formats::imatrix::{Flaw, Imatrix};
 
 use super::imatrix::collected;
+use super::terminal;
 use super::text::Text;
 
 /// Tokens per chunk of the text for `--calibrate`, as in llama.cpp's tool.
@@ -67,7 +68,7 @@ fn calibrate(
 
 /// Reports which matrices have no usable importance, with one line per kind of problem.
 fn warn(weighting: &Weighting, of: &Path) -> io::Result<()> {
-    let (mut err, of) = (io::stderr(), of.display());
+    let (mut err, of) = (terminal::stderr(), of.display());
     let kind = |flaw: &Flaw| std::mem::discriminant(flaw);
     let mut reported = Vec::new();
     for (name, flaw) in &weighting.flaws {

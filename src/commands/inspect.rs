@@ -12,9 +12,11 @@ use lapidary_formats::printable::Printable;
 use lapidary_formats::tensor::TensorView;
 use serde_json::json;
 
+use super::json::json_line;
 use super::memory::{self, file_bytes, memory_json};
 use super::options::ModelArg;
 use super::size::size;
+use super::terminal;
 
 /// Show what a model's file contains and the memory that running it takes
 #[derive(ClapArgs, Debug)]
@@ -43,9 +45,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let source = args.model.open()?;
     let n_ctx = args.ctx.map_or(source.config().n_ctx_train, |n| n as usize);
     let model = Inspected::new(&source, n_ctx, &args);
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = io::BufWriter::new(terminal::stdout());
     if args.json {
-        writeln!(out, "{}", model.json())?;
+        writeln!(out, "{}", json_line(&model.json()))?;
     } else {
         model.print(&mut out)?;
     }

@@ -12,6 +12,7 @@ use lapidary::model::{Source, StateOptions};
 use serde_json::json;
 
 use super::size::{parse_size, size};
+use super::terminal;
 
 /// Longest default context, for models that were trained for more.
 const MAX_DEFAULT_CTX: usize = 8192;
@@ -59,7 +60,7 @@ impl MemoryArgs {
             let fitting = request.pick(|options| needs(options).total() <= bytes);
             let Some(picked) = fitting else {
                 let least = request.smallest();
-                print(&mut io::stderr(), &least, &[(least.kv, needs(&least))])?;
+                print(&mut terminal::stderr(), &least, &[(least.kv, needs(&least))])?;
                 let least = size(needs(&least).total());
                 bail!("{model}: needs at least {least}, but --memory allows only {}", size(bytes));
             };
@@ -73,7 +74,7 @@ impl MemoryArgs {
                 LimitKind::AddressSpace => memory.address_space(threads),
             };
             if needed > limit.bytes {
-                print(&mut io::stderr(), &options, &[(options.kv, memory)])?;
+                print(&mut terminal::stderr(), &options, &[(options.kv, memory)])?;
                 let (needed, bytes) = (size(needed), size(limit.bytes));
                 let source = limit.source;
                 bail!("{model}: needs {needed}, more than the {bytes} {source} (--memory chooses options that fit, --force starts anyway)");
@@ -88,7 +89,7 @@ impl MemoryArgs {
         if n_ctx > trained {
             let name = source.path().display();
             writeln!(
-                io::stderr(),
+                terminal::stderr(),
                 "{name}: trained for {trained} tokens; longer texts may lose coherence"
             )?;
         }
@@ -122,7 +123,7 @@ pub fn file_bytes(source: &Source) -> u64 {
 fn report_choice(options: &StateOptions, total: u64) -> io::Result<()> {
     let StateOptions { n_ctx, kv, n_ubatch, .. } = options;
     writeln!(
-        io::stderr(),
+        terminal::stderr(),
         "memory  {}: context {n_ctx}, cache {}, ubatches of {n_ubatch} tokens",
         size(total),
         kv.name()

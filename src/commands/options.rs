@@ -10,6 +10,8 @@ use lapidary::kernels::{Cpu, Isa, KvType, ThreadPoolError};
 use lapidary::model::{Note, Source};
 use lapidary::tokenizer::Tokenizer;
 
+use super::terminal;
+
 /// The model that a command reads.
 #[derive(Args, Debug)]
 pub struct ModelArg {
@@ -56,7 +58,7 @@ pub fn tokenizer(source: &Source) -> anyhow::Result<Tokenizer> {
 }
 
 fn say(source: &Source, note: &Note) -> io::Result<()> {
-    writeln!(io::stderr(), "{}: {note}", source.path().display())
+    writeln!(terminal::stderr(), "{}: {note}", source.path().display())
 }
 
 /// Parses `--kv`.

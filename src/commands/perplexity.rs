@@ -17,7 +17,9 @@ use lapidary::tokenizer::Tokenizer;
 use serde_json::{json, Value};
 
 use super::interrupt;
+use super::json::json_line;
 use super::options::{open, CpuArgs, ModelArg};
+use super::terminal;
 use super::text::Text;
 
 /// Measure the perplexity of a text, and with --reference how far the model is from its original
@@ -102,9 +104,9 @@ fn run_one(args: &Args, model: &Model<'_>, tokens: &[u32], options: Options) -> 
     bar.finish_and_clear();
     let result = result.map_err(|error| with_file_name(error, &args.file))?;
     interrupt::check()?;
-    let mut out = io::stdout();
+    let mut out = terminal::stdout();
     if args.json {
-        writeln!(out, "{}", one_json(&result))?;
+        writeln!(out, "{}", json_line(&one_json(&result)))?;
     } else {
         writeln!(out, "perplexity {}", with_error(perplexity(&result), 4))?;
         writeln!(out, "{}", args.scored(result.tokens, result.chunks, result.seconds))?;
@@ -128,9 +130,9 @@ fn run_two(
     bar.finish_and_clear();
     let result = result.map_err(|error| with_file_name(error, &args.file))?;
     interrupt::check()?;
-    let mut out = io::stdout();
+    let mut out = terminal::stdout();
     if args.json {
-        writeln!(out, "{}", two_json(&result))?;
+        writeln!(out, "{}", json_line(&two_json(&result)))?;
     } else {
         print(&mut out, &result)?;
         writeln!(out, "{}", args.scored(result.tokens, result.chunks, result.seconds))?;

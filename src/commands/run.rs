@@ -16,12 +16,14 @@ use lapidary::tokenizer::{Special, Tokenizer};
 use super::answer::{line_end, write_answer};
 use super::conversation::{Conversation, Decoded};
 use super::interrupt::{self, Interrupted};
+use super::json::json_line;
 use super::memory::MemoryArgs;
 use super::options::{CpuArgs, ModelArg};
 use super::prompt::{too_long, Prompt};
 use super::prompt_cache::SessionArgs;
 use super::sandbox;
 use super::stats::Stats;
+use super::terminal;
 
 /// Default limit on the tokens of a text that nothing else ends.
 const DEFAULT_LENGTH: usize = 256;
@@ -135,13 +137,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut oldest_half = OldestHalf { keep: args.keep(&ids, &tokenizer, n_ctx) };
     let shift: &mut dyn Shift = if args.session.context_shift { &mut oldest_half } else { &mut () };
     let mut answered = || -> anyhow::Result<Option<End>> {
-        let out: &mut dyn Write = if args.json { &mut io::sink() } else { &mut io::stdout() };
+        let out: &mut dyn Write = if args.json { &mut io::sink() } else { &mut terminal::stdout() };
         let (answer, text) = write_answer(&mut session, &ids, limit, shift, out)?;
         let stats = Stats { answer: &answer, text: &text, seed, start, loaded, plan };
         if args.json {
-            writeln!(io::stdout(), "{}", stats.json())?;
+            writeln!(terminal::stdout(), "{}", json_line(&stats.json()))?;
         } else {
-            write!(io::stdout(), "{}", line_end(&text))?;
+            write!(terminal::stdout(), "{}", line_end(&text))?;
             stats.print()?;
         }
         Ok(answer.end)
@@ -165,7 +167,7 @@ impl Args {
             (Some(text), _) => Prompt::new(text.clone(), "-p").map(Some),
             (None, Some(path)) if path != Path::new("-") => Prompt::read_file(path).map(Some),
             (None, None) if terminal && self.chat => {
-                if self.json || !io::stdout().is_terminal() {
+                if self.json || !terminal::stdout().is_terminal() {
                     bail!("a conversation needs a terminal and no --json; give a message with -p or --file");
                 }
                 Ok(None)

@@ -163,6 +163,8 @@ pub fn run() -> anyhow::Result<()> {
     let rendered = ChatTemplate::new(Some(&source), &bos, &eos)
         .and_then(|template| template.render(&messages, true));
     let reply: Reply = rendered.map_err(|error| error.to_string());
+    // A pipe to another process of this program.
+    #[allow(clippy::disallowed_methods)]
     serde_json::to_writer(io::stdout().lock(), &reply)?;
     Ok(())
 }

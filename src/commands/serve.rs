@@ -27,6 +27,7 @@ use super::memory::{file_bytes, MemoryArgs};
 use super::options::{CpuArgs, ModelArg};
 use super::run::chat_template;
 use super::sandbox;
+use super::terminal;
 
 /// Threads that read and write requests. The model runs on other threads.
 const THREADS: usize = 2;
@@ -124,7 +125,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if let Err(error) = &template {
         let error = format!("{error:#}");
         let error = Printable::new(&error).at_most(MAX_MESSAGE);
-        writeln!(io::stderr(), "{error}; chats are refused, but texts are completed")?;
+        writeln!(terminal::stderr(), "{error}; chats are refused, but texts are completed")?;
     }
     let encode = encode(template, Arc::clone(&tokenizer));
     let model = Model::on(cpu, &source)?;
@@ -147,7 +148,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let router = server::router(app, rules, args.cors.clone());
     if is_open {
         let advice = "anyone who can reach this address can use the server; --api-key sets a key";
-        writeln!(io::stderr(), "{advice}")?;
+        writeln!(terminal::stderr(), "{advice}")?;
     }
     let failed = thread::scope(|scope| {
         let (running, ended) = oneshot::channel();
@@ -157,7 +158,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             engine.run();
         });
         let shutdown = Shutdown(handle.clone());
-        writeln!(io::stderr(), "listening on http://{address}")?;
+        writeln!(terminal::stderr(), "listening on http://{address}")?;
         let failed = runtime.block_on(serve(listener, router, &handle, ended));
         drop(shutdown);
         // A panic has printed its own message.

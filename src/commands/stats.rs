@@ -7,6 +7,7 @@ use lapidary::generate::{Answer, End, Finish};
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::memory::MemoryPlan;
+use super::terminal;
 
 /// The results of a finished run.
 pub struct Stats<'a> {
@@ -29,7 +30,7 @@ impl Stats<'_> {
 
     /// Writes the statistics to stderr.
     pub fn print(&self) -> io::Result<()> {
-        let (a, mut err) = (self.answer, io::stderr());
+        let (a, mut err) = (self.answer, terminal::stderr());
         writeln!(err)?;
         let prompt = speed(a.prompt_speed());
         let first =

@@ -10,8 +10,10 @@ use serde_json::json;
 
 use super::convert::{bar, Bar};
 use super::interrupt::{self, Interrupted};
+use super::json::json_line;
 use super::options::ModelArg;
 use super::size::size;
+use super::terminal;
 
 /// Check a model's file: its structure, its checksums and all its values
 #[derive(ClapArgs, Debug)]
@@ -36,9 +38,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Err(VerifyError::Cancelled) => return Err(Interrupted.into()),
         result => result?,
     };
-    let mut out = io::stdout();
+    let mut out = terminal::stdout();
     match args.json {
-        true => writeln!(out, "{}", report(&verified, &args))?,
+        true => writeln!(out, "{}", json_line(&report(&verified, &args)))?,
         false => print(&mut out, &verified, &args)?,
     }
     match verified.findings.len() {

@@ -10,6 +10,7 @@ mod outputs;
 mod prompt_cache;
 mod run;
 mod signals;
+mod terminal;
 mod texts;
 
 #[path = "../common/directory.rs"]
