@@ -207,7 +207,7 @@ impl Opened {
 fn is_readable_gguf(error: &SourceError) -> bool {
     use GgufError::{Malformed, Open, Split};
     match error {
-        SourceError::Io { .. } => false,
+        SourceError::Io { .. } | SourceError::WrongPath { .. } => false,
         SourceError::Gguf(error) => !matches!(error, Malformed { .. } | Open { .. } | Split { .. }),
         _ => true,
     }

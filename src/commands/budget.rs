@@ -34,10 +34,13 @@ pub struct TypeArgs {
     #[arg(long, value_name = "BITS", value_parser = bits, conflicts_with = "quant")]
     bpw: Option<f64>,
     /// With --fit: length of the context, in tokens
+    // An option that conflicts with --fit would cancel `requires`.
     #[arg(long, value_name = "N", default_value = "8192", requires = "fit")]
+    #[arg(conflicts_with_all = ["quant", "size", "bpw"])]
     ctx: NonZeroUsize,
     /// With --fit: type of the KV cache, f16, q8_0 or f32
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = super::options::kv_type, requires = "fit")]
+    #[arg(conflicts_with_all = ["quant", "size", "bpw"])]
     kv: KvType,
     /// Print the type that each tensor would get, and stop
     #[arg(long)]

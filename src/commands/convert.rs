@@ -8,7 +8,8 @@ use anyhow::anyhow;
 use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use lapidary::convert::{
-    check_output, convert_and_check, Check, ConvertError, Options, Progress, Report,
+    check_output, convert_and_check, unfinished_path, Check, ConvertError, Options, Progress,
+    Report,
 };
 use lapidary::kernels::{Cpu, Isa};
 use lapidary::model::Source;
@@ -23,7 +24,7 @@ use super::interrupt::{self, Interrupted};
 use super::json::json_line;
 use super::perplexity::{print as print_divergence, two_json};
 use super::sandbox;
-use super::size::size;
+use super::size::{size, size_up};
 use super::terminal;
 
 /// Convert a checkpoint to a quantized GGUF file
@@ -70,21 +71,28 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt::install()?;
     let source = super::options::open(&args.source)?;
-    let threads = args.threads.map(NonZeroUsize::get);
+    let threads = super::options::capped(args.threads)?;
     let isa = args.isa.unwrap_or_default();
     let (force, resume, verify_source) = (args.force, args.resume, args.verify_source);
-    let options = Options { threads, isa, force, resume, verify_source };
+    let options =
+        Options { threads: threads.map(NonZeroUsize::get), isa, force, resume, verify_source };
     if let Some(output) = args.output() {
         // Now, and not only when the types are chosen, which may take hours.
         let inputs: Vec<&Path> = args.importance.input().into_iter().chain(args.check()).collect();
         check_output(output, args.force, Some(&source), &inputs).map_err(with_advice)?;
     }
-    let cpu = Cpu::new(args.threads, isa)?;
+    let cpu = Cpu::new(threads, isa)?;
     // Before the long work, since `run` will need a usable tokenizer in the new file.
     let tokenizer = super::options::tokenizer(&source)?;
     report_template(&source)?;
+    args.report_resume()?;
+    args.report_same_text()?;
     let mut bar = Bar(bar());
-    let weighting = args.importance.weighting(&source, &tokenizer, cpu.clone())?;
+    let weighting = args.importance.weighting(&source, &tokenizer, cpu.clone());
+    let weighting = weighting.map_err(|error| match error.is::<Interrupted>() {
+        true => cancelled(),
+        false => error,
+    })?;
     let chosen = args.types.choose(&source, weighting, options, &mut bar);
     let mut chosen = chosen.map_err(with_advice)?;
     chosen.plan.effort = args.effort;
@@ -115,7 +123,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         json["check"] = found.as_ref().map(two_json).into();
         writeln!(out, "{}", json_line(&json))?;
     } else {
-        print(&mut out, &report, name, output)?;
+        // Of types chosen for a budget, the totals have been printed before the work.
+        print(&mut out, &report, name, output, !chosen.is_fitted())?;
         if let Some(found) = &found {
             writeln!(out)?;
             print_divergence(&mut out, found)?;
@@ -128,6 +137,32 @@ impl Args {
     /// The file to write, unless only the plan is to be printed.
     fn output(&self) -> Option<&Path> {
         self.output.as_deref().filter(|_| !self.types.only_plan())
+    }
+
+    /// Says so where --resume finds nothing.
+    fn report_resume(&self) -> io::Result<()> {
+        let unfinished = self.output().filter(|_| self.resume).map(unfinished_path);
+        if let Some(unfinished) = unfinished.filter(|path| !path.exists()) {
+            let path = unfinished.display();
+            writeln!(
+                terminal::stderr(),
+                "{path}: does not exist, so there is nothing to resume: the conversion begins anew"
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Warns of a check on the text that also said what to keep.
+    fn report_same_text(&self) -> io::Result<()> {
+        if let Some(text) = self.check().filter(|text| self.importance.is_measured_on(text)) {
+            let path = text.display();
+            writeln!(
+                terminal::stderr(),
+                "{path}: calibrating and checking on one text makes the file look better than it is; \
+                 check on another text"
+            )?;
+        }
+        Ok(())
     }
 
     /// The text for the check.
@@ -152,10 +187,36 @@ fn report_template(source: &Source) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The error of a conversion that was asked to stop when it had nothing to resume. Says so.
+fn cancelled() -> anyhow::Error {
+    // If stderr is closed, nobody can be told.
+    let _ =
+        writeln!(terminal::stderr(), "lapidary: cancelled before the first tensor was finished");
+    Interrupted.into()
+}
+
 /// Adds the option that helps to an error.
 pub(super) fn with_advice(error: ConvertError) -> anyhow::Error {
     match &error {
-        ConvertError::Cancelled => Interrupted.into(),
+        ConvertError::Cancelled => cancelled(),
+        ConvertError::Memory { path, budget, besides, smallest } => {
+            let least = size_up(besides.saturating_add(*smallest));
+            anyhow!(
+                "{}: a run cannot fit in {}: the KV cache, buffers and program take {}, and the \
+                 smallest file {}; --fit {least} is the least (a shorter --ctx or --kv q8_0 takes less)",
+                path.display(),
+                size(*budget),
+                size(*besides),
+                size(*smallest)
+            )
+        }
+        ConvertError::Budget { path, limit, smallest } => anyhow!(
+            "{}: no file can be as small as {}: the smallest has {}; --size {} is the least",
+            path.display(),
+            size(*limit),
+            size(*smallest),
+            size_up(*smallest)
+        ),
         ConvertError::Unfinished { cause, .. } => {
             let message = format!("{error}: --resume continues from there");
             if !matches!(**cause, ConvertError::Cancelled) && !interrupt::requested() {
@@ -230,11 +291,20 @@ pub(super) fn bar() -> ProgressBar {
     ProgressBar::new(0).with_style(style)
 }
 
-fn print(out: &mut impl Write, report: &Report, name: &str, output: &Path) -> io::Result<()> {
-    print_totals(out, &report.totals)?;
+fn print(
+    out: &mut impl Write,
+    report: &Report,
+    name: &str,
+    output: &Path,
+    with_totals: bool,
+) -> io::Result<()> {
+    if with_totals {
+        print_totals(out, &report.totals)?;
+        writeln!(out)?;
+    }
     writeln!(
         out,
-        "\n{}: {name}, {}, written in {:.1} s ({:.0} MB/s of weights read)",
+        "{}: {name}, {}, written in {:.1} s ({:.0} MB/s of weights read)",
         output.display(),
         size(report.file_bytes),
         report.seconds,

@@ -36,6 +36,21 @@ impl ImportanceArgs {
         self.imatrix.as_deref().or(self.calibrate.as_deref())
     }
 
+    /// Whether the importance is measured on `text`: on the same contents, or according to the matrix
+    /// on a file of that name.
+    pub fn is_measured_on(&self, text: &Path) -> bool {
+        let contents = |path: &Path| std::fs::read(path).ok();
+        match (&self.calibrate, &self.imatrix) {
+            (Some(calibrate), _) => {
+                contents(calibrate).is_some_and(|calibrate| contents(text) == Some(calibrate))
+            }
+            (None, Some(file)) => Imatrix::open(file).is_ok_and(|imatrix| {
+                imatrix.datasets.iter().any(|set| Path::new(set).file_name() == text.file_name())
+            }),
+            (None, None) => false,
+        }
+    }
+
     /// The importance of the columns of `source`, if an option asks for it. Writes to stderr what
     /// was missing or had to be repaired.
     pub fn weighting(

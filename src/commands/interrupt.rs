@@ -15,7 +15,7 @@ static SIGNAL: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 /// The number of SIGINT, also used on systems where Ctrl-C is not a signal.
 const INTERRUPT: u8 = 2;
 
-/// The error of a command that was asked to stop. Everything has already been reported.
+/// The error of a command that was asked to stop. What need be said has been said.
 #[derive(Debug, Error)]
 #[error("interrupted")]
 pub struct Interrupted;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use lapidary::kernels::{Cpu, Isa, KvType, ThreadPoolError};
+use lapidary::kernels::{processors, Cpu, Isa, KvType};
 use lapidary::model::{Note, Source};
 use lapidary::tokenizer::Tokenizer;
 
@@ -73,6 +73,24 @@ pub fn kv_type(name: &str) -> Result<KvType, String> {
 /// to start and use up the memory.
 const MAX_THREADS: usize = 1024;
 
+/// How many threads may share a processor. Every step waits for its slowest thread, so many more
+/// than there are processors take minutes for a token.
+const THREADS_PER_PROCESSOR: usize = 4;
+
+/// The number of threads that is started for `--threads`. Says so where it is less.
+pub fn capped(threads: Option<NonZeroUsize>) -> io::Result<Option<NonZeroUsize>> {
+    let processors = processors();
+    let most = processors.saturating_mul(NonZeroUsize::new(THREADS_PER_PROCESSOR).expect("not 0"));
+    if let Some(asked) = threads.filter(|threads| *threads > most) {
+        writeln!(
+            terminal::stderr(),
+            "--threads {asked}: {processors} processors can be used here, so {most} threads are started"
+        )?;
+        return Ok(Some(most));
+    }
+    Ok(threads)
+}
+
 /// Parses `--threads`.
 pub fn threads(number: &str) -> Result<NonZeroUsize, String> {
     match number.parse() {
@@ -94,8 +112,8 @@ pub struct CpuArgs {
 
 impl CpuArgs {
     /// Starts the threads.
-    pub fn cpu(&self) -> Result<Cpu, ThreadPoolError> {
-        Cpu::new(self.threads, self.isa.unwrap_or_default())
+    pub fn cpu(&self) -> anyhow::Result<Cpu> {
+        Ok(Cpu::new(capped(self.threads)?, self.isa.unwrap_or_default())?)
     }
 }
 

@@ -95,10 +95,11 @@ struct SamplingArgs {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let start = Instant::now();
-    let prompt = args.prompt()?;
     let sampler = Sampler::new(args.sampling.config())?;
     let seed = sampler.seed();
+    // Before the prompt, for which standard input may have to be read.
     let source = args.model.open()?;
+    let prompt = args.prompt()?;
     let cpu = args.cpu.cpu()?;
     let plan = args.memory.plan(&source, cpu.threads(), Load::One)?;
     let tokenizer = super::options::tokenizer(&source)?;

@@ -2,7 +2,6 @@
 
 use std::env;
 use std::io::{self, Write};
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use lapidary::memory::Load;
 use lapidary::model::{Model, Source};
 use lapidary::server::{self, ApiKey, App, Encode, ModelCard, Rules, TemplateError};
 use lapidary::tokenizer::Tokenizer;
+use lapidary_formats::checkpoint::directory_name;
 use lapidary_formats::printable::Printable;
 use tokio::net::TcpListener;
 use tokio::runtime;
@@ -255,10 +255,15 @@ impl Args {
     }
 }
 
-/// The model's name in the file, or the file's name without its extension.
+/// The model's name in the file, or the name of the file without its extension, or of the checkpoint.
 fn default_name(source: &Source) -> String {
     let named = source.gguf().and_then(|gguf| gguf.str("general.name").ok().flatten());
     let named = named.filter(|name| !name.is_empty()).map(str::to_owned);
-    let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-    named.or_else(|| stem(source.path())).unwrap_or_else(|| "model".to_owned())
+    let of_path = || match source.checkpoint() {
+        Some(checkpoint) => {
+            directory_name(source.path()).or_else(|| Some(checkpoint.config().name.clone()))
+        }
+        None => source.path().file_stem().map(|stem| stem.to_string_lossy().into_owned()),
+    };
+    named.or_else(of_path).unwrap_or_else(|| "model".to_owned())
 }

@@ -31,8 +31,9 @@ pub struct Args {
 /// Runs the command. Fails if anything is wrong with the file.
 pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt::install()?;
+    let threads = super::options::capped(args.threads)?;
     let mut bar = Bar(bar());
-    let result = verify(args.model.path(), args.threads.map(NonZeroUsize::get), &mut bar);
+    let result = verify(args.model.path(), threads.map(NonZeroUsize::get), &mut bar);
     bar.0.finish_and_clear();
     let verified = match result {
         Err(VerifyError::Cancelled) => return Err(Interrupted.into()),

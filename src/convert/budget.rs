@@ -108,15 +108,22 @@ pub fn fit(
     let smallest: u64 =
         choices.iter().filter_map(|c| c.iter().map(|choice| choice.bytes).min()).sum();
     let chosen = limit.checked_sub(overhead).and_then(|limit| allocate(&choices, limit));
-    let chosen = chosen.ok_or_else(|| ConvertError::Budget {
-        path: source.path().to_owned(),
-        limit,
-        smallest: smallest + overhead,
-    })?;
+    let chosen = chosen.ok_or_else(|| too_small(source, budget, limit, smallest + overhead))?;
     let pick = |i: usize| measured[i][chosen[i]];
     let (types, errors) = (0..measured.len()).map(pick).unzip();
     let file_bytes = overhead + (0..chosen.len()).map(|i| choices[i][chosen[i]].bytes).sum::<u64>();
     Ok(Fitted { plan: Plan::mixed(source, types), errors, file_bytes, limit })
+}
+
+/// The error for a budget that the smallest file exceeds. `limit` is the budget for the file.
+fn too_small(source: &Source, budget: Budget, limit: u64, smallest: u64) -> ConvertError {
+    let path = source.path().to_owned();
+    match (budget, budget.memory(source.config(), 0)) {
+        (Budget::Memory { bytes, .. }, Some(memory)) => {
+            ConvertError::Memory { path, budget: bytes, besides: memory.total(), smallest }
+        }
+        _ => ConvertError::Budget { path, limit, smallest },
+    }
 }
 
 /// The types that a tensor may get, with the relative error of each.

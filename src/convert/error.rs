@@ -177,6 +177,18 @@ pub enum ConvertError {
         /// Number of bytes with the smallest types.
         smallest: u64,
     },
+    /// Even with the smallest types, a run takes more memory than the budget.
+    #[error("{}: {budget} bytes of memory were asked for, but a run needs {}: {besides} bytes besides the file, and the smallest file has {smallest}", path.display(), besides.saturating_add(*smallest))]
+    Memory {
+        /// The model's path.
+        path: PathBuf,
+        /// Number of bytes of the budget.
+        budget: u64,
+        /// Number of bytes that a run takes besides the file: KV cache, buffers and program.
+        besides: u64,
+        /// Number of bytes of the file with the smallest types.
+        smallest: u64,
+    },
     /// The threads cannot be started.
     #[error(transparent)]
     Threads(#[from] ThreadPoolError),

@@ -37,5 +37,5 @@ pub use pipeline::{convert, convert_and_check, Options, Progress};
 pub use plan::Plan;
 pub use recipe::{Recipe, UnknownRecipe};
 pub use report::{Report, Totals, TypeTotal};
-pub use target::Target;
+pub use target::{unfinished_path, Target};
 pub use weighting::Weighting;

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::target::unfinished_path;
 use super::ConvertError;
 use crate::model::Source;
 
@@ -23,7 +24,7 @@ pub fn check_output(
     inputs: &[&Path],
 ) -> Result<(), ConvertError> {
     check_replaceable(out, force)?;
-    for path in [out, &super::Target::unfinished_path(out)] {
+    for path in [out, &unfinished_path(out)] {
         let unsuitable = |cause| Err(ConvertError::Unsuitable { path: path.to_owned(), cause });
         if source.is_some_and(|source| is_part_of(path, source)) {
             return unsuitable(BEING_READ);

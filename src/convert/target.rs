@@ -70,18 +70,13 @@ impl Target {
         std::fs::metadata(dir).map_err(no_directory)?;
         // If the free space cannot be determined, writing will show whether it is enough. The
         // unfinished file counts as free space, because it is overwritten or continued.
-        let unfinished = Self::unfinished_path(path);
+        let unfinished = unfinished_path(path);
         let existing = std::fs::symlink_metadata(&unfinished).map_or(0, |metadata| metadata.len());
         if let Ok(available) = fs4::available_space(dir) {
             check_space(path, bytes, available.saturating_add(existing))?;
         }
         let unfinished = UnfinishedFile::open(path, begun)?;
         Ok(Self { path: path.to_owned(), force, unfinished })
-    }
-
-    /// The name that the output `path` has until it is finished.
-    pub(super) fn unfinished_path(path: &Path) -> PathBuf {
-        UnfinishedFile::path_for(path)
     }
 
     /// The final path of the file.
@@ -144,6 +139,11 @@ impl Target {
     fn error(&self, error: io::Error) -> ConvertError {
         ConvertError::Output { path: self.path.clone(), error }
     }
+}
+
+/// The name that the output `path` has until it is finished, `OUT.part`.
+pub fn unfinished_path(path: &Path) -> PathBuf {
+    UnfinishedFile::path_for(path)
 }
 
 /// Writes a new name to the disk. On systems without such a request, that happens soon anyway; a

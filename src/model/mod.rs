@@ -17,6 +17,7 @@ mod source;
 mod state;
 mod tensors;
 mod weights;
+mod wrong_path;
 
 pub use architecture::{Architecture, LayerSpec};
 pub use batch::BatchEntry;
@@ -31,3 +32,4 @@ pub use source::{Note, Source, SourceError, STOP_IDS_KEY};
 pub use state::{Sequence, State, StateOptions, Workspace, LOGIT_ROWS, N_UBATCH};
 pub use tensors::{tensors, Role, TensorKind, TensorSpec};
 pub use weights::{Layer, Weights};
+pub use wrong_path::WrongPath;

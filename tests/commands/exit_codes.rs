@@ -151,7 +151,7 @@ fn a_closed_pipe() {
 
 /// Waits until the process has a handler for `signal`.
 #[cfg(target_os = "linux")]
-fn wait_for_handler(process: u32, signal: u32) {
+pub fn wait_for_handler(process: u32, signal: u32) {
     let caught = || {
         let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();

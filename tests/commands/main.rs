@@ -6,6 +6,7 @@ mod conversation;
 mod exit_codes;
 mod inspect;
 mod memory;
+mod messages;
 mod outputs;
 mod prompt_cache;
 mod run;

@@ -206,7 +206,20 @@ fn name(name_or_path: &str, dir: &Path) -> String {
         return last.to_owned();
     }
     let dir = dir.canonicalize().unwrap_or(dir.to_owned());
-    dir.file_name().map_or("gemma".into(), |name| name.to_string_lossy().into_owned())
+    directory_name(&dir).unwrap_or("gemma".into())
+}
+
+/// The name that a checkpoint has by its directory. In the cache of huggingface_hub that is the
+/// repository's, `gemma-2-tuned` of `models--someone--gemma-2-tuned/snapshots/COMMIT`.
+pub fn directory_name(dir: &Path) -> Option<String> {
+    let name = |dir: &Path| Some(dir.file_name()?.to_string_lossy().into_owned());
+    let snapshots = dir.parent().filter(|parent| parent.ends_with("snapshots"));
+    let repository = snapshots.and_then(|dir| name(dir.parent()?));
+    let repository = repository.as_deref().and_then(|name| name.strip_prefix("models--"));
+    match repository.and_then(|name| name.rsplit("--").next()) {
+        Some(repository) if !repository.is_empty() => Some(repository.to_owned()),
+        _ => name(dir),
+    }
 }
 
 #[derive(Deserialize)]

@@ -16,7 +16,7 @@ mod weights;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-pub use config::{CheckpointConfig, Others, RopeConfig, StopIds, TextConfig};
+pub use config::{directory_name, CheckpointConfig, Others, RopeConfig, StopIds, TextConfig};
 pub use error::CheckpointError;
 
 use crate::map::{stand_in, MappedFile};

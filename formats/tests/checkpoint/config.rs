@@ -114,3 +114,19 @@ fn keys_that_occur_twice_are_refused() {
     let message = dir.refused().to_string();
     assert!(message.contains("config.json: \"hidden_size\" occurs twice"), "{message}");
 }
+
+#[test]
+fn a_snapshot_has_the_name_of_its_repository() {
+    use lapidary_formats::checkpoint::directory_name;
+    for (path, name) in [
+        ("models--someone--gemma-2-tuned/snapshots/1f9d1f9d", Some("gemma-2-tuned")),
+        ("/hub/models--gemma/snapshots/1f9d", Some("gemma")),
+        ("/hub/models--someone--a--b/snapshots/1f9d", Some("b")),
+        ("/work/snapshots/gemma-2-2b", Some("gemma-2-2b")),
+        ("models--someone--gemma/refs/gemma-2", Some("gemma-2")),
+        ("gemma-2-2b-it", Some("gemma-2-2b-it")),
+        ("/", None),
+    ] {
+        assert_eq!(directory_name(path.as_ref()).as_deref(), name, "{path}");
+    }
+}

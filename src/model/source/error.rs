@@ -7,7 +7,7 @@ use lapidary_formats::gguf::GgufError;
 use lapidary_formats::printable::Printable;
 use thiserror::Error;
 
-use crate::model::ConfigError;
+use crate::model::{ConfigError, WrongPath};
 
 /// Why a model cannot be used. Every message names the file.
 #[derive(Debug, Error)]
@@ -19,6 +19,14 @@ pub enum SourceError {
         path: PathBuf,
         /// The system's error.
         error: std::io::Error,
+    },
+    /// It is something that people name in place of a model.
+    #[error("{}: {error}", path.display())]
+    WrongPath {
+        /// The path that was asked for.
+        path: PathBuf,
+        /// What it is.
+        error: WrongPath,
     },
     /// Not a readable GGUF file.
     #[error(transparent)]

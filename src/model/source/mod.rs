@@ -19,7 +19,7 @@ use lapidary_formats::vocab::Vocab;
 
 use super::config::{Config, ConfigError};
 use super::tensors::{tensors, Role, TensorKind, TensorSpec};
-use super::RowSource;
+use super::{RowSource, WrongPath};
 use layout::Layout;
 
 /// The key of GGUF files for a list of the tokens that end a text. Ollama writes and reads it.
@@ -99,10 +99,14 @@ impl Source {
     /// itself.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
         let io = |error| SourceError::Io { path: path.to_owned(), error };
-        let (file, config) = match std::fs::metadata(path).map_err(io)?.is_dir() {
-            true => open_checkpoint(path)?,
-            false => open_gguf(path)?,
+        let opened = match std::fs::metadata(path).map_err(io)?.is_dir() {
+            true => open_checkpoint(path),
+            false => open_gguf(path),
         };
+        let (file, config) = opened.map_err(|error| match WrongPath::of(path) {
+            Some(error) => SourceError::WrongPath { path: path.to_owned(), error },
+            None => error,
+        })?;
         // Checked before a list of the tensors is made, so that a false number of layers cannot
         // make it huge.
         let (layers, found) = (config.n_layer(), file.tensors().count());
