@@ -1,7 +1,7 @@
 //! `run --prompt-cache`: saves a session for the next run.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context};
@@ -9,6 +9,7 @@ use clap::Args;
 use lapidary::chat::Turn;
 use lapidary::generate::Session;
 use lapidary::model::{Extent, ModelError, RowSource, Saved, Source, State};
+use lapidary_formats::session::MAGIC;
 use tempfile::NamedTempFile;
 
 use super::interrupt;
@@ -46,6 +47,12 @@ pub struct PromptCache {
 
 impl PromptCache {
     fn new(path: &Path, source: &Source) -> anyhow::Result<Self> {
+        if path.is_symlink() && !path.exists() {
+            bail!(
+                "{}: is a symbolic link to a file that does not exist; delete it, or name that file",
+                path.display()
+            );
+        }
         let cache =
             Self { path: path.to_owned(), fingerprint: source.fingerprint(Extent::Sample)? };
         // Finds out now, and not after the whole evaluation, if the file cannot be written.
@@ -104,7 +111,11 @@ impl PromptCache {
             let UntilInterrupted(file) =
                 out.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.as_file().sync_all()?;
-            file.persist(&self.path)?;
+            // Whatever got this name since the run began, and is no session, is kept.
+            match begins_like_a_session(&self.path) {
+                Ok(true) => file.persist(&self.path)?,
+                _ => file.persist_noclobber(&self.path)?,
+            };
             Ok(())
         };
         saved().with_context(|| self.cannot_save())
@@ -139,6 +150,14 @@ impl PromptCache {
     fn temporary(&self) -> io::Result<NamedTempFile> {
         new_file_beside(&self.path, ".lapidary-session-")
     }
+}
+
+/// Whether the file at `path` begins as sessions do.
+fn begins_like_a_session(path: &Path) -> io::Result<bool> {
+    let mut magic = [0; MAGIC.len()];
+    // Checked before opening, because opening a pipe would wait for its other end.
+    let is_file = std::fs::metadata(path)?.is_file();
+    Ok(is_file && File::open(path)?.read_exact(&mut magic).is_ok() && magic == MAGIC)
 }
 
 /// A file whose writes fail once Ctrl-C has been pressed.

@@ -288,3 +288,39 @@ fn a_session_is_saved_when_the_reader_of_the_output_goes_away() {
     let known = cache.run(&["-p", PROMPT, "-n", "3"]);
     assert!(known["prompt_evaluated"].as_u64() < known["prompt_tokens"].as_u64(), "{known}");
 }
+
+#[test]
+#[cfg(unix)]
+fn what_is_no_session_is_never_replaced() {
+    let cache = Cache::new();
+    std::os::unix::fs::symlink("nothing", &cache.path).unwrap();
+    assert!(cache.refused(&tiny(), &["-p", PROMPT]).contains("is a symbolic link to a file that"));
+    std::fs::remove_file(&cache.path).unwrap();
+
+    // A file that gets the name while the model writes.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
+    command.arg("run").arg(tiny()).args(["-p", PROMPT, "-n", "-1", "--ctx", "100000"]);
+    command.arg("--prompt-cache").arg(&cache.path).stdin(Stdio::null());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+    std::fs::write(&cache.path, "somebody's file").unwrap();
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("session: cannot save the session: File exists"), "{stderr}");
+    assert_eq!(std::fs::read(&cache.path).unwrap(), b"somebody's file");
+    assert_eq!(cache.names(), ["session"]);
+}
+
+/// Another name of a session keeps what it had.
+#[test]
+fn a_hard_link_to_a_session_is_not_written_to() {
+    let cache = Cache::new();
+    cache.run(&["-p", PROMPT, "-n", "1"]);
+    let (before, link) = (std::fs::read(&cache.path).unwrap(), cache.dir.path().join("link"));
+    std::fs::hard_link(&cache.path, &link).unwrap();
+    cache.run(&["-p", PROMPT, "-n", "5"]);
+    assert_eq!(std::fs::read(&link).unwrap(), before);
+    assert_ne!(std::fs::read(&cache.path).unwrap(), before);
+}
