@@ -37,6 +37,7 @@ pub fn vocabulary(n: usize, seed: u64) -> Vocab {
         eot: Some(107),
         add_bos: true,
         add_space_prefix: false,
+        add_eos: false,
         left_out: Vec::new(),
     }
 }

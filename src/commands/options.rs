@@ -48,11 +48,14 @@ pub fn open(path: &Path) -> anyhow::Result<Source> {
     Ok(source)
 }
 
-/// The model's tokenizer. Says which tokens it leaves out.
+/// The model's tokenizer. Says what of its files is not used.
 pub fn tokenizer(source: &Source) -> anyhow::Result<Tokenizer> {
     let vocab = source.vocab()?;
     if !vocab.left_out.is_empty() {
         say(source, &Note::WithoutRow(vocab.left_out.clone()))?;
+    }
+    if vocab.add_eos {
+        say(source, &Note::AddEos)?;
     }
     Tokenizer::new(vocab).with_context(|| source.path().display().to_string())
 }

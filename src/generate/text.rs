@@ -117,6 +117,7 @@ mod tests {
             pad,
             add_bos: false,
             add_space_prefix: false,
+            add_eos: false,
             left_out: Vec::new(),
         };
         Tokenizer::new(vocab).unwrap()

@@ -20,6 +20,7 @@ fn vocab(pieces: &[(&str, f32, PieceKind)]) -> Vocab {
         pad: None,
         add_bos: true,
         add_space_prefix: false,
+        add_eos: false,
         left_out: Vec::new(),
     }
 }

@@ -62,6 +62,7 @@ pub fn vocab() -> Vocab {
         pad: Some(0),
         add_bos: true,
         add_space_prefix: false,
+        add_eos: false,
         left_out: Vec::new(),
     }
 }

@@ -149,10 +149,6 @@ fn assemble(
             None => left_out.push(token.content.clone()),
         }
     }
-    if config.add_eos_token == Some(true) {
-        // An end after every prompt leaves nothing to answer. It is meant for training.
-        left_out.push("add_eos_token".to_owned());
-    }
     for text in config.special.additional() {
         match pieces.iter().position(|piece| piece.text == text) {
             Some(id) => {
@@ -173,6 +169,7 @@ fn assemble(
         add_bos: config.add_bos_token.unwrap_or(true),
         // Gemma never has it, and transformers ignores this setting of tokenizer.model.
         add_space_prefix: false,
+        add_eos: config.add_eos_token.unwrap_or(false),
         left_out,
     };
     config.special.set_ids(&mut vocab, &own)?;

@@ -50,12 +50,9 @@ impl Vocab {
             pad: id(gguf, PAD)?,
             add_bos: gguf.bool(ADD_BOS)?.unwrap_or(true),
             add_space_prefix: gguf.bool(ADD_SPACE)?.unwrap_or(false),
+            add_eos: gguf.bool(ADD_EOS)?.unwrap_or(false),
             left_out: Vec::new(),
         };
-        if gguf.bool(ADD_EOS)? == Some(true) {
-            // An end after every prompt leaves nothing to answer.
-            vocab.left_out.push("add_eos_token".to_owned());
-        }
         vocab.bos = vocab.bos.or_else(|| vocab.find("<bos>"));
         vocab.eos = vocab.eos.or_else(|| vocab.find("<eos>"));
         vocab.eot = vocab.eot.or_else(|| vocab.find("<end_of_turn>"));

@@ -54,8 +54,11 @@ pub struct Vocab {
     pub add_bos: bool,
     /// Whether a space is put before the text (never for Gemma).
     pub add_space_prefix: bool,
-    /// What its files say that this vocabulary leaves out: tokens and ids without a piece, such as a
-    /// padding token that was added after training; and `add_eos_token`. Sorted.
+    /// Whether its files ask for an end after every text (`add_eos_token`). That is meant for
+    /// training: an end after a prompt leaves nothing to answer. No text gets one here.
+    pub add_eos: bool,
+    /// Tokens and ids that its files name and that have no piece, such as a padding token that was
+    /// added after training. Sorted.
     pub left_out: Vec<String>,
 }
 

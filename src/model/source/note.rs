@@ -20,6 +20,8 @@ pub enum Note {
     QuantizationConfig,
     /// Keys of `config.json` that mean nothing to this program.
     UnknownKeys(Vec<String>),
+    /// Texts are to end with a token of their own.
+    AddEos,
     /// Tokens that end a text, or other ids and tokens, without a row in the embedding.
     WithoutRow(Vec<String>),
 }
@@ -47,6 +49,9 @@ impl fmt::Display for Note {
             Self::UnknownKeys(keys) => {
                 write!(f, "keys of config.json that are not known are ignored: {}", list(keys))
             }
+            Self::AddEos => f.write_str(
+                "add_eos_token is ignored: a prompt that is followed by an end has no answer",
+            ),
             Self::WithoutRow(names) => write!(
                 f,
                 "tokens without a row in the embedding are left out: {}",
