@@ -5,3 +5,6 @@ mod gguf;
 mod imatrix;
 mod quant;
 mod session;
+
+#[path = "../../tests/common/blocks.rs"]
+mod blocks;

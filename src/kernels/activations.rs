@@ -127,7 +127,8 @@ impl Activations {
             Layout::Blocks => {
                 refit(&mut form.blocks, n * row_bytes, 0);
                 let rows = form.blocks.chunks_mut(row_bytes).zip(self.x.chunks(cols));
-                pool.for_each(rows, |(bytes, x)| (ty.traits().quantize)(x, bytes));
+                let quantize = ty.traits().quantize.expect("activation types are written");
+                pool.for_each(rows, |(bytes, x)| quantize(x, bytes));
             }
             Layout::Rows if ty == QuantType::Q8_K => form.rows.fill_k(isa, &self.x, cols),
             Layout::Rows => form.rows.fill_32(isa, &self.x),

@@ -115,7 +115,7 @@ pub fn gguf_of(
         let mut x = weights(spec);
         values(spec, &mut x);
         let mut bytes = vec![0; spec.bytes(ty(spec)) as usize];
-        (ty(spec).traits().quantize)(&x, &mut bytes);
+        (ty(spec).traits().quantize.expect("written"))(&x, &mut bytes);
         writer.write(&bytes).unwrap();
     }
     // Tensors that `change` has added hold zeros.

@@ -15,6 +15,15 @@ pub trait Block: Pod {
     /// The type that the activations, the other factor of [`dot_row`](Block::dot_row), have.
     type Activation: Block;
 
+    /// Writes the block's `LEN` values to `y`.
+    fn dequantize(&self, y: &mut [f32]);
+
+    /// The dot product of two rows with the same number of values.
+    fn dot_row(w: &[Self], a: &[Self::Activation]) -> f32;
+}
+
+/// A block type that is also written: files of the others are only read.
+pub(super) trait Quantize: Block {
     /// Quantizes `x` (`LEN` values). Chooses the scales with the smallest squared error, in which
     /// each value is weighted by its importance in `w` (`LEN` values). Types that have nothing to
     /// choose ignore `w`.
@@ -22,12 +31,6 @@ pub trait Block: Pod {
     /// Implementations and everything that they call are `#[inline(always)]`, so that they become
     /// part of the function in which the instructions of `l` are enabled.
     fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self;
-
-    /// Writes the block's `LEN` values to `y`.
-    fn dequantize(&self, y: &mut [f32]);
-
-    /// The dot product of two rows with the same number of values.
-    fn dot_row(w: &[Self], a: &[Self::Activation]) -> f32;
 }
 
 /// A row's bytes as typed blocks, without a copy.
@@ -40,7 +43,7 @@ pub(super) fn blocks<B: Block>(bytes: &[u8]) -> &[B] {
 }
 
 #[inline(always)]
-pub(super) fn quantize<L: Lanes, B: Block>(
+pub(super) fn quantize<L: Lanes, B: Quantize>(
     l: L,
     x: &[f32],
     importance: Option<&[f32]>,

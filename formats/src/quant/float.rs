@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::block::Block;
+use super::block::{Block, Quantize};
 use super::effort::Effort;
 use super::lanes::Lanes;
 
@@ -44,6 +44,11 @@ impl F16 {
         Self(f16::from_f32(x.clamp(-max, max)).to_le_bytes())
     }
 
+    /// The value with these bits.
+    pub(super) fn from_bits(bits: u16) -> Self {
+        Self(bits.to_le_bytes())
+    }
+
     /// The exact value.
     pub fn to_f32(self) -> f32 {
         f16::from_le_bytes(self.0).to_f32()
@@ -77,11 +82,6 @@ impl Block for F32 {
     const LEN: usize = 1;
     type Activation = F32;
 
-    #[inline(always)]
-    fn quantize<L: Lanes>(_: L, x: &[f32], _: &[f32], _: Effort) -> Self {
-        Self::from_f32(x[0])
-    }
-
     fn dequantize(&self, y: &mut [f32]) {
         y[0] = self.to_f32();
     }
@@ -91,14 +91,16 @@ impl Block for F32 {
     }
 }
 
-impl Block for F16 {
-    const LEN: usize = 1;
-    type Activation = F32;
-
+impl Quantize for F32 {
     #[inline(always)]
     fn quantize<L: Lanes>(_: L, x: &[f32], _: &[f32], _: Effort) -> Self {
         Self::from_f32(x[0])
     }
+}
+
+impl Block for F16 {
+    const LEN: usize = 1;
+    type Activation = F32;
 
     fn dequantize(&self, y: &mut [f32]) {
         y[0] = self.to_f32();
@@ -115,14 +117,16 @@ impl Block for F16 {
     }
 }
 
-impl Block for Bf16 {
-    const LEN: usize = 1;
-    type Activation = F32;
-
+impl Quantize for F16 {
     #[inline(always)]
     fn quantize<L: Lanes>(_: L, x: &[f32], _: &[f32], _: Effort) -> Self {
         Self::from_f32(x[0])
     }
+}
+
+impl Block for Bf16 {
+    const LEN: usize = 1;
+    type Activation = F32;
 
     fn dequantize(&self, y: &mut [f32]) {
         y[0] = self.to_f32();
@@ -130,6 +134,13 @@ impl Block for Bf16 {
 
     fn dot_row(w: &[Self], a: &[F32]) -> f32 {
         dot(w, a, |w| w.map(Bf16::to_f32))
+    }
+}
+
+impl Quantize for Bf16 {
+    #[inline(always)]
+    fn quantize<L: Lanes>(_: L, x: &[f32], _: &[f32], _: Effort) -> Self {
+        Self::from_f32(x[0])
     }
 }
 

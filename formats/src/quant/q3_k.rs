@@ -5,14 +5,13 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::Block;
+use super::block::Quantize;
 use super::effort::Effort;
 use super::float::F16;
 use super::lanes::Lanes;
 use super::q2_k;
-use super::q8_k::BlockQ8K;
 use super::range::Range;
-use super::symmetric::Symmetric;
+use super::symmetric::{Symmetric, Unpack};
 
 /// 256 weights in 110 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -33,18 +32,6 @@ pub struct BlockQ3K {
 const _: () = assert!(size_of::<BlockQ3K>() == 110);
 
 impl BlockQ3K {
-    /// The block's numbers, unpacked.
-    pub fn unpack(&self) -> Symmetric {
-        let low = q2_k::unpack(&self.qs);
-        let mut q = [0; 256];
-        for (k, (q, low)) in q.chunks_exact_mut(32).zip(low.chunks_exact(32)).enumerate() {
-            for i in 0..32 {
-                q[i] = (low[i] | (self.hmask[i] >> k & 1) << 2) as i8 - 4;
-            }
-        }
-        Symmetric { d: self.d.to_f32(), scales: self.unpack_scales(), q }
-    }
-
     /// The scales, in -32..32.
     #[inline(always)]
     pub fn unpack_scales(&self) -> [i8; 16] {
@@ -78,21 +65,29 @@ impl BlockQ3K {
     }
 }
 
-impl Block for BlockQ3K {
-    const LEN: usize = 256;
-    type Activation = BlockQ8K;
+impl Unpack for BlockQ3K {
+    fn unpack(&self) -> Symmetric {
+        let low = q2_k::unpack(&self.qs);
+        let mut q = [0; 256];
+        for (k, (q, low)) in q.chunks_exact_mut(32).zip(low.chunks_exact(32)).enumerate() {
+            for i in 0..32 {
+                q[i] = (low[i] | (self.hmask[i] >> k & 1) << 2) as i8 - 4;
+            }
+        }
+        Symmetric { d: self.d.to_f32(), scales: self.unpack_scales(), q }
+    }
+}
 
+impl Quantize for BlockQ3K {
     #[inline(always)]
     fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
-        Self::pack(&Symmetric::fit(l, x, w, (Range::signed(3), Range::signed(6)), effort))
-    }
-
-    fn dequantize(&self, y: &mut [f32]) {
-        self.unpack().dequantize(y);
-    }
-
-    fn dot_row(w: &[Self], a: &[BlockQ8K]) -> f32 {
-        w.iter().zip(a).fold(0.0, |sum, (w, a)| sum + w.unpack().dot(a))
+        Self::pack(&Symmetric::fit::<L, Range, 16>(
+            l,
+            x,
+            w,
+            (Range::signed(3), Range::signed(6)),
+            effort,
+        ))
     }
 }
 

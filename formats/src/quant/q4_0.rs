@@ -4,7 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::Block;
+use super::block::{Block, Quantize};
 use super::effort::Effort;
 use super::float::F16;
 use super::lanes::Lanes;
@@ -41,16 +41,6 @@ impl Block for BlockQ4_0 {
     const LEN: usize = 32;
     type Activation = BlockQ8_0;
 
-    #[inline(always)]
-    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], _: Effort) -> Self {
-        let (x, w) = (search::finite::<32>(x), search::importance::<32>(w));
-        let d = F16::from_f32(search::scale(l, &x, &w, CODES));
-        let mut q = [0; 32];
-        search::encode(&x, d.to_f32(), 0.0, CODES, &mut q);
-        let q = |i: usize| q[i].wrapping_add(8);
-        Self { d, qs: std::array::from_fn(|i| q(i) | q(i + 16) << 4) }
-    }
-
     fn dequantize(&self, y: &mut [f32]) {
         let d = self.d.to_f32();
         for (y, q) in y.iter_mut().zip(self.codes()) {
@@ -60,5 +50,17 @@ impl Block for BlockQ4_0 {
 
     fn dot_row(w: &[Self], a: &[BlockQ8_0]) -> f32 {
         w.iter().zip(a).fold(0.0, |sum, (w, a)| sum + w.d.to_f32() * a.dot(&w.codes()))
+    }
+}
+
+impl Quantize for BlockQ4_0 {
+    #[inline(always)]
+    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], _: Effort) -> Self {
+        let (x, w) = (search::finite::<32>(x), search::importance::<32>(w));
+        let d = F16::from_f32(search::scale(l, &x, &w, CODES));
+        let mut q = [0; 32];
+        search::encode(&x, d.to_f32(), 0.0, CODES, &mut q);
+        let q = |i: usize| q[i].wrapping_add(8);
+        Self { d, qs: std::array::from_fn(|i| q(i) | q(i + 16) << 4) }
     }
 }

@@ -6,7 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::affine::Affine;
-use super::block::Block;
+use super::block::{Block, Quantize};
 use super::effort::Effort;
 use super::float::F16;
 use super::lanes::Lanes;
@@ -60,17 +60,19 @@ impl Block for BlockQ4K {
     const LEN: usize = 256;
     type Activation = BlockQ8K;
 
-    #[inline(always)]
-    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
-        Self::pack(&Affine::fit(l, x, w, (Range::unsigned(4), Range::unsigned(6)), effort))
-    }
-
     fn dequantize(&self, y: &mut [f32]) {
         self.unpack().dequantize(y);
     }
 
     fn dot_row(w: &[Self], a: &[BlockQ8K]) -> f32 {
         w.iter().zip(a).fold(0.0, |sum, (w, a)| sum + w.unpack().dot(a))
+    }
+}
+
+impl Quantize for BlockQ4K {
+    #[inline(always)]
+    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
+        Self::pack(&Affine::fit(l, x, w, (Range::unsigned(4), Range::unsigned(6)), effort))
     }
 }
 

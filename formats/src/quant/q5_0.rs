@@ -4,7 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::Block;
+use super::block::{Block, Quantize};
 use super::effort::Effort;
 use super::float::F16;
 use super::lanes::Lanes;
@@ -38,16 +38,6 @@ impl Block for BlockQ5_0 {
     const LEN: usize = 32;
     type Activation = BlockQ8_0;
 
-    #[inline(always)]
-    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], _: Effort) -> Self {
-        let (x, w) = (search::finite::<32>(x), search::importance::<32>(w));
-        let d = F16::from_f32(search::scale(l, &x, &w, CODES));
-        let mut q = [0; 32];
-        search::encode(&x, d.to_f32(), 0.0, CODES, &mut q);
-        let (qs, qh) = pack(&q.map(|q| q.wrapping_add(16)));
-        Self { d, qh, qs }
-    }
-
     fn dequantize(&self, y: &mut [f32]) {
         let d = self.d.to_f32();
         for (y, q) in y.iter_mut().zip(self.codes()) {
@@ -57,6 +47,18 @@ impl Block for BlockQ5_0 {
 
     fn dot_row(w: &[Self], a: &[BlockQ8_0]) -> f32 {
         w.iter().zip(a).fold(0.0, |sum, (w, a)| sum + w.d.to_f32() * a.dot(&w.codes()))
+    }
+}
+
+impl Quantize for BlockQ5_0 {
+    #[inline(always)]
+    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], _: Effort) -> Self {
+        let (x, w) = (search::finite::<32>(x), search::importance::<32>(w));
+        let d = F16::from_f32(search::scale(l, &x, &w, CODES));
+        let mut q = [0; 32];
+        search::encode(&x, d.to_f32(), 0.0, CODES, &mut q);
+        let (qs, qh) = pack(&q.map(|q| q.wrapping_add(16)));
+        Self { d, qh, qs }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::Block;
+use super::block::{Block, Quantize};
 use super::effort::Effort;
 use super::float::F16;
 use super::lanes::Lanes;
@@ -42,18 +42,6 @@ impl Block for BlockQ5_1 {
     const LEN: usize = 32;
     type Activation = BlockQ8_0;
 
-    #[inline(always)]
-    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], _: Effort) -> Self {
-        let (x, w) = (search::finite::<32>(x), search::importance::<32>(w));
-        let moments = Moments::new(l, &x, &w);
-        let (d, m) = search::scale_offset(l, &x, &w, &moments, CODES, Offset::Any);
-        let (d, m) = (F16::from_f32(d), F16::from_f32(m));
-        let mut q = [0; 32];
-        search::encode(&x, d.to_f32(), m.to_f32(), CODES, &mut q);
-        let (qs, qh) = q5_0::pack(&q);
-        Self { d, m, qh, qs }
-    }
-
     fn dequantize(&self, y: &mut [f32]) {
         let (d, m) = (self.d.to_f32(), self.m.to_f32());
         for (y, q) in y.iter_mut().zip(self.codes()) {
@@ -65,5 +53,19 @@ impl Block for BlockQ5_1 {
         w.iter().zip(a).fold(0.0, |sum, (w, a)| {
             sum + (w.d.to_f32() * a.dot(&w.codes()) + w.m.to_f32() * a.sum())
         })
+    }
+}
+
+impl Quantize for BlockQ5_1 {
+    #[inline(always)]
+    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], _: Effort) -> Self {
+        let (x, w) = (search::finite::<32>(x), search::importance::<32>(w));
+        let moments = Moments::new(l, &x, &w);
+        let (d, m) = search::scale_offset(l, &x, &w, &moments, CODES, Offset::Any);
+        let (d, m) = (F16::from_f32(d), F16::from_f32(m));
+        let mut q = [0; 32];
+        search::encode(&x, d.to_f32(), m.to_f32(), CODES, &mut q);
+        let (qs, qh) = q5_0::pack(&q);
+        Self { d, m, qh, qs }
     }
 }

@@ -5,13 +5,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::Block;
+use super::block::Quantize;
 use super::effort::Effort;
 use super::float::F16;
 use super::lanes::Lanes;
-use super::q8_k::BlockQ8K;
 use super::range::Range;
-use super::symmetric::Symmetric;
+use super::symmetric::{Symmetric, Unpack};
 
 /// 256 weights in 210 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -31,21 +30,6 @@ pub struct BlockQ6K {
 const _: () = assert!(size_of::<BlockQ6K>() == 210);
 
 impl BlockQ6K {
-    /// The block's numbers, unpacked.
-    pub fn unpack(&self) -> Symmetric {
-        let mut q = [0; 256];
-        let (ql, qh) = (self.ql.chunks_exact(64), self.qh.chunks_exact(32));
-        for (q, (ql, qh)) in q.chunks_exact_mut(128).zip(ql.zip(qh)) {
-            for i in 0..32 {
-                q[i] = (ql[i] & 15 | (qh[i] & 3) << 4) as i8 - 32;
-                q[i + 32] = (ql[i + 32] & 15 | (qh[i] >> 2 & 3) << 4) as i8 - 32;
-                q[i + 64] = (ql[i] >> 4 | (qh[i] >> 4 & 3) << 4) as i8 - 32;
-                q[i + 96] = (ql[i + 32] >> 4 | (qh[i] >> 6) << 4) as i8 - 32;
-            }
-        }
-        Symmetric { d: self.d.to_f32(), scales: self.scales, q }
-    }
-
     #[inline(always)]
     fn pack(x: &Symmetric) -> Self {
         let (mut ql, mut qh) = ([0; 128], [0; 64]);
@@ -63,20 +47,31 @@ impl BlockQ6K {
     }
 }
 
-impl Block for BlockQ6K {
-    const LEN: usize = 256;
-    type Activation = BlockQ8K;
+impl Unpack for BlockQ6K {
+    fn unpack(&self) -> Symmetric {
+        let mut q = [0; 256];
+        let (ql, qh) = (self.ql.chunks_exact(64), self.qh.chunks_exact(32));
+        for (q, (ql, qh)) in q.chunks_exact_mut(128).zip(ql.zip(qh)) {
+            for i in 0..32 {
+                q[i] = (ql[i] & 15 | (qh[i] & 3) << 4) as i8 - 32;
+                q[i + 32] = (ql[i + 32] & 15 | (qh[i] >> 2 & 3) << 4) as i8 - 32;
+                q[i + 64] = (ql[i] >> 4 | (qh[i] >> 4 & 3) << 4) as i8 - 32;
+                q[i + 96] = (ql[i + 32] >> 4 | (qh[i] >> 6) << 4) as i8 - 32;
+            }
+        }
+        Symmetric { d: self.d.to_f32(), scales: self.scales, q }
+    }
+}
 
+impl Quantize for BlockQ6K {
     #[inline(always)]
     fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
-        Self::pack(&Symmetric::fit(l, x, w, (Range::signed(6), Range::signed(8)), effort))
-    }
-
-    fn dequantize(&self, y: &mut [f32]) {
-        self.unpack().dequantize(y);
-    }
-
-    fn dot_row(w: &[Self], a: &[BlockQ8K]) -> f32 {
-        w.iter().zip(a).fold(0.0, |sum, (w, a)| sum + w.unpack().dot(a))
+        Self::pack(&Symmetric::fit::<L, Range, 16>(
+            l,
+            x,
+            w,
+            (Range::signed(6), Range::signed(8)),
+            effort,
+        ))
     }
 }

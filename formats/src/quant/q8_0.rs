@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::Block;
+use super::block::{Block, Quantize};
 use super::effort::Effort;
 use super::float::F16;
 use super::lanes::Lanes;
@@ -39,17 +39,6 @@ impl Block for BlockQ8_0 {
     const LEN: usize = 32;
     type Activation = BlockQ8_0;
 
-    /// Follows ggml and Python's `gguf`, byte for byte: `d` is the largest magnitude / 127, and the
-    /// codes are `x * (1 / d)` rounded half away from zero, with the `d` from before it is rounded
-    /// to f16.
-    #[inline(always)]
-    fn quantize<L: Lanes>(_: L, x: &[f32], _: &[f32], _: Effort) -> Self {
-        let x = search::finite::<32>(x);
-        let d = search::magnitude(&x) / 127.0;
-        let inverse = search::inverse(d);
-        Self { d: F16::from_f32(d), qs: x.map(|x| round_half_away(x * inverse)) }
-    }
-
     fn dequantize(&self, y: &mut [f32]) {
         let d = self.d.to_f32();
         for (y, q) in y.iter_mut().zip(self.qs) {
@@ -59,6 +48,19 @@ impl Block for BlockQ8_0 {
 
     fn dot_row(w: &[Self], a: &[BlockQ8_0]) -> f32 {
         w.iter().zip(a).fold(0.0, |sum, (w, a)| sum + w.d.to_f32() * a.dot(&w.qs))
+    }
+}
+
+impl Quantize for BlockQ8_0 {
+    /// Follows ggml and Python's `gguf`, byte for byte: `d` is the largest magnitude / 127, and the
+    /// codes are `x * (1 / d)` rounded half away from zero, with the `d` from before it is rounded
+    /// to f16.
+    #[inline(always)]
+    fn quantize<L: Lanes>(_: L, x: &[f32], _: &[f32], _: Effort) -> Self {
+        let x = search::finite::<32>(x);
+        let d = search::magnitude(&x) / 127.0;
+        let inverse = search::inverse(d);
+        Self { d: F16::from_f32(d), qs: x.map(|x| round_half_away(x * inverse)) }
     }
 }
 

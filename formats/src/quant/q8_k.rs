@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::Block;
+use super::block::{Block, Quantize};
 use super::effort::Effort;
 use super::float::F32;
 use super::lanes::Lanes;
@@ -39,18 +39,6 @@ impl Block for BlockQ8K {
     const LEN: usize = 256;
     type Activation = BlockQ8K;
 
-    /// `d` is the largest magnitude / 127, and the codes are `x * (1 / d)` rounded half to even.
-    /// Every vector unit rounds that way by default, so fast kernels can give the same bytes.
-    #[inline(always)]
-    fn quantize<L: Lanes>(_: L, x: &[f32], _: &[f32], _: Effort) -> Self {
-        let x = search::finite::<256>(x);
-        let d = search::magnitude(&x) / 127.0;
-        let inverse = search::inverse(d);
-        let qs = x.map(|x| CODES.nearest(x * inverse) as i8);
-        let sum = |i: usize| qs[16 * i..][..16].iter().map(|q| i16::from(*q)).sum::<i16>();
-        Self { d: F32::from_f32(d), qs, bsums: std::array::from_fn(|i| sum(i).to_le_bytes()) }
-    }
-
     fn dequantize(&self, y: &mut [f32]) {
         let d = self.d.to_f32();
         for (y, q) in y.iter_mut().zip(self.qs) {
@@ -64,5 +52,19 @@ impl Block for BlockQ8K {
                 w.qs.iter().zip(&a.qs).map(|(w, a)| i32::from(*w) * i32::from(*a)).sum();
             sum + w.d.to_f32() * a.d.to_f32() * products as f32
         })
+    }
+}
+
+impl Quantize for BlockQ8K {
+    /// `d` is the largest magnitude / 127, and the codes are `x * (1 / d)` rounded half to even.
+    /// Every vector unit rounds that way by default, so fast kernels can give the same bytes.
+    #[inline(always)]
+    fn quantize<L: Lanes>(_: L, x: &[f32], _: &[f32], _: Effort) -> Self {
+        let x = search::finite::<256>(x);
+        let d = search::magnitude(&x) / 127.0;
+        let inverse = search::inverse(d);
+        let qs = x.map(|x| CODES.nearest(x * inverse) as i8);
+        let sum = |i: usize| qs[16 * i..][..16].iter().map(|q| i16::from(*q)).sum::<i16>();
+        Self { d: F32::from_f32(d), qs, bsums: std::array::from_fn(|i| sum(i).to_le_bytes()) }
     }
 }

@@ -2,6 +2,17 @@
 
 use super::lanes::Lanes;
 
+/// Integers that values are rounded to.
+pub(super) trait Integers: Copy {
+    /// The multiples that the largest magnitude of a block is mapped to while a scale is searched: the
+    /// first one, and how much smaller the last one is.
+    fn trials(self) -> (f32, f32);
+    /// The integer nearest to each lane, as a float.
+    fn nearest_lanes<L: Lanes>(self, l: L, x: L::F) -> L::F;
+    /// The nearest integer as a byte, in two's complement.
+    fn code(self, x: f32) -> u8;
+}
+
 /// The integers `low..=high`, as floats.
 #[derive(Clone, Copy)]
 pub(super) struct Range {
@@ -43,22 +54,31 @@ impl Range {
         (self.clamp(x) + ROUND) - ROUND
     }
 
-    /// The same integer as a byte, in two's complement.
-    #[inline(always)]
-    pub(super) fn code(self, x: f32) -> u8 {
-        (self.clamp(x) + ROUND).to_bits() as u8
-    }
-
     /// [`clamp`](Self::clamp) of each lane.
     #[inline(always)]
     pub(super) fn clamp_lanes<L: Lanes>(self, l: L, x: L::F) -> L::F {
         l.min(l.max(x, l.splat(self.low)), l.splat(self.high))
     }
+}
 
-    /// [`nearest`](Self::nearest) of each lane.
+impl Integers for Range {
+    /// From just outside the range, which clips the largest magnitude a little in favour of the many
+    /// small values, down to where the coarser steps cost more than another rounding can gain. These
+    /// limits were found by trying, for all types.
     #[inline(always)]
-    pub(super) fn nearest_lanes<L: Lanes>(self, l: L, x: L::F) -> L::F {
+    fn trials(self) -> (f32, f32) {
+        let half = -self.low;
+        (half + 0.5, 1.0 + half / 4.0)
+    }
+
+    #[inline(always)]
+    fn nearest_lanes<L: Lanes>(self, l: L, x: L::F) -> L::F {
         let round = l.splat(ROUND);
         l.sub(l.add(self.clamp_lanes(l, x), round), round)
+    }
+
+    #[inline(always)]
+    fn code(self, x: f32) -> u8 {
+        (self.clamp(x) + ROUND).to_bits() as u8
     }
 }

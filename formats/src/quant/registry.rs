@@ -1,9 +1,11 @@
 //! The registry: one row per type. It is the only list of types in the program.
 
-use super::block::{self, Block};
+use super::block::{self, Block, Quantize};
 use super::effort::Effort;
 use super::lanes::{Lanes, Plain};
 use super::{float, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, q8_k};
+use super::{iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs};
+use super::{mxfp4, tq1_0, tq2_0};
 
 /// A tensor type, with ggml's number.
 #[allow(non_camel_case_types)]
@@ -24,7 +26,19 @@ pub enum QuantType {
     Q5_K = 13,
     Q6_K = 14,
     Q8_K = 15,
+    IQ2_XXS = 16,
+    IQ2_XS = 17,
+    IQ3_XXS = 18,
+    IQ1_S = 19,
+    IQ4_NL = 20,
+    IQ3_S = 21,
+    IQ2_S = 22,
+    IQ4_XS = 23,
+    IQ1_M = 29,
     BF16 = 30,
+    TQ1_0 = 34,
+    TQ2_0 = 35,
+    MXFP4 = 39,
 }
 
 /// Everything that is specific to a type.
@@ -43,9 +57,9 @@ pub struct Traits {
     /// Whether GGUF files contain it (Q8_K is for activations only).
     pub stored: bool,
     /// Quantizes whole blocks: `x.len()` values to `x.len() / block_len * block_bytes` bytes. All
-    /// values are equally important.
-    pub quantize: fn(x: &[f32], y: &mut [u8]),
-    /// The reverse of [`quantize`](Traits::quantize).
+    /// values are equally important. `None` for types that are only read.
+    pub quantize: Option<fn(x: &[f32], y: &mut [u8])>,
+    /// Dequantizes whole blocks, the reverse of [`quantize`](Traits::quantize).
     pub dequantize: fn(x: &[u8], y: &mut [f32]),
     /// Dot product of a row of this type with a row of type `activation`.
     pub dot: fn(w: &[u8], a: &[u8]) -> f32,
@@ -59,18 +73,35 @@ const fn row<B: Block>(ty: QuantType, name: &'static str, activation: QuantType)
         block_bytes: size_of::<B>(),
         activation,
         stored: !matches!(ty, QuantType::Q8_K),
-        quantize: |x, y| block::quantize::<_, B>(Plain, x, None, Effort::Default, y),
+        quantize: None,
         dequantize: block::dequantize::<B>,
         dot: block::dot::<B>,
+    }
+}
+
+/// The row of a type that is written too.
+const fn written<B: Quantize>(ty: QuantType, name: &'static str, activation: QuantType) -> Traits {
+    Traits {
+        quantize: Some(|x, y| block::quantize::<_, B>(Plain, x, None, Effort::Default, y)),
+        ..row::<B>(ty, name, activation)
     }
 }
 
 /// Defines the rows, and the one function per type that must be inlined rather than called through
 /// a pointer.
 macro_rules! registry {
-    ($($ty:ident: $block:ty, $activation:ident;)*) => {
-        static REGISTRY: &[Traits] =
-            &[$(row::<$block>(QuantType::$ty, stringify!($ty), QuantType::$activation)),*];
+    (
+        written { $($ty:ident: $block:ty, $activation:ident;)* }
+        read { $($read:ident: $read_block:ty, $read_activation:ident;)* }
+    ) => {
+        static REGISTRY: &[Traits] = &[
+            $(written::<$block>(QuantType::$ty, stringify!($ty), QuantType::$activation),)*
+            $(row::<$read_block>(
+                QuantType::$read,
+                stringify!($read),
+                QuantType::$read_activation,
+            ),)*
+        ];
 
         impl QuantType {
             /// Quantizes whole blocks like [`Traits::quantize`], with the operations of `l`. All
@@ -78,7 +109,7 @@ macro_rules! registry {
             /// error of each value; without it all values are equally important.
             ///
             /// # Panics
-            /// If the lengths do not match.
+            /// If the lengths do not match, or if the type [is not written](QuantType::is_written).
             #[inline(always)]
             pub fn quantize_by<L: Lanes>(
                 self,
@@ -90,6 +121,7 @@ macro_rules! registry {
             ) {
                 match self {
                     $(QuantType::$ty => block::quantize::<L, $block>(l, x, importance, effort, y),)*
+                    $(QuantType::$read)|* => panic!("{self} is read, not written"),
                 }
             }
         }
@@ -97,20 +129,36 @@ macro_rules! registry {
 }
 
 registry! {
-    F32: float::F32, F32;
-    F16: float::F16, F32;
-    BF16: float::Bf16, F32;
-    Q4_0: q4_0::BlockQ4_0, Q8_0;
-    Q4_1: q4_1::BlockQ4_1, Q8_0;
-    Q5_0: q5_0::BlockQ5_0, Q8_0;
-    Q5_1: q5_1::BlockQ5_1, Q8_0;
-    Q8_0: q8_0::BlockQ8_0, Q8_0;
-    Q2_K: q2_k::BlockQ2K, Q8_K;
-    Q3_K: q3_k::BlockQ3K, Q8_K;
-    Q4_K: q4_k::BlockQ4K, Q8_K;
-    Q5_K: q5_k::BlockQ5K, Q8_K;
-    Q6_K: q6_k::BlockQ6K, Q8_K;
-    Q8_K: q8_k::BlockQ8K, Q8_K;
+    written {
+        F32: float::F32, F32;
+        F16: float::F16, F32;
+        BF16: float::Bf16, F32;
+        Q4_0: q4_0::BlockQ4_0, Q8_0;
+        Q4_1: q4_1::BlockQ4_1, Q8_0;
+        Q5_0: q5_0::BlockQ5_0, Q8_0;
+        Q5_1: q5_1::BlockQ5_1, Q8_0;
+        Q8_0: q8_0::BlockQ8_0, Q8_0;
+        Q2_K: q2_k::BlockQ2K, Q8_K;
+        Q3_K: q3_k::BlockQ3K, Q8_K;
+        Q4_K: q4_k::BlockQ4K, Q8_K;
+        Q5_K: q5_k::BlockQ5K, Q8_K;
+        Q6_K: q6_k::BlockQ6K, Q8_K;
+        IQ4_NL: iq4_nl::BlockIQ4NL, Q8_0;
+        IQ4_XS: iq4_xs::BlockIQ4XS, Q8_K;
+        Q8_K: q8_k::BlockQ8K, Q8_K;
+    }
+    read {
+        IQ1_S: iq1_s::BlockIQ1S, Q8_K;
+        IQ1_M: iq1_m::BlockIQ1M, Q8_K;
+        IQ2_XXS: iq2_xxs::BlockIQ2XXS, Q8_K;
+        IQ2_XS: iq2_xs::BlockIQ2XS, Q8_K;
+        IQ2_S: iq2_s::BlockIQ2S, Q8_K;
+        IQ3_XXS: iq3_xxs::BlockIQ3XXS, Q8_K;
+        IQ3_S: iq3_s::BlockIQ3S, Q8_K;
+        TQ1_0: tq1_0::BlockTQ1_0, Q8_K;
+        TQ2_0: tq2_0::BlockTQ2_0, Q8_K;
+        MXFP4: mxfp4::BlockMXFP4, Q8_0;
+    }
 }
 
 impl QuantType {
@@ -127,6 +175,11 @@ impl QuantType {
     /// The type called `name` in GGUF (`Q4_K`), in upper or lower case.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::all().find(|t| t.name().eq_ignore_ascii_case(name))
+    }
+
+    /// Whether files of this type are written, or only read.
+    pub fn is_written(self) -> bool {
+        self.traits().quantize.is_some()
     }
 
     /// This type's row.

@@ -10,7 +10,7 @@
 
 use super::float::F16;
 use super::lanes::{Lanes, LANES};
-use super::range::Range;
+use super::range::{Integers, Range};
 
 /// The block's values, with NaN replaced by 0 and magnitudes limited to 2^28. That is the largest
 /// value that any type with an f16 scale can hold (65504 * 128 * 32 in Q6_K), and no sum of its
@@ -143,7 +143,7 @@ pub(super) fn least<L: Lanes, const N: usize>(
 
 /// The codes that make `d * q + m` nearest to `x`, in two's complement.
 #[inline(always)]
-pub(super) fn encode(x: &[f32], d: f32, m: f32, codes: Range, q: &mut [u8]) {
+pub(super) fn encode<C: Integers>(x: &[f32], d: f32, m: f32, codes: C, q: &mut [u8]) {
     let inverse = inverse(d);
     for (q, x) in q.iter_mut().zip(x) {
         *q = codes.code((x - m) * inverse);
@@ -152,7 +152,7 @@ pub(super) fn encode(x: &[f32], d: f32, m: f32, codes: Range, q: &mut [u8]) {
 
 /// The squared error of `x = d * q` with the nearest codes, for each trial scale `d`, none of them 0.
 #[inline(always)]
-pub(super) fn errors<L: Lanes>(l: L, x: &[f32], w: &[f32], d: L::F, codes: Range) -> L::F {
+pub(super) fn errors<L: Lanes, C: Integers>(l: L, x: &[f32], w: &[f32], d: L::F, codes: C) -> L::F {
     let inverse = l.div(l.splat(1.0), d);
     let mut errors = l.splat(0.0);
     for (x, w) in x.iter().zip(w) {
@@ -178,8 +178,7 @@ pub(super) fn consecutive<L: Lanes>(l: L, first: f32) -> L::F {
 
 /// The best real `d` for `x = d * q`.
 #[inline(always)]
-pub(super) fn scale<L: Lanes>(l: L, x: &[f32], w: &[f32], codes: Range) -> f32 {
-    let half = -codes.low;
+pub(super) fn scale<L: Lanes, C: Integers>(l: L, x: &[f32], w: &[f32], codes: C) -> f32 {
     let magnitude = fold(
         l,
         x,
@@ -188,12 +187,10 @@ pub(super) fn scale<L: Lanes>(l: L, x: &[f32], w: &[f32], codes: Range) -> f32 {
         |a, b| if a > b { a } else { b },
     );
     let per_code = l.splat(inverse(magnitude));
-    // The trials map the largest magnitude to codes from just outside the range, which clips it a
-    // little in favour of the many small values, down to where the coarser steps cost more than
-    // another rounding can gain. These limits were found by trying, for all types.
-    let step = l.mul(l.splat((1.0 + half / 4.0) / (LANES - 1) as f32), l.load(&NUMBERS));
-    let up = l.mul(l.sub(l.splat(half + 0.5), step), per_code);
-    // Both signs, because there is one more negative code than positive ones.
+    let (first, span) = codes.trials();
+    let step = l.mul(l.splat(span / (LANES - 1) as f32), l.load(&NUMBERS));
+    let up = l.mul(l.sub(l.splat(first), step), per_code);
+    // Both signs, because the codes reach further to the negative side.
     let down = l.sub(l.splat(0.0), up);
     let (gain_up, d_up) = scale_gain(l, x, w, up, codes);
     let (gain_down, d_down) = scale_gain(l, x, w, down, codes);
@@ -204,7 +201,13 @@ pub(super) fn scale<L: Lanes>(l: L, x: &[f32], w: &[f32], codes: Range) -> f32 {
 
 /// How much the codes nearest to `x * inverse` lower the error, and the best `d` for them.
 #[inline(always)]
-fn scale_gain<L: Lanes>(l: L, x: &[f32], w: &[f32], inverse: L::F, codes: Range) -> (L::F, L::F) {
+fn scale_gain<L: Lanes, C: Integers>(
+    l: L,
+    x: &[f32],
+    w: &[f32],
+    inverse: L::F,
+    codes: C,
+) -> (L::F, L::F) {
     let (mut xq, mut qq) = (l.splat(0.0), l.splat(0.0));
     for (x, w) in x.iter().zip(w) {
         let x = l.splat(*x);

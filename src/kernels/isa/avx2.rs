@@ -225,6 +225,10 @@ impl SimdInt for Avx2 {
             let first = _mm256_shuffle_epi8(x[0], _mm256_loadu_si256(p.cast()));
             [first, _mm256_shuffle_epi8(x[1], _mm256_loadu_si256(p.add(32).cast()))]
         }
+        fn lookup(table: &[u8; 16], places: Self::Bytes) -> Self::Bytes {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            [_mm256_shuffle_epi8(table, places[0]), _mm256_shuffle_epi8(table, places[1])]
+        }
         fn broadcast_quarter<const Q: i32>(x: Self::Bytes) -> Self::Bytes {
             [match Q {
                 0 => _mm256_permute4x64_epi64::<0b01_00_01_00>(x[0]),
@@ -270,6 +274,11 @@ impl SimdInt for Avx2 {
 
         fn pairs(u: Self::Bytes, s: Self::Bytes) -> Self::Words {
             [_mm256_maddubs_epi16(u[0], s[0]), _mm256_maddubs_epi16(u[1], s[1])]
+        }
+        fn pairs_signed(w: Self::Bytes, s: Self::Bytes) -> Self::Words {
+            let s = [_mm256_sign_epi8(s[0], w[0]), _mm256_sign_epi8(s[1], w[1])];
+            let first = _mm256_maddubs_epi16(_mm256_abs_epi8(w[0]), s[0]);
+            [first, _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), s[1])]
         }
         fn products(a: Self::Words, b: Self::Words) -> __m256i {
             _mm256_add_epi32(_mm256_madd_epi16(a[0], b[0]), _mm256_madd_epi16(a[1], b[1]))
@@ -332,15 +341,15 @@ impl SimdInt for Avx2 {
         fn step(sum: __m256i, u: __m256i, s: __m256i) -> __m256i {
             _mm256_add_epi16(sum, _mm256_maddubs_epi16(u, s))
         }
+        fn step_signed(sum: __m256i, w: __m256i, s: __m256i) -> __m256i {
+            let words = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(s, w));
+            _mm256_add_epi16(sum, words)
+        }
         fn flush(sum: __m256i, steps: __m256i, scale: __m256i) -> __m256i {
             _mm256_add_epi32(sum, _mm256_madd_epi16(steps, scale))
         }
         fn add_steps(sum: __m256i, steps: __m256i) -> __m256i {
             _mm256_add_epi32(sum, _mm256_madd_epi16(steps, _mm256_set1_epi16(1)))
-        }
-        fn step_signed(sum: __m256i, w: __m256i, s: __m256i) -> __m256i {
-            let words = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(s, w));
-            _mm256_add_epi32(sum, _mm256_madd_epi16(words, _mm256_set1_epi16(1)))
         }
         fn pair_step(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
             _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))

@@ -184,6 +184,10 @@ impl SimdInt for Avx512 {
             let places = _mm512_inserti64x4::<1>(first, _mm256_loadu_si256(p.add(32).cast()));
             _mm512_shuffle_epi8(x, places)
         }
+        fn lookup(table: &[u8; 16], places: __m512i) -> __m512i {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(table, places)
+        }
         fn broadcast_quarter<const Q: i32>(x: __m512i) -> __m512i {
             match Q {
                 0 => _mm512_shuffle_i32x4::<0b00_00_00_00>(x, x),
@@ -211,6 +215,11 @@ impl SimdInt for Avx512 {
         }
 
         fn pairs(u: __m512i, s: __m512i) -> __m512i { _mm512_maddubs_epi16(u, s) }
+        fn pairs_signed(w: __m512i, s: __m512i) -> __m512i {
+            let negative = _mm512_movepi8_mask(w);
+            let s = _mm512_mask_sub_epi8(s, negative, _mm512_setzero_si512(), s);
+            _mm512_maddubs_epi16(_mm512_abs_epi8(w), s)
+        }
         fn products(a: __m512i, b: __m512i) -> __m512i { _mm512_madd_epi16(a, b) }
         fn add_products(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
             _mm512_dpwssd_epi32(sum, a, b)

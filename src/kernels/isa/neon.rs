@@ -218,6 +218,10 @@ impl SimdInt for Neon {
         fn shuffle(x: Bytes, places: &[u8; 64]) -> Bytes {
             four!(I => vqtbl1q_u8(x[I], vld1q_u8(places[16 * I..].as_ptr())))
         }
+        fn lookup(table: &[u8; 16], places: Bytes) -> Bytes {
+            let table = vld1q_u8(table.as_ptr());
+            four!(I => vqtbl1q_u8(table, places[I]))
+        }
         fn broadcast_quarter<const Q: i32>(x: Bytes) -> Bytes { [x[Q as usize]; 4] }
         fn bit_mask(bits: u64) -> Bytes {
             // Each byte becomes the byte of `bits` that its bit is in, and is tested for that bit.
@@ -243,6 +247,7 @@ impl SimdInt for Neon {
 
         // An unsigned byte of at most 127 is the same as a signed one.
         fn pairs(u: Bytes, s: Bytes) -> Words { four!(I => pairs(u[I], s[I])) }
+        fn pairs_signed(w: Bytes, s: Bytes) -> Words { four!(I => pairs(w[I], s[I])) }
         fn add_products(sum: [int32x4_t; 2], a: Words, b: Words) -> [int32x4_t; 2] {
             let [mut low, mut high] = sum;
             four!(I => {
@@ -316,17 +321,16 @@ impl SimdInt for Neon {
             let (u, s) = (vreinterpretq_s8_s32(u), vreinterpretq_s8_s32(s));
             [vmlal_s8(sum[0], vget_low_s8(u), vget_low_s8(s)), vmlal_high_s8(sum[1], u, s)]
         }
+        fn step_signed(sum: [int16x8_t; 2], w: int32x4_t, s: int32x4_t) -> [int16x8_t; 2] {
+            let (w, s) = (vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(s));
+            [vmlal_s8(sum[0], vget_low_s8(w), vget_low_s8(s)), vmlal_high_s8(sum[1], w, s)]
+        }
         fn flush(sum: int32x4_t, steps: [int16x8_t; 2], scale: int32x4_t) -> int32x4_t {
             let steps = vpaddlq_s16(vpaddq_s16(steps[0], steps[1]));
             vmlaq_s32(sum, steps, scale)
         }
         fn add_steps(sum: int32x4_t, steps: [int16x8_t; 2]) -> int32x4_t {
             vpadalq_s16(sum, vpaddq_s16(steps[0], steps[1]))
-        }
-        fn step_signed(sum: int32x4_t, w: int32x4_t, s: int32x4_t) -> int32x4_t {
-            let (w, s) = (vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(s));
-            let low = vmull_s8(vget_low_s8(w), vget_low_s8(s));
-            vpadalq_s16(sum, vpaddq_s16(low, vmull_high_s8(w, s)))
         }
         fn pair_step(sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
             let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));

@@ -115,6 +115,8 @@ pub trait SimdInt: Simd {
     /// Byte `i` becomes the one of its quarter that `places[i]` names, from 0 to 15, or 0 for a place
     /// of 128 and more. `places` is a constant.
     fn shuffle(self, x: Self::Bytes, places: &[u8; 64]) -> Self::Bytes;
+    /// Byte `i` becomes `table[places[i]]`; places are at most 15. `table` is a constant.
+    fn lookup(self, table: &[u8; 16], places: Self::Bytes) -> Self::Bytes;
     /// Quarter `Q`, in every quarter.
     fn broadcast_quarter<const Q: i32>(self, x: Self::Bytes) -> Self::Bytes;
     /// Byte `i` is 0xff if bit `i` of `bits` is set, and 0 if not.
@@ -135,6 +137,8 @@ pub trait SimdInt: Simd {
     /// Sums of two products of bytes of the same quarter, as words in their quarter. Bytes of `u`
     /// are unsigned and at most 127, those of `s` are signed.
     fn pairs(self, u: Self::Bytes, s: Self::Bytes) -> Self::Words;
+    /// The same of signed bytes; those of `s` are at least -127.
+    fn pairs_signed(self, w: Self::Bytes, s: Self::Bytes) -> Self::Words;
     /// The products of `a` and `b`, added up in some order.
     fn products(self, a: Self::Words, b: Self::Words) -> Self::Sums;
     /// `sum` plus the products of `a` and `b`.
@@ -181,15 +185,16 @@ pub trait SimdInt: Simd {
     fn no_steps(self) -> Self::Steps;
     /// Adds the products of four unsigned bytes `u` with four signed ones.
     fn step(self, sum: Self::Steps, u: Self::Columns, s: Self::Columns) -> Self::Steps;
+    /// Adds the products of four bytes `w`, which are signed bytes plus [`BIAS`](SimdInt::BIAS), with
+    /// four signed ones that are at least -127. Unless the steps are [`WIDE`](SimdInt::WIDE), only one
+    /// fits a sum.
+    fn step_signed(self, sum: Self::Steps, w: Self::Columns, s: Self::Columns) -> Self::Steps;
     /// A scale as [`flush`](SimdInt::flush) takes it.
     fn scale_bits(scale: i16) -> u32;
     /// Adds `scale` times the steps' sums, i32.
     fn flush(self, sum: Self::Columns, steps: Self::Steps, scale: Self::Columns) -> Self::Columns;
     /// Adds the steps' sums, i32.
     fn add_steps(self, sum: Self::Columns, steps: Self::Steps) -> Self::Columns;
-    /// Adds the products of four bytes `w`, which are signed bytes plus [`BIAS`](SimdInt::BIAS), with
-    /// four signed ones that are at least -127, i32.
-    fn step_signed(self, sum: Self::Columns, w: Self::Columns, s: Self::Columns) -> Self::Columns;
     /// Adds the sum of the products of two words each, i32.
     fn pair_step(self, sum: Self::Columns, a: Self::Columns, b: Self::Columns) -> Self::Columns;
     /// i32 to f32.

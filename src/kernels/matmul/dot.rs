@@ -1,11 +1,12 @@
 //! Rows × few columns: the blocks of a row are read once, in the order of the file.
 
+use lapidary_formats::quant::blocks::Symmetric;
 use lapidary_formats::quant::Block;
 
 use super::Matrix;
 use crate::kernels::activations::{QuantizedRows, WRAPPED};
 use crate::kernels::isa::{IntOp, SimdInt};
-use crate::kernels::unpack::{Block32, Codes, KBlock, Rule};
+use crate::kernels::unpack::{Block32, Codes, KBlock, Rule, UnpackBlocks};
 
 /// How far ahead of their use weights are prefetched, in bytes; at the end of a row, from the next.
 const AHEAD: usize = 4096;
@@ -53,6 +54,50 @@ impl<'a, 'o, T: KBlock> DotK<'a, 'o, T> {
 impl<'a, 'o, T: Block32> Dot32<'a, 'o, T> {
     pub fn new(w: &Matrix<'a>, x: &'a QuantizedRows, out: &'a mut [&'o mut [f32]]) -> Self {
         Self(Rows::new(w, x, out))
+    }
+}
+
+/// Blocks that are unpacked to memory at a time: few enough to stay in the first-level cache.
+const UNPACKED: usize = 64;
+
+/// Rows of a type that is unpacked by tables.
+pub struct DotByTable<'a, 'o> {
+    unpack: UnpackBlocks,
+    w: Matrix<'a>,
+    x: &'a QuantizedRows,
+    /// By column, `[rows]` each.
+    out: &'a mut [&'o mut [f32]],
+    scratch: &'a mut Vec<Symmetric>,
+}
+
+impl<'a, 'o> DotByTable<'a, 'o> {
+    pub fn new(
+        unpack: UnpackBlocks,
+        w: &Matrix<'a>,
+        x: &'a QuantizedRows,
+        out: &'a mut [&'o mut [f32]],
+        scratch: &'a mut Vec<Symmetric>,
+    ) -> Self {
+        Self { unpack, w: *w, x, out, scratch }
+    }
+}
+
+impl IntOp for DotByTable<'_, '_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: SimdInt>(self, s: S) {
+        let Self { unpack, w, x, out, scratch } = self;
+        let blocks = w.cols / Symmetric::LEN;
+        let step = (UNPACKED / blocks).max(1);
+        for first in (0..w.rows).step_by(step) {
+            let part = w.part(first, step.min(w.rows - first));
+            scratch.resize(part.rows * blocks, bytemuck::Zeroable::zeroed());
+            unpack(part.data, scratch);
+            let mut out: Vec<_> =
+                out.iter_mut().map(|out| &mut out[first..][..part.rows]).collect();
+            DotK(Rows { w: scratch, blocks, x, out: &mut out }).run(s);
+        }
     }
 }
 
@@ -193,17 +238,19 @@ fn blocks_k<S: SimdInt, T: KBlock, const N: usize, const B: usize>(
     for c in 0..N {
         let first = sums[c][0].expect("there is a first block");
         let p = s.half_sums([first, sums[c][1].unwrap_or(first)]);
-        let m = mins_k::<S, T>(s, headers.mins, &x[c], at);
+        let mins = |s| mins_k::<S, T>(s, headers.mins, &x[c], at);
         let a = *four(x[c].d, at);
         products[c] = match T::RULE {
             Rule::Affine => {
+                let m = mins(s);
                 let p = s.mul_4(headers.d, s.to_f32_4(p));
                 s.mul_4(a, s.sub_4(p, s.mul_4(headers.dmin, s.to_f32_4(m))))
             }
             Rule::Symmetric(offset) => {
-                let p = s.to_f32_4(s.sub_product_4(p, i32::from(offset), m));
+                let p = s.to_f32_4(s.sub_product_4(p, i32::from(offset), mins(s)));
                 s.mul_4(s.mul_4(a, headers.d), p)
             }
+            Rule::Signed => s.mul_4(s.mul_4(a, headers.d), s.to_f32_4(p)),
         };
     }
     products
@@ -266,21 +313,27 @@ fn block_k<S: SimdInt, T: KBlock, const B: i32>(
     macro_rules! scale {
         ($u:literal) => {
             match (T::GROUP, T::RULE) {
-                (32, _) => s.words(s.shuffle(scales, const { &in_words_of(32, 2 * $u, false) })),
                 // Unsigned.
+                (32, Rule::Affine) => {
+                    s.words(s.shuffle(scales, const { &in_words_of(32, 2 * $u, false) }))
+                }
                 (_, Rule::Affine) => {
                     s.words(s.shuffle(scales, const { &in_words_of(16, 4 * $u, false) }))
                 }
                 // Signed.
-                (_, Rule::Symmetric(_)) => {
-                    s.high_bytes(s.shuffle(scales, const { &in_words_of(16, 4 * $u, true) }))
+                (32, _) => {
+                    s.high_bytes(s.shuffle(scales, const { &in_words_of(32, 2 * $u, true) }))
                 }
+                _ => s.high_bytes(s.shuffle(scales, const { &in_words_of(16, 4 * $u, true) })),
             }
         };
     }
     macro_rules! pairs {
         ($u:literal) => {
-            s.pairs(codes[$u], s.load_bytes(&x[$u]))
+            match T::RULE {
+                Rule::Signed => s.pairs_signed(codes[$u], s.load_bytes(&x[$u])),
+                _ => s.pairs(codes[$u], s.load_bytes(&x[$u])),
+            }
         };
     }
     let sum = s.products(pairs!(0), scale!(0));
@@ -344,9 +397,9 @@ fn product_32<S: SimdInt, T: Block32>(s: S, w: &T, x: Column32, at: usize, p: i3
         Codes::Offset(offset) => p - i32::from(offset) * sum,
         Codes::Signed => p,
     };
-    let scaled = s.widen_f16(w.d()) * (a * p as f32);
+    let scaled = w.d(s) * (a * p as f32);
     if T::HAS_M {
-        scaled + s.widen_f16(w.m()) * (a * sum as f32)
+        scaled + w.m(s) * (a * sum as f32)
     } else {
         scaled
     }

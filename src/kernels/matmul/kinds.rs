@@ -4,16 +4,16 @@
 use std::marker::PhantomData;
 
 use bytemuck::{Pod, Zeroable};
-use lapidary_formats::quant::Block;
+use lapidary_formats::quant::blocks::Symmetric;
 
 use crate::kernels::activations::{Line, K_REGISTERS, REGISTERS_32};
 use crate::kernels::isa::SimdInt;
-use crate::kernels::unpack::{Block32, Codes, KBlock, Rule};
+use crate::kernels::unpack::{Block32, Codes, KBlock, Rule, UnpackBlocks};
 
 /// How blocks of a kind are unpacked and multiplied.
-pub trait Kind {
-    /// A block of the file.
-    type Block: Block;
+pub trait Kind: Copy {
+    /// Weights of a block.
+    const LEN: usize;
     /// An unpacked block, of which each u32 can be broadcast to the columns of a register.
     type Unpacked: Pod;
     /// Registers that a block of activations takes in a panel one register wide.
@@ -22,8 +22,8 @@ pub trait Kind {
     /// The parts of a thread's scratch memory: unpacked blocks and sums.
     fn scratch(scratch: &mut Scratch) -> (&mut Vec<Self::Unpacked>, &mut Vec<Line>);
 
-    /// Unpacks blocks of a row.
-    fn unpack<S: SimdInt>(s: S, w: &[Self::Block], to: &mut [Self::Unpacked]);
+    /// Unpacks blocks of a row, from the file's bytes.
+    fn unpack<S: SimdInt>(self, s: S, w: &[u8], to: &mut [Self::Unpacked]);
 
     /// Adds the products of `R` blocks, of different rows, and a block `x` of the panel,
     /// `[REGISTERS][C]`, to the f32 `sums`.
@@ -36,10 +36,16 @@ pub trait Kind {
 }
 
 /// The k-quant `T`.
-pub struct KQuant<T>(PhantomData<T>);
+#[derive(Clone, Copy)]
+pub struct KQuant<T>(pub PhantomData<T>);
 
 /// The type `T`, with 32 weights a block.
-pub struct Legacy<T>(PhantomData<T>);
+#[derive(Clone, Copy)]
+pub struct Legacy<T>(pub PhantomData<T>);
+
+/// A type that is unpacked by tables.
+#[derive(Clone, Copy)]
+pub struct ByTable(pub UnpackBlocks);
 
 /// A block of a k-quant.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -74,6 +80,8 @@ pub struct Unpacked32 {
 pub struct Scratch {
     k: Vec<UnpackedK>,
     legacy: Vec<Unpacked32>,
+    /// Blocks of a type that is unpacked by tables, before they are multiplied.
+    pub symmetric: Vec<Symmetric>,
     /// f32, `[rows, registers of columns]`
     sums: Vec<Line>,
 }
@@ -84,8 +92,21 @@ const fn safe_steps(max: u32) -> usize {
     (i16::MAX as u32 / (2 * 127 * max)) as usize
 }
 
+/// The number of steps, of `steps`, that are summed at a time.
+const fn steps_together<S: SimdInt>(signed: bool, max_code: u32, steps: usize) -> usize {
+    if S::WIDE {
+        return steps;
+    }
+    let safe = if signed { 1 } else { safe_steps(max_code) };
+    if safe < steps {
+        safe
+    } else {
+        steps
+    }
+}
+
 impl<T: KBlock> Kind for KQuant<T> {
-    type Block = T;
+    const LEN: usize = T::LEN;
     type Unpacked = UnpackedK;
     const REGISTERS: usize = K_REGISTERS;
 
@@ -95,7 +116,8 @@ impl<T: KBlock> Kind for KQuant<T> {
     }
 
     #[inline(always)]
-    fn unpack<S: SimdInt>(s: S, w: &[T], to: &mut [UnpackedK]) {
+    fn unpack<S: SimdInt>(self, s: S, w: &[u8], to: &mut [UnpackedK]) {
+        let w: &[T] = bytemuck::cast_slice(w);
         for (w, to) in w.iter().zip(to) {
             unpack_k(s, w, to);
         }
@@ -117,11 +139,13 @@ impl<T: KBlock> Kind for KQuant<T> {
             )
         };
         let mut p = [[s.splat_u32(0); C]; R];
-        if T::RULE != Rule::Affine {
+        let signed = T::RULE == Rule::Signed;
+        // What was added to the codes.
+        if matches!(T::RULE, Rule::Symmetric(_)) || signed && S::BIAS != 0 {
             add_mins(s, w, x, &mut p);
         }
         let steps = T::GROUP / 4;
-        let safe = if S::WIDE { steps } else { safe_steps(T::MAX_CODE).min(steps) };
+        let safe = steps_together::<S>(signed, T::MAX_CODE, steps);
         for group in 0..256 / T::GROUP {
             let mut step = 0;
             while step < steps {
@@ -131,7 +155,10 @@ impl<T: KBlock> Kind for KQuant<T> {
                     for r in 0..R {
                         let codes = s.splat_u32(w[r].codes[group * steps + k]);
                         for c in 0..C {
-                            part[r][c] = s.step(part[r][c], codes, x[c]);
+                            part[r][c] = match signed {
+                                true => s.step_signed(part[r][c], codes, x[c]),
+                                false => s.step(part[r][c], codes, x[c]),
+                            };
                         }
                     }
                 }
@@ -158,7 +185,7 @@ impl<T: KBlock> Kind for KQuant<T> {
                         let m = s.mul_f(dmin, s.to_float(m[r][c]));
                         s.mul_f(a[c], s.sub_f(s.mul_f(d, p), m))
                     }
-                    Rule::Symmetric(_) => s.mul_f(s.mul_f(a[c], d), p),
+                    Rule::Symmetric(_) | Rule::Signed => s.mul_f(s.mul_f(a[c], d), p),
                 };
                 sums[r][c] = s.add_f(sums[r][c], product);
             }
@@ -171,7 +198,8 @@ fn unpack_k<S: SimdInt, T: KBlock>(s: S, w: &T, to: &mut UnpackedK) {
     let codes: &mut [[u8; 64]; 4] = bytemuck::cast_mut(&mut to.codes);
     let q = w.codes(s);
     for k in 0..4 {
-        s.store_bytes(q[k], &mut codes[k]);
+        let q = if T::RULE == Rule::Signed { biased(s, q[k]) } else { q[k] };
+        s.store_bytes(q, &mut codes[k]);
     }
     let (scales, mins) = w.scales_and_mins();
     for g in 0..256 / T::GROUP {
@@ -183,10 +211,21 @@ fn unpack_k<S: SimdInt, T: KBlock>(s: S, w: &T, to: &mut UnpackedK) {
             Rule::Affine => i16::from(mins[g]),
             // Negative, since the kernel adds it.
             Rule::Symmetric(offset) => -i16::from(offset) * i16::from(scales[g]),
+            Rule::Signed => -i16::from(S::BIAS) * i16::from(scales[g]),
         };
     }
-    let [d, dmin] = w.d();
-    (to.d, to.dmin) = (s.widen_f16(d).to_bits(), s.widen_f16(dmin).to_bits());
+    let [d, dmin] = w.d(s);
+    (to.d, to.dmin) = (d.to_bits(), dmin.to_bits());
+}
+
+/// Signed codes, as `step_signed` takes them.
+#[inline(always)]
+fn biased<S: SimdInt>(s: S, codes: S::Bytes) -> S::Bytes {
+    match S::BIAS {
+        0 => codes,
+        // It is 128, so subtracting it from a byte is the same as adding it.
+        bias => s.sub_bytes(codes, s.splat_byte(bias)),
+    }
 }
 
 /// Adds the products of the minimums and the sums of the activations.
@@ -208,8 +247,39 @@ fn add_mins<S: SimdInt, const R: usize, const C: usize>(
     }
 }
 
+impl Kind for ByTable {
+    const LEN: usize = KQuant::<Symmetric>::LEN;
+    type Unpacked = UnpackedK;
+    const REGISTERS: usize = K_REGISTERS;
+
+    #[inline(always)]
+    fn scratch(scratch: &mut Scratch) -> (&mut Vec<UnpackedK>, &mut Vec<Line>) {
+        KQuant::<Symmetric>::scratch(scratch)
+    }
+
+    #[inline(always)]
+    fn unpack<S: SimdInt>(self, s: S, w: &[u8], to: &mut [UnpackedK]) {
+        let block_bytes = w.len() / to.len();
+        for (w, to) in w.chunks_exact(block_bytes).zip(to) {
+            let mut block = [Symmetric::zeroed()];
+            (self.0)(w, &mut block);
+            unpack_k(s, &block[0], to);
+        }
+    }
+
+    #[inline(always)]
+    fn multiply<S: SimdInt, const R: usize, const C: usize>(
+        s: S,
+        w: [&UnpackedK; R],
+        x: &[[S::Columns; C]],
+        sums: &mut [[S::Columns; C]; R],
+    ) {
+        KQuant::<Symmetric>::multiply(s, w, x, sums);
+    }
+}
+
 impl<T: Block32> Kind for Legacy<T> {
-    type Block = T;
+    const LEN: usize = T::LEN;
     type Unpacked = Unpacked32;
     const REGISTERS: usize = REGISTERS_32;
 
@@ -219,7 +289,8 @@ impl<T: Block32> Kind for Legacy<T> {
     }
 
     #[inline(always)]
-    fn unpack<S: SimdInt>(s: S, w: &[T], to: &mut [Unpacked32]) {
+    fn unpack<S: SimdInt>(self, s: S, w: &[u8], to: &mut [Unpacked32]) {
+        let w: &[T] = bytemuck::cast_slice(w);
         let (pairs, rest) = w.as_chunks::<2>();
         let (to_pairs, to_rest) = to.as_chunks_mut::<2>();
         for ([a, b], [to_a, to_b]) in pairs.iter().zip(to_pairs) {
@@ -242,31 +313,24 @@ impl<T: Block32> Kind for Legacy<T> {
         let x: &[[S::Columns; C]; REGISTERS_32] = x.first_chunk().expect("a whole block");
         let (total, a) = (&x[8], &x[9]);
         let mut p = [[s.splat_u32(0); C]; R];
-        if T::CODES == Codes::Signed {
-            for k in 0..8 {
+        let signed = T::CODES == Codes::Signed;
+        let safe = steps_together::<S>(signed, T::MAX_CODE, 8);
+        for part_of in 0..8 / safe {
+            let mut part = [[s.no_steps(); C]; R];
+            for k in part_of * safe..(part_of + 1) * safe {
                 for r in 0..R {
                     let codes = s.splat_u32(w[r].codes[k]);
                     for c in 0..C {
-                        p[r][c] = s.step_signed(p[r][c], codes, x[k][c]);
+                        part[r][c] = match signed {
+                            true => s.step_signed(part[r][c], codes, x[k][c]),
+                            false => s.step(part[r][c], codes, x[k][c]),
+                        };
                     }
                 }
             }
-        } else {
-            let safe = if S::WIDE || safe_steps(T::MAX_CODE) >= 8 { 8 } else { 4 };
-            for part_of in 0..8 / safe {
-                let mut part = [[s.no_steps(); C]; R];
-                for k in part_of * safe..(part_of + 1) * safe {
-                    for r in 0..R {
-                        let codes = s.splat_u32(w[r].codes[k]);
-                        for c in 0..C {
-                            part[r][c] = s.step(part[r][c], codes, x[k][c]);
-                        }
-                    }
-                }
-                for r in 0..R {
-                    for c in 0..C {
-                        p[r][c] = s.add_steps(p[r][c], part[r][c]);
-                    }
+            for r in 0..R {
+                for c in 0..C {
+                    p[r][c] = s.add_steps(p[r][c], part[r][c]);
                 }
             }
         }
@@ -301,11 +365,8 @@ impl<T: Block32> Kind for Legacy<T> {
 /// The codes of two blocks, as `step` or `step_signed` takes them.
 #[inline(always)]
 fn codes_32<S: SimdInt, T: Block32>(s: S, a: &T, b: &T) -> [[u32; 8]; 2] {
-    let mut codes = T::codes(s, a, b);
-    if T::CODES == Codes::Signed && S::BIAS != 0 {
-        // It is 128, so subtracting it from a byte is the same as adding it.
-        codes = s.sub_bytes(codes, s.splat_byte(S::BIAS));
-    }
+    let codes = T::codes(s, a, b);
+    let codes = if T::CODES == Codes::Signed { biased(s, codes) } else { codes };
     let mut bytes = [0; 64];
     s.store_bytes(codes, &mut bytes);
     bytemuck::cast(bytes)
@@ -313,6 +374,5 @@ fn codes_32<S: SimdInt, T: Block32>(s: S, a: &T, b: &T) -> [[u32; 8]; 2] {
 
 #[inline(always)]
 fn unpacked_32<S: SimdInt, T: Block32>(s: S, w: &T, codes: [u32; 8]) -> Unpacked32 {
-    let m = if T::HAS_M { s.widen_f16(w.m()) } else { 0.0 };
-    Unpacked32 { codes, d: s.widen_f16(w.d()).to_bits(), m: m.to_bits() }
+    Unpacked32 { codes, d: w.d(s).to_bits(), m: w.m(s).to_bits() }
 }

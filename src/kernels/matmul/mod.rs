@@ -9,18 +9,20 @@ mod float;
 mod kinds;
 mod tile;
 
+use std::marker::PhantomData;
+
 use lapidary_formats::quant::QuantType;
 use lapidary_formats::tensor::TensorView;
 
 use super::activations::{Activations, Layout};
 use super::elementwise::geglu;
 use super::isa::{IntOp, Isa};
-use super::unpack::{by_block, Block32, ByBlock, Float, KBlock};
+use super::unpack::{by_block, unpack_blocks, Block32, ByBlock, Float, KBlock, Unpack};
 use super::{refit, Cpu};
-use dot::{Dot32, DotK};
+use dot::{Dot32, DotByTable, DotK};
 use float::DotFloat;
-use kinds::Scratch;
-use tile::{Tile32, TileK};
+use kinds::{ByTable, KQuant, Legacy, Scratch};
+use tile::Tile;
 
 /// A weight matrix as it is in the file, `[rows, cols]`, row after row.
 #[derive(Clone, Copy, Debug)]
@@ -217,6 +219,10 @@ impl ByBlock for KindOf {
         BlockKind::Quantized
     }
 
+    fn by_table<T: Unpack>(self) -> BlockKind {
+        BlockKind::Quantized
+    }
+
     fn other(self) -> BlockKind {
         BlockKind::Other
     }
@@ -265,7 +271,8 @@ impl ByBlock for Multiply<'_, '_, '_> {
         let Self { isa, w, x, layout, out, scratch } = self;
         match layout {
             Some((ty, Layout::Panels(width))) => {
-                Self::run(isa, TileK::<T>::new(w, x.panels(ty, width), out, scratch));
+                let kind = KQuant::<T>(PhantomData);
+                Self::run(isa, Tile::new(kind, w, x.panels(ty, width), out, scratch));
             }
             _ => Self::run(isa, DotK::<T>::new(w, x.rows(QuantType::Q8_K), out)),
         }
@@ -275,9 +282,25 @@ impl ByBlock for Multiply<'_, '_, '_> {
         let Self { isa, w, x, layout, out, scratch } = self;
         match layout {
             Some((ty, Layout::Panels(width))) => {
-                Self::run(isa, Tile32::<T>::new(w, x.panels(ty, width), out, scratch));
+                let kind = Legacy::<T>(PhantomData);
+                Self::run(isa, Tile::new(kind, w, x.panels(ty, width), out, scratch));
             }
             _ => Self::run(isa, Dot32::<T>::new(w, x.rows(QuantType::Q8_0), out)),
+        }
+    }
+
+    fn by_table<T: Unpack>(self) {
+        let Self { isa, w, x, layout, out, scratch } = self;
+        let unpack = unpack_blocks::<T>;
+        match layout {
+            Some((ty, Layout::Panels(width))) => {
+                let kind = ByTable(unpack);
+                Self::run(isa, Tile::new(kind, w, x.panels(ty, width), out, scratch));
+            }
+            _ => {
+                let x = x.rows(QuantType::Q8_K);
+                Self::run(isa, DotByTable::new(unpack, w, x, out, &mut scratch.symmetric));
+            }
         }
     }
 

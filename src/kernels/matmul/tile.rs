@@ -4,12 +4,9 @@
 //! Columns lie side by side in a register, with four codes each, and four codes of a row are
 //! broadcast to all of them. See [`Layout::Panels`](crate::kernels::activations::Layout).
 
-use std::marker::PhantomData;
-
 use bytemuck::Zeroable;
-use lapidary_formats::quant::Block;
 
-use super::kinds::{KQuant, Kind, Legacy, Scratch};
+use super::kinds::{Kind, Scratch};
 use super::Matrix;
 use crate::kernels::activations::{Line, PANEL};
 use crate::kernels::isa::{IntOp, SimdInt};
@@ -22,31 +19,23 @@ const TRANSPOSED: usize = 8;
 
 /// Some rows of a matrix, and the columns that they are multiplied with.
 pub struct Tile<'a, 'o, K: Kind> {
-    w: &'a [K::Block],
-    /// Blocks of a row.
-    blocks: usize,
+    kind: K,
+    w: Matrix<'a>,
     panels: &'a [Line],
     /// By column, `[rows]` each.
     out: &'a mut [&'o mut [f32]],
     scratch: &'a mut Scratch,
-    kind: PhantomData<K>,
 }
-
-/// Rows of a k-quant.
-pub type TileK<'a, 'o, T> = Tile<'a, 'o, KQuant<T>>;
-
-/// Rows of a type with blocks of 32.
-pub type Tile32<'a, 'o, T> = Tile<'a, 'o, Legacy<T>>;
 
 impl<'a, 'o, K: Kind> Tile<'a, 'o, K> {
     pub fn new(
+        kind: K,
         w: &Matrix<'a>,
         panels: &'a [Line],
         out: &'a mut [&'o mut [f32]],
         scratch: &'a mut Scratch,
     ) -> Self {
-        let blocks = w.cols / K::Block::LEN;
-        Self { w: bytemuck::cast_slice(w.data), blocks, panels, out, scratch, kind: PhantomData }
+        Self { kind, w: *w, panels, out, scratch }
     }
 }
 
@@ -70,8 +59,10 @@ impl<K: Kind> Tile<'_, '_, K> {
     /// a multiple of both.
     #[inline(always)]
     fn rows<S: SimdInt, const R2: usize, const R1: usize, const H: usize>(self, s: S) {
-        let Self { w, blocks, panels, out, scratch, .. } = self;
-        let (rows, registers) = (w.len() / blocks, out.len().div_ceil(S::COLS));
+        let Self { kind, w, panels, out, scratch } = self;
+        let (rows, registers) = (w.rows, out.len().div_ceil(S::COLS));
+        let blocks = w.cols / K::LEN;
+        let block_bytes = w.row_bytes / blocks;
         // All tiles are whole: rows may be added at the end.
         let padded = rows.next_multiple_of(H);
         let panels: &[S::Columns] = bytemuck::cast_slice(panels);
@@ -80,14 +71,14 @@ impl<K: Kind> Tile<'_, '_, K> {
         sums.clear();
         sums.resize(bytes.div_ceil(size_of::<Line>()), Line::zeroed());
         let sums: &mut [S::Columns] = &mut bytemuck::cast_slice_mut(sums)[..padded * registers];
-        let depth = DEPTH / K::Block::LEN;
+        let depth = DEPTH / K::LEN;
         for first in (0..blocks).step_by(depth) {
             let depth = depth.min(blocks - first);
             // The added rows keep whatever they had: their products are not used.
             unpacked.resize(unpacked.len().max(padded * depth), K::Unpacked::zeroed());
             let unpacked = &mut unpacked[..padded * depth];
-            for (to, w) in unpacked.chunks_mut(depth).zip(w.chunks_exact(blocks)) {
-                K::unpack(s, &w[first..][..depth], to);
+            for (to, w) in unpacked.chunks_mut(depth).zip(w.data.chunks_exact(w.row_bytes)) {
+                kind.unpack(s, &w[first * block_bytes..][..depth * block_bytes], to);
             }
             for at in (0..registers).step_by(PANEL) {
                 let (whole, begin) = (registers - at >= PANEL, at * blocks * K::REGISTERS);

@@ -4,7 +4,7 @@ use lapidary_formats::quant::blocks::{BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, Bl
 use lapidary_formats::quant::Block;
 
 use super::{Headers, KBlock, Rule};
-use crate::kernels::isa::SimdInt;
+use crate::kernels::isa::{Simd, SimdInt};
 
 /// The 32 bytes from `32 * i` on, in both halves of a register.
 #[inline(always)]
@@ -68,7 +68,7 @@ macro_rules! widen_each {
 }
 
 /// The same sixteen bytes again and again.
-const fn repeat<const N: usize>(x: [u8; 16]) -> [u8; N] {
+pub(super) const fn repeat<const N: usize>(x: [u8; 16]) -> [u8; N] {
     let (mut y, mut i) = ([0; N], 0);
     while i < N {
         y[i] = x[i % 16];
@@ -110,8 +110,8 @@ impl KBlock for BlockQ2K {
     }
 
     #[inline(always)]
-    fn d(&self) -> [u16; 2] {
-        [self.d.to_bits(), self.dmin.to_bits()]
+    fn d<S: Simd>(&self, s: S) -> [f32; 2] {
+        [s.widen_f16(self.d.to_bits()), s.widen_f16(self.dmin.to_bits())]
     }
 }
 
@@ -156,8 +156,8 @@ impl KBlock for BlockQ3K {
     }
 
     #[inline(always)]
-    fn d(&self) -> [u16; 2] {
-        [self.d.to_bits(), 0]
+    fn d<S: Simd>(&self, s: S) -> [f32; 2] {
+        [s.widen_f16(self.d.to_bits()), 0.0]
     }
 }
 
@@ -169,7 +169,7 @@ fn end<T: Block>(w: &T) -> &[u8; 16] {
 
 /// The first sixteen bytes of a block.
 #[inline(always)]
-fn begin<T: Block>(w: &T) -> &[u8; 16] {
+pub(super) fn begin<T: Block>(w: &T) -> &[u8; 16] {
     bytemuck::bytes_of(w).first_chunk().expect("a block is longer")
 }
 
@@ -227,8 +227,8 @@ impl KBlock for BlockQ4K {
     }
 
     #[inline(always)]
-    fn d(&self) -> [u16; 2] {
-        [self.d.to_bits(), self.dmin.to_bits()]
+    fn d<S: Simd>(&self, s: S) -> [f32; 2] {
+        [s.widen_f16(self.d.to_bits()), s.widen_f16(self.dmin.to_bits())]
     }
 }
 
@@ -260,8 +260,8 @@ impl KBlock for BlockQ5K {
     }
 
     #[inline(always)]
-    fn d(&self) -> [u16; 2] {
-        [self.d.to_bits(), self.dmin.to_bits()]
+    fn d<S: Simd>(&self, s: S) -> [f32; 2] {
+        [s.widen_f16(self.d.to_bits()), s.widen_f16(self.dmin.to_bits())]
     }
 }
 
@@ -307,7 +307,7 @@ impl KBlock for BlockQ6K {
     }
 
     #[inline(always)]
-    fn d(&self) -> [u16; 2] {
-        [self.d.to_bits(), 0]
+    fn d<S: Simd>(&self, s: S) -> [f32; 2] {
+        [s.widen_f16(self.d.to_bits()), 0.0]
     }
 }

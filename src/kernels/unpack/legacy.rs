@@ -3,7 +3,7 @@
 use lapidary_formats::quant::blocks::{BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0};
 
 use super::{Block32, Codes};
-use crate::kernels::isa::SimdInt;
+use crate::kernels::isa::{Simd, SimdInt};
 
 /// The codes of two blocks with five bits each: the low four in `qs`, as in the types of four bits,
 /// and the fifth in `qh`.
@@ -24,8 +24,8 @@ impl Block32 for BlockQ4_0 {
     }
 
     #[inline(always)]
-    fn d(&self) -> u16 {
-        self.d.to_bits()
+    fn d<S: Simd>(&self, s: S) -> f32 {
+        s.widen_f16(self.d.to_bits())
     }
 }
 
@@ -40,13 +40,13 @@ impl Block32 for BlockQ4_1 {
     }
 
     #[inline(always)]
-    fn d(&self) -> u16 {
-        self.d.to_bits()
+    fn d<S: Simd>(&self, s: S) -> f32 {
+        s.widen_f16(self.d.to_bits())
     }
 
     #[inline(always)]
-    fn m(&self) -> u16 {
-        self.m.to_bits()
+    fn m<S: Simd>(&self, s: S) -> f32 {
+        s.widen_f16(self.m.to_bits())
     }
 }
 
@@ -60,8 +60,8 @@ impl Block32 for BlockQ5_0 {
     }
 
     #[inline(always)]
-    fn d(&self) -> u16 {
-        self.d.to_bits()
+    fn d<S: Simd>(&self, s: S) -> f32 {
+        s.widen_f16(self.d.to_bits())
     }
 }
 
@@ -76,13 +76,13 @@ impl Block32 for BlockQ5_1 {
     }
 
     #[inline(always)]
-    fn d(&self) -> u16 {
-        self.d.to_bits()
+    fn d<S: Simd>(&self, s: S) -> f32 {
+        s.widen_f16(self.d.to_bits())
     }
 
     #[inline(always)]
-    fn m(&self) -> u16 {
-        self.m.to_bits()
+    fn m<S: Simd>(&self, s: S) -> f32 {
+        s.widen_f16(self.m.to_bits())
     }
 }
 
@@ -96,7 +96,7 @@ impl Block32 for BlockQ8_0 {
     }
 
     #[inline(always)]
-    fn d(&self) -> u16 {
-        self.d.to_bits()
+    fn d<S: Simd>(&self, s: S) -> f32 {
+        s.widen_f16(self.d.to_bits())
     }
 }

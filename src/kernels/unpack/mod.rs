@@ -3,16 +3,17 @@
 //! once, in `matmul`.
 
 mod floats;
+mod iq4;
 mod k_quants;
 mod legacy;
+mod tables;
 
-use lapidary_formats::quant::blocks::{
-    Bf16, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ4_0, BlockQ4_1, BlockQ5K, BlockQ5_0, BlockQ5_1,
-    BlockQ6K, BlockQ8_0, F16, F32,
-};
+pub use lapidary_formats::quant::blocks::Unpack;
+use lapidary_formats::quant::blocks::*;
 use lapidary_formats::quant::{Block, QuantType};
 
 use super::isa::{Simd, SimdInt};
+pub use tables::{unpack_blocks, UnpackBlocks};
 
 /// Something that is done with the block type of a [`QuantType`], in one way for each kind of block.
 pub trait ByBlock {
@@ -25,6 +26,8 @@ pub trait ByBlock {
     fn k<T: KBlock>(self) -> Self::Out;
     /// For types with 32 weights a block.
     fn block_32<T: Block32>(self) -> Self::Out;
+    /// For types whose blocks are unpacked by tables, to [`Symmetric`] ones in memory.
+    fn by_table<T: Unpack>(self) -> Self::Out;
     /// For types that are not unpacked here.
     fn other(self) -> Self::Out;
 }
@@ -46,6 +49,18 @@ pub fn by_block<B: ByBlock>(ty: QuantType, what: B) -> B::Out {
         QuantType::Q5_0 => what.block_32::<BlockQ5_0>(),
         QuantType::Q5_1 => what.block_32::<BlockQ5_1>(),
         QuantType::Q8_0 => what.block_32::<BlockQ8_0>(),
+        QuantType::IQ4_NL => what.block_32::<BlockIQ4NL>(),
+        QuantType::IQ4_XS => what.k::<BlockIQ4XS>(),
+        QuantType::MXFP4 => what.block_32::<BlockMXFP4>(),
+        QuantType::IQ1_S => what.by_table::<BlockIQ1S>(),
+        QuantType::IQ1_M => what.by_table::<BlockIQ1M>(),
+        QuantType::IQ2_XXS => what.by_table::<BlockIQ2XXS>(),
+        QuantType::IQ2_XS => what.by_table::<BlockIQ2XS>(),
+        QuantType::IQ2_S => what.by_table::<BlockIQ2S>(),
+        QuantType::IQ3_XXS => what.by_table::<BlockIQ3XXS>(),
+        QuantType::IQ3_S => what.by_table::<BlockIQ3S>(),
+        QuantType::TQ1_0 => what.by_table::<BlockTQ1_0>(),
+        QuantType::TQ2_0 => what.by_table::<BlockTQ2_0>(),
         QuantType::Q8_K => what.other(),
     }
 }
@@ -63,20 +78,21 @@ pub trait Float: Block {
 pub trait KBlock: Block {
     /// Weights that share a scale: 16 or 32.
     const GROUP: usize;
-    /// The largest code.
+    /// The largest code, if they are unsigned.
     const MAX_CODE: u32;
     /// How scales and minimums combine.
     const RULE: Rule;
 
-    /// The codes in the order of the weights, at most 127.
+    /// The codes in the order of the weights: at most 127, or signed bytes if the rule is
+    /// [`Rule::Signed`].
     fn codes<S: SimdInt>(&self, s: S) -> [S::Bytes; 4];
     /// The headers of four blocks.
     fn headers<S: SimdInt>(s: S, w: [&Self; 4]) -> Headers<S>;
-    /// The scale and the minimum of every 16 weights. The minimums are not used with
-    /// [`Rule::Symmetric`].
+    /// The scale and the minimum of every 16 weights. The minimums are used with [`Rule::Affine`]
+    /// only.
     fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]);
-    /// The bits of `d` and of `dmin` (0 if there is none), which are f16.
-    fn d(&self) -> [u16; 2];
+    /// `d`, and `dmin` (0 if there is none).
+    fn d<S: Simd>(&self, s: S) -> [f32; 2];
 }
 
 /// See [`KBlock`]. The order of operations is the reference's, so that the bits are too.
@@ -87,6 +103,8 @@ pub enum Rule {
     /// `(a · d) · (p - offset · m)`, where the scales take the place of the minimums in `m`: this
     /// offset was added to the codes.
     Symmetric(i8),
+    /// `(a · d) · p`
+    Signed,
 }
 
 /// The headers of four blocks: all that a block has besides its codes. A quarter of a register
@@ -94,10 +112,10 @@ pub enum Rule {
 #[derive(Clone, Copy)]
 pub struct Headers<S: SimdInt> {
     /// Sixteen scales if [`KBlock::GROUP`] is 16, and eight in the first eight bytes if it is 32:
-    /// unsigned if the rule is [`Rule::Affine`], and signed if it is [`Rule::Symmetric`].
+    /// unsigned if the rule is [`Rule::Affine`], and signed if not.
     pub scales: S::Bytes,
     /// Sixteen minimums, at most 127, if [`KBlock::GROUP`] is 16, and eight in the last eight bytes if
-    /// it is 32. The scales once more if the rule is [`Rule::Symmetric`].
+    /// it is 32. The scales once more if the rule is not [`Rule::Affine`].
     pub mins: S::Bytes,
     /// `d`.
     pub d: [f32; 4],
@@ -117,13 +135,13 @@ pub trait Block32: Block {
 
     /// The codes of two blocks in the order of the weights.
     fn codes<S: SimdInt>(s: S, a: &Self, b: &Self) -> S::Bytes;
-    /// The bits of the scale, which is f16.
-    fn d(&self) -> u16;
+    /// The scale.
+    fn d<S: Simd>(&self, s: S) -> f32;
     /// Whether the type has `m`.
     const HAS_M: bool = false;
-    /// The bits of `m`, which is f16, if the type has it.
-    fn m(&self) -> u16 {
-        0
+    /// `m`, if the type has it.
+    fn m<S: Simd>(&self, _: S) -> f32 {
+        0.0
     }
 }
 

@@ -1,0 +1,52 @@
+//! IQ4_NL: 32 weights of 4 bits and one scale, 4.5 bits per weight. `x = d * v[q]`, where `v` are 16
+//! values at unequal distances ([`IQ4_VALUES`](super::iq4::IQ4_VALUES)).
+//!
+//! Layout: `block_iq4_nl` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::block::{Block, Quantize};
+use super::effort::Effort;
+use super::float::F16;
+use super::iq4::{self, Values};
+use super::lanes::Lanes;
+use super::q8_0::BlockQ8_0;
+use super::search;
+
+/// 32 weights in 18 bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct BlockIQ4NL {
+    /// The scale.
+    pub d: F16,
+    /// Weight `i` in the low half of byte `i`, weight `i + 16` in the high half.
+    pub qs: [u8; 16],
+}
+const _: () = assert!(size_of::<BlockIQ4NL>() == 18);
+
+impl Block for BlockIQ4NL {
+    const LEN: usize = 32;
+    type Activation = BlockQ8_0;
+
+    fn dequantize(&self, y: &mut [f32]) {
+        let d = self.d.to_f32();
+        for (y, q) in y.iter_mut().zip(iq4::unpack(&self.qs)) {
+            *y = d * f32::from(q);
+        }
+    }
+
+    fn dot_row(w: &[Self], a: &[BlockQ8_0]) -> f32 {
+        w.iter().zip(a).fold(0.0, |sum, (w, a)| sum + w.d.to_f32() * a.dot(&iq4::unpack(&w.qs)))
+    }
+}
+
+impl Quantize for BlockIQ4NL {
+    #[inline(always)]
+    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], _: Effort) -> Self {
+        let (x, w) = (search::finite::<32>(x), search::importance::<32>(w));
+        let d = F16::from_f32(search::scale(l, &x, &w, Values));
+        let mut values = [0; 32];
+        search::encode(&x, d.to_f32(), 0.0, Values, &mut values);
+        Self { d, qs: iq4::pack(&values) }
+    }
+}

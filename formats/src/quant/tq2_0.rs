@@ -1,0 +1,30 @@
+//! TQ2_0: 256 weights of 2 bits and one scale, 2.0625 bits per weight. `x = d * (q - 1)`, `q` in 0..4;
+//! quantizers write no 3. It is read, not written.
+//!
+//! Layout: `block_tq2_0` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::float::F16;
+use super::symmetric::{Symmetric, Unpack};
+
+/// 256 weights in 66 bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct BlockTQ2_0 {
+    /// In every group of 128 weights, weight `32 * k + i` is in bits `2 * k` and up of byte `i`.
+    qs: [u8; 64],
+    /// The scale.
+    d: F16,
+}
+const _: () = assert!(size_of::<BlockTQ2_0>() == 66);
+
+impl Unpack for BlockTQ2_0 {
+    fn unpack(&self) -> Symmetric {
+        let codes = |i: usize| {
+            let (group, k, first) = (i / 16, i / 4 % 4, 8 * (i % 4));
+            std::array::from_fn(|l| (self.qs[32 * group + first + l] >> (2 * k) & 3) as i8 - 1)
+        };
+        Symmetric::new(self.d.to_f32(), |_| 1, codes)
+    }
+}

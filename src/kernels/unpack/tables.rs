@@ -1,0 +1,50 @@
+//! The types whose blocks are unpacked by tables. Their rows become [`Symmetric`] blocks in memory, a
+//! few at a time, for which there is one kernel.
+
+use lapidary_formats::quant::blocks::{Symmetric, Unpack};
+
+use super::{Headers, KBlock, Rule};
+use crate::kernels::isa::{Simd, SimdInt};
+
+/// Unpacks the blocks `w` of a type.
+pub type UnpackBlocks = fn(w: &[u8], to: &mut [Symmetric]);
+
+/// The [`UnpackBlocks`] of type `T`.
+pub fn unpack_blocks<T: Unpack>(w: &[u8], to: &mut [Symmetric]) {
+    let w: &[T] = bytemuck::cast_slice(w);
+    w.iter().zip(to).for_each(|(w, to)| *to = w.unpack());
+}
+
+impl KBlock for Symmetric {
+    const GROUP: usize = 16;
+    const MAX_CODE: u32 = 127;
+    const RULE: Rule = Rule::Signed;
+
+    #[inline(always)]
+    fn codes<S: SimdInt>(&self, s: S) -> [S::Bytes; 4] {
+        let q: &[[u8; 64]; 4] = bytemuck::cast_ref(&self.q);
+        [s.load_bytes(&q[0]), s.load_bytes(&q[1]), s.load_bytes(&q[2]), s.load_bytes(&q[3])]
+    }
+
+    #[inline(always)]
+    fn headers<S: SimdInt>(s: S, w: [&Self; 4]) -> Headers<S> {
+        let scales = s.load_quarters([
+            bytemuck::cast_ref(&w[0].scales),
+            bytemuck::cast_ref(&w[1].scales),
+            bytemuck::cast_ref(&w[2].scales),
+            bytemuck::cast_ref(&w[3].scales),
+        ]);
+        let d = [w[0].d, w[1].d, w[2].d, w[3].d];
+        Headers { scales, mins: scales, d, dmin: [0.0; 4] }
+    }
+
+    #[inline(always)]
+    fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]) {
+        (self.scales, [0; 16])
+    }
+
+    #[inline(always)]
+    fn d<S: Simd>(&self, _: S) -> [f32; 2] {
+        [self.d, 0.0]
+    }
+}
