@@ -169,11 +169,11 @@ impl Measured {
 /// a grid and is a thousandth above llama.cpp. Q8_0 has the same bytes as llama.cpp's, and differs
 /// only by the rounding of the sums in the two programs.
 fn limit(ty: QuantType, weighted: bool, effort: Effort) -> f64 {
-    use QuantType::{Q2_K, Q3_K, Q4_K, Q5_1, Q8_0};
+    use QuantType::{IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_K, Q5_1, Q8_0};
     match (ty, weighted, effort) {
         (Q4_K, true, Effort::Default) => 0.97,
         (Q3_K, true, _) => 0.995,
-        (Q2_K | Q3_K | Q4_K, ..) => 0.95,
+        (Q2_K | Q3_K | Q4_K | IQ4_NL | IQ4_XS, ..) => 0.95,
         (Q5_1, true, _) => 1.002,
         (Q8_0, ..) => 1.0001,
         _ => 1.0,

@@ -19,8 +19,8 @@ use super::size::{parse_size, size};
 /// How to choose the types.
 #[derive(Args, Debug)]
 pub struct TypeArgs {
-    /// Recipe: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q4_K_M, Q4_K_S, Q3_K_L, Q3_K_M, Q3_K_S
-    /// or Q2_K
+    /// Recipe: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q4_K_M, Q4_K_S, IQ4_NL, IQ4_XS, Q3_K_L,
+    /// Q3_K_M, Q3_K_S or Q2_K
     #[arg(short, long, value_name = "RECIPE", default_value = "Q4_K_M")]
     quant: Recipe,
     /// Instead of a recipe: choose the types so that file, KV cache and buffers fit in this much

@@ -15,10 +15,11 @@ const AT_LEAST: usize = 64;
 /// Where blocks of 256 fit, those of 32 are left out but for Q8_0: at the same size they lose
 /// more.
 pub(super) fn candidates(from: Option<QuantType>, cols: usize) -> Vec<QuantType> {
-    use QuantType::{Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+    use QuantType::{IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K};
+    use QuantType::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
     let all = match cols.is_multiple_of(256) {
-        true => vec![Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_0],
-        false => vec![Q4_0, Q4_1, Q5_0, Q5_1, Q8_0],
+        true => vec![Q2_K, Q3_K, IQ4_XS, Q4_K, Q5_K, Q6_K, Q8_0],
+        false => vec![Q4_0, IQ4_NL, Q4_1, Q5_0, Q5_1, Q8_0],
     };
     let mut fitting: Vec<_> =
         all.into_iter().filter(|ty| cols.is_multiple_of(ty.block_len())).collect();

@@ -47,6 +47,16 @@ pub enum ConvertError {
         /// The type.
         ty: QuantType,
     },
+    /// The plan asks for a type that is read, but not written.
+    #[error("{}: tensor `{}` is to become {ty}, which is read, but not written", path.display(), Printable::new(name))]
+    NotWritten {
+        /// The model's path.
+        path: PathBuf,
+        /// The tensor's GGUF name.
+        name: String,
+        /// The type.
+        ty: QuantType,
+    },
     /// The output exists.
     #[error("{}: exists already", path.display())]
     Exists {

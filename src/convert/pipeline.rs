@@ -119,6 +119,7 @@ pub fn convert_and_check(
     if check.is_some() {
         check::reserve(&mut header);
     }
+    plan.can_be_written(source)?;
     let cpu = cpu(options)?;
     let mut report = outlook(source, &header, &vocab);
     usable(source.model(), vocab)?;

@@ -2,8 +2,8 @@
 
 use lapidary_formats::quant::{Effort, QuantType};
 
-use super::{Recipe, Totals, Weighting};
-use crate::model::Source;
+use super::{ConvertError, Recipe, Totals, Weighting};
+use crate::model::{RowSource, Source};
 
 /// What a new file will contain.
 #[derive(Clone, Debug)]
@@ -53,6 +53,18 @@ impl Plan {
     /// The same types, with scales chosen by importance.
     pub fn weighted(self, weighting: Option<Weighting>) -> Self {
         Self { weighting, ..self }
+    }
+
+    /// Refuses types that are only read, unless a tensor has its type already and is copied.
+    pub(super) fn can_be_written(&self, source: &dyn RowSource) -> Result<(), ConvertError> {
+        for (spec, ty) in source.model().tensors().iter().zip(&self.types) {
+            let stored = source.rows(spec).stored().map(|view| view.ty);
+            if !ty.is_written() && stored != Some(*ty) {
+                let (path, name) = (source.model().path().to_owned(), spec.name.clone());
+                return Err(ConvertError::NotWritten { path, name, ty: *ty });
+            }
+        }
+        Ok(())
     }
 
     /// Totals over the tensors.

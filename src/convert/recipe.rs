@@ -26,6 +26,8 @@ pub enum Recipe {
     Q5_K_S,
     Q4_K_M,
     Q4_K_S,
+    IQ4_NL,
+    IQ4_XS,
     Q3_K_L,
     Q3_K_M,
     Q3_K_S,
@@ -34,7 +36,7 @@ pub enum Recipe {
 
 /// A recipe, its name, the type of tensors for which no rule says otherwise, and the value of
 /// `general.file_type` (llama.cpp's `LLAMA_FTYPE`).
-const TABLE: [(Recipe, &str, QuantType, u32); 13] = [
+const TABLE: [(Recipe, &str, QuantType, u32); 15] = [
     (Recipe::F32, "F32", QuantType::F32, 0),
     (Recipe::F16, "F16", QuantType::F16, 1),
     (Recipe::BF16, "BF16", QuantType::BF16, 32),
@@ -44,6 +46,8 @@ const TABLE: [(Recipe, &str, QuantType, u32); 13] = [
     (Recipe::Q5_K_S, "Q5_K_S", QuantType::Q5_K, 16),
     (Recipe::Q4_K_M, "Q4_K_M", QuantType::Q4_K, 15),
     (Recipe::Q4_K_S, "Q4_K_S", QuantType::Q4_K, 14),
+    (Recipe::IQ4_NL, "IQ4_NL", QuantType::IQ4_NL, 25),
+    (Recipe::IQ4_XS, "IQ4_XS", QuantType::IQ4_XS, 30),
     (Recipe::Q3_K_L, "Q3_K_L", QuantType::Q3_K, 13),
     (Recipe::Q3_K_M, "Q3_K_M", QuantType::Q3_K, 12),
     (Recipe::Q3_K_S, "Q3_K_S", QuantType::Q3_K, 11),
@@ -52,8 +56,17 @@ const TABLE: [(Recipe, &str, QuantType, u32); 13] = [
 
 /// There is no recipe of this name.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("unknown recipe `{0}`, expected one of {recipes}", recipes = names())]
+#[error("{}, expected one of {}", self.cause(), names())]
 pub struct UnknownRecipe(pub String);
+
+impl UnknownRecipe {
+    fn cause(&self) -> String {
+        match QuantType::from_name(&self.0) {
+            Some(ty) if !ty.is_written() => format!("{ty} files are read, but not written"),
+            _ => format!("unknown recipe `{}`", self.0),
+        }
+    }
+}
 
 impl Recipe {
     /// Every recipe, from the largest to the smallest.
@@ -94,10 +107,10 @@ impl Recipe {
     }
 
     /// The output matrix is used for every token and suffers most from quantization. No recipe of
-    /// k-quants gives it less than Q6_K.
+    /// fewer bits gives it less than Q6_K.
     fn output(self) -> QuantType {
         match self.base() {
-            base if base.block_len() == 256 => QuantType::Q6_K,
+            base if base.block_len() == 256 || base == QuantType::IQ4_NL => QuantType::Q6_K,
             base => base,
         }
     }
@@ -114,6 +127,7 @@ impl Recipe {
                 Recipe::Q3_K_M => Q4_K,
                 Recipe::Q3_K_L => Q5_K,
                 Recipe::Q4_K_S if i < 4 => Q5_K,
+                Recipe::IQ4_NL | Recipe::IQ4_XS if config.n_head / config.n_head_kv >= 4 => Q5_K,
                 Recipe::Q4_K_M | Recipe::Q5_K_M if more_bits(i, n) => Q6_K,
                 _ => base,
             },
@@ -122,7 +136,7 @@ impl Recipe {
                 Recipe::Q3_K_M if i < n / 16 => Q5_K,
                 Recipe::Q3_K_M => Q4_K,
                 Recipe::Q3_K_L => Q5_K,
-                Recipe::Q4_K_S if i < n / 8 => Q5_K,
+                Recipe::Q4_K_S | Recipe::IQ4_NL | Recipe::IQ4_XS if i < n / 8 => Q5_K,
                 Recipe::Q4_K_M | Recipe::Q5_K_M if more_bits(i, n) => Q6_K,
                 _ => base,
             },
@@ -149,12 +163,13 @@ fn more_bits(i: usize, n: usize) -> bool {
 
 /// `preferred`, or its replacement if rows of `cols` values are not a whole number of its blocks.
 fn fitting(preferred: QuantType, cols: usize) -> QuantType {
-    use QuantType::{F16, Q2_K, Q3_K, Q4_0, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+    use QuantType::{F16, IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
     let fits = |ty: QuantType| cols.is_multiple_of(ty.block_len());
     if fits(preferred) {
         return preferred;
     }
     let smaller = match preferred {
+        IQ4_XS => IQ4_NL,
         Q2_K | Q3_K => Q4_0,
         Q4_K => Q5_0,
         Q5_K => Q5_1,

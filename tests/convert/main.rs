@@ -6,6 +6,7 @@ mod calibrate;
 mod changing;
 mod digests;
 mod errors;
+mod foreign;
 mod header;
 mod overwrite;
 mod recipes;
@@ -15,6 +16,8 @@ mod stop;
 mod values;
 mod verify;
 
+#[path = "../common/blocks.rs"]
+mod blocks;
 #[path = "../common/directory.rs"]
 mod directory;
 #[path = "../common/fixtures.rs"]

@@ -100,10 +100,15 @@ fn q4_k_m_raises_the_first_eighth_the_last_eighth_and_every_third_between() {
 }
 
 #[test]
-fn many_query_heads_per_key_raise_attn_v_of_q2_k() {
+fn many_query_heads_per_key_raise_attn_v() {
+    use QuantType::{IQ4_NL, IQ4_XS, Q3_K, Q4_K, Q5_K};
     let with_kv_heads = |n| config([2304, 9216, 26, 8, n, 256]);
-    let ty = |n| type_of(&with_kv_heads(n), Recipe::Q2_K, false, "blk.0.attn_v.weight");
-    assert_eq!([ty(4), ty(2)], [QuantType::Q3_K, QuantType::Q4_K]);
+    for (recipe, few, many) in
+        [(Recipe::Q2_K, Q3_K, Q4_K), (Recipe::IQ4_NL, IQ4_NL, Q5_K), (Recipe::IQ4_XS, IQ4_XS, Q5_K)]
+    {
+        let ty = |n| type_of(&with_kv_heads(n), recipe, false, "blk.0.attn_v.weight");
+        assert_eq!([ty(4), ty(2)], [few, many], "{recipe}");
+    }
 }
 
 #[test]
@@ -113,21 +118,26 @@ fn a_head_of_its_own_takes_the_place_of_the_embedding() {
         let ty = |name| type_of(&config, recipe, untied, name);
         (ty("token_embd.weight"), untied.then(|| ty("output.weight")))
     };
-    use QuantType::{Q2_K, Q4_K, Q6_K, Q8_0};
+    use QuantType::{IQ4_NL, IQ4_XS, Q2_K, Q4_K, Q6_K, Q8_0};
     assert_eq!(types(Recipe::Q4_K_M, false), (Q6_K, None));
     assert_eq!(types(Recipe::Q4_K_M, true), (Q4_K, Some(Q6_K)));
     assert_eq!(types(Recipe::Q2_K, true), (Q2_K, Some(Q6_K)));
+    assert_eq!(types(Recipe::IQ4_NL, false), (Q6_K, None));
+    assert_eq!(types(Recipe::IQ4_XS, true), (IQ4_XS, Some(Q6_K)));
+    assert_eq!(types(Recipe::IQ4_NL, true), (IQ4_NL, Some(Q6_K)));
     assert_eq!(types(Recipe::Q8_0, true), (Q8_0, Some(Q8_0)));
 }
 
 #[test]
 fn rows_that_are_no_multiple_of_a_block_fall_back() {
-    use QuantType::{BF16, F16, F32, Q4_0, Q5_0, Q5_1, Q8_0};
+    use QuantType::{BF16, F16, F32, IQ4_NL, Q4_0, Q5_0, Q5_1, Q8_0};
     // Rows of 96 values fit blocks of 32, rows of 100 fit none.
     let (blocks, none) = (config([96, 160, 16, 4, 2, 32]), config([100, 160, 16, 4, 2, 32]));
     let table = [
         (Recipe::Q2_K, "attn_q", Q4_0),
         (Recipe::Q3_K_S, "attn_q", Q4_0),
+        (Recipe::IQ4_XS, "attn_q", IQ4_NL),
+        (Recipe::IQ4_NL, "attn_q", IQ4_NL),
         (Recipe::Q4_K_M, "attn_q", Q5_0),
         (Recipe::Q5_K_M, "attn_q", Q5_1),
         (Recipe::Q6_K, "attn_q", Q8_0),
@@ -144,6 +154,8 @@ fn rows_that_are_no_multiple_of_a_block_fall_back() {
         assert_eq!(type_of(&none, recipe, false, &name), ty, "{recipe} {name}");
     }
     assert_eq!(type_of(&blocks, Recipe::Q2_K, false, "token_embd.weight"), Q8_0);
+    assert_eq!(type_of(&blocks, Recipe::IQ4_NL, false, "token_embd.weight"), Q8_0);
+    assert_eq!(type_of(&blocks, Recipe::IQ4_XS, false, "blk.0.ffn_down.weight"), Q5_1);
     assert_eq!(type_of(&none, Recipe::Q2_K, false, "token_embd.weight"), F16);
 }
 
@@ -154,5 +166,15 @@ fn recipes_are_known_by_name_in_any_case() {
         assert_eq!(recipe.to_string().parse(), Ok(recipe));
     }
     let error = "Q9_Z".parse::<Recipe>().unwrap_err().to_string();
-    assert!(error.contains("`Q9_Z`") && error.contains("Q4_K_M") && !error.contains('\n'));
+    assert!(error.starts_with("unknown recipe `Q9_Z`, expected one of F32"), "{error}");
+    assert!(error.contains("Q4_K_M") && !error.contains('\n'), "{error}");
+}
+
+#[test]
+fn types_that_are_only_read_are_refused_by_name() {
+    for ty in QuantType::all().filter(|ty| !ty.is_written()) {
+        let error = ty.name().to_lowercase().parse::<Recipe>().unwrap_err().to_string();
+        let expected = format!("{ty} files are read, but not written, expected one of F32");
+        assert!(error.starts_with(&expected), "{error}");
+    }
 }

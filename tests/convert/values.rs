@@ -63,11 +63,12 @@ fn tolerance(ty: QuantType) -> f64 {
         Q6_K => 1e-3,
         Q5_K | Q5_1 => 5e-3,
         Q5_0 => 7e-3,
-        Q4_K | Q4_1 => 2e-2,
+        Q4_K | Q4_1 | IQ4_NL | IQ4_XS => 2e-2,
         Q4_0 => 3e-2,
         Q3_K => 8e-2,
         Q2_K => 3e-1,
         Q8_K => unreachable!("no file holds it"),
+        _ => unreachable!("{ty} is not written"),
     }
 }
 

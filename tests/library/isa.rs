@@ -8,27 +8,11 @@ use lapidary::perplexity;
 use crate::fixtures::{micro, tiny};
 use crate::goldens::{golden, ids};
 
-const RECIPES: [Recipe; 13] = [
-    Recipe::F32,
-    Recipe::F16,
-    Recipe::BF16,
-    Recipe::Q8_0,
-    Recipe::Q6_K,
-    Recipe::Q5_K_M,
-    Recipe::Q5_K_S,
-    Recipe::Q4_K_M,
-    Recipe::Q4_K_S,
-    Recipe::Q3_K_L,
-    Recipe::Q3_K_M,
-    Recipe::Q3_K_S,
-    Recipe::Q2_K,
-];
-
 /// Calls `check` with every recipe's file of a checkpoint.
 fn for_each_recipe(checkpoint: &std::path::Path, check: impl Fn(&Source, Recipe)) {
     let dir = tempfile::tempdir().unwrap();
     let checkpoint = Source::open(checkpoint).unwrap();
-    for recipe in RECIPES {
+    for recipe in Recipe::all() {
         let file = dir.path().join(recipe.name());
         let plan = Plan::of_recipe(&checkpoint, recipe);
         convert(&checkpoint, &file, &plan, Options::default(), &mut ()).unwrap();

@@ -38,7 +38,7 @@ from gguf.quants import dequantize
 from checkpoint import Checkpoint, widen
 
 HERE = Path(__file__).resolve().parent
-TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"]
 TENSORS = {
     "blk.1.attn_q": "model.layers.1.self_attn.q_proj.weight",
     "blk.1.ffn_gate": "model.layers.1.mlp.gate_proj.weight",

@@ -15,8 +15,8 @@ import zlib
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[2]
-RECIPES = ["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_L", "Q3_K_M", "Q3_K_S",
-           "Q2_K"]
+RECIPES = ["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_NL", "IQ4_XS",
+           "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K"]
 
 
 def main():
