@@ -42,7 +42,7 @@ fn matmul(bencher: Bencher, case: &str) {
     match ty.traits().quantize {
         Some(quantize) => quantize(&x, &mut data),
         // Any bytes are blocks.
-        None => (0..data.len()).for_each(|i| data[i] = (i * 7919 >> 4) as u8),
+        None => (0..data.len()).for_each(|i| data[i] = (i * 7919 / 16) as u8),
     }
     let shape = [COLS, ROWS];
     let w = Matrix::new(TensorView { name: "w", ty, shape: &shape, data: &data });

@@ -29,7 +29,7 @@ fn row(ty: QuantType) -> Vec<u8> {
     match ty.traits().quantize {
         Some(quantize) => quantize(&values(), &mut bytes),
         // Any bytes are blocks.
-        None => (0..bytes.len()).for_each(|i| bytes[i] = (i * 7919 >> 4) as u8),
+        None => (0..bytes.len()).for_each(|i| bytes[i] = (i * 7919 / 16) as u8),
     }
     bytes
 }

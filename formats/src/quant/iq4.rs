@@ -33,11 +33,11 @@ const CODES: [u8; 256] = {
 pub(super) struct Values;
 
 impl Integers for Values {
-    /// From where the largest magnitude is clipped to the last value, down to where half of the range
-    /// on the shorter side is left. Found by trying.
+    /// From where the largest magnitude is clipped to the last value, down to where a third of the range
+    /// is left unused, for the sake of smaller values that are more important. Found by trying.
     #[inline(always)]
     fn trials(self) -> (f32, f32) {
-        (140.0, 45.0)
+        (160.0, 90.0)
     }
 
     #[inline(always)]

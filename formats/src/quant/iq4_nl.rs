@@ -42,9 +42,9 @@ impl Block for BlockIQ4NL {
 
 impl Quantize for BlockIQ4NL {
     #[inline(always)]
-    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], _: Effort) -> Self {
+    fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
         let (x, w) = (search::finite::<32>(x), search::importance::<32>(w));
-        let d = F16::from_f32(search::scale(l, &x, &w, Values));
+        let d = F16::from_f32(search::scale_of_trials(l, &x, &w, Values, effort.trial_shifts()));
         let mut values = [0; 32];
         search::encode(&x, d.to_f32(), 0.0, Values, &mut values);
         Self { d, qs: iq4::pack(&values) }

@@ -51,7 +51,7 @@ mod tq2_0;
 pub use block::Block;
 pub use effort::Effort;
 pub use lanes::{Lanes, Plain, LANES};
-pub use registry::{QuantType, Traits};
+pub use registry::{QuantType, QuantizeFn, Traits};
 
 /// The typed blocks, for kernels that read them directly.
 pub mod blocks {

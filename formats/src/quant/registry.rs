@@ -41,6 +41,9 @@ pub enum QuantType {
     MXFP4 = 39,
 }
 
+/// See [`Traits::quantize`].
+pub type QuantizeFn = fn(x: &[f32], y: &mut [u8]);
+
 /// Everything that is specific to a type.
 #[derive(Debug)]
 pub struct Traits {
@@ -58,7 +61,7 @@ pub struct Traits {
     pub stored: bool,
     /// Quantizes whole blocks: `x.len()` values to `x.len() / block_len * block_bytes` bytes. All
     /// values are equally important. `None` for types that are only read.
-    pub quantize: Option<fn(x: &[f32], y: &mut [u8])>,
+    pub quantize: Option<QuantizeFn>,
     /// Dequantizes whole blocks, the reverse of [`quantize`](Traits::quantize).
     pub dequantize: fn(x: &[u8], y: &mut [f32]),
     /// Dot product of a row of this type with a row of type `activation`.

@@ -179,6 +179,19 @@ pub(super) fn consecutive<L: Lanes>(l: L, first: f32) -> L::F {
 /// The best real `d` for `x = d * q`.
 #[inline(always)]
 pub(super) fn scale<L: Lanes, C: Integers>(l: L, x: &[f32], w: &[f32], codes: C) -> f32 {
+    scale_of_trials(l, x, w, codes, &[0.0])
+}
+
+/// The same, by as many trials for each of `shifts`, which says where they begin, in units of their
+/// distance.
+#[inline(always)]
+pub(super) fn scale_of_trials<L: Lanes, C: Integers>(
+    l: L,
+    x: &[f32],
+    w: &[f32],
+    codes: C,
+    shifts: &[f32],
+) -> f32 {
     let magnitude = fold(
         l,
         x,
@@ -188,15 +201,21 @@ pub(super) fn scale<L: Lanes, C: Integers>(l: L, x: &[f32], w: &[f32], codes: C)
     );
     let per_code = l.splat(inverse(magnitude));
     let (first, span) = codes.trials();
-    let step = l.mul(l.splat(span / (LANES - 1) as f32), l.load(&NUMBERS));
-    let up = l.mul(l.sub(l.splat(first), step), per_code);
-    // Both signs, because the codes reach further to the negative side.
-    let down = l.sub(l.splat(0.0), up);
-    let (gain_up, d_up) = scale_gain(l, x, w, up, codes);
-    let (gain_down, d_down) = scale_gain(l, x, w, down, codes);
-    let loss = l.sub(l.splat(0.0), l.max(gain_down, gain_up));
-    let d = l.select_less(gain_up, gain_down, d_down, d_up);
-    least(l, loss, [d]).1[0]
+    let step = span / (LANES - 1) as f32;
+    let mut best = (0.0, 0.0);
+    for shift in shifts {
+        let first = l.splat(first - shift * step);
+        let up = l.mul(l.sub(first, l.mul(l.splat(step), l.load(&NUMBERS))), per_code);
+        // Both signs, because the codes reach further to the negative side.
+        let down = l.sub(l.splat(0.0), up);
+        let (gain_up, d_up) = scale_gain(l, x, w, up, codes);
+        let (gain_down, d_down) = scale_gain(l, x, w, down, codes);
+        let loss = l.sub(l.splat(0.0), l.max(gain_down, gain_up));
+        let d = l.select_less(gain_up, gain_down, d_down, d_up);
+        let (loss, [d]) = least(l, loss, [d]);
+        best = better(best, (loss, d));
+    }
+    best.1
 }
 
 /// How much the codes nearest to `x * inverse` lower the error, and the best `d` for them.

@@ -26,7 +26,7 @@ const _: () = assert!(size_of::<BlockTQ1_0>() == 54);
 fn digit(byte: u8, n: usize) -> i8 {
     const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
     let rest = byte.wrapping_mul(POWERS[n]);
-    (u16::from(rest) * 3 >> 8) as i8 - 1
+    ((u16::from(rest) * 3) >> 8) as i8 - 1
 }
 
 impl Unpack for BlockTQ1_0 {
