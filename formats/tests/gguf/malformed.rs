@@ -320,7 +320,7 @@ fn unknown_and_unsupported_tensor_types() {
     for (ty, name) in [
         (4, "Q4_2, removed from GGUF"),
         (15, "Q8_K"),
-        (20, "IQ4_NL"),
+        (40, "NVFP4"),
         (26, "I32"),
         (7777, "unknown"),
         (u32::MAX, "unknown"),
