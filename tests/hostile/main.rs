@@ -16,3 +16,6 @@ mod random;
 mod raw;
 mod small;
 mod templates;
+
+#[path = "../common/blocks.rs"]
+mod blocks;
