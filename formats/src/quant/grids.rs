@@ -7,71 +7,98 @@
 //! are in the order of their numbers, so a grid is written here as a set of numbers: bit `i` says
 //! whether number `i` belongs to it. `tests/scripts/oracles/make_grids.py` prints the sets.
 
-/// The codes of IQ1: eight times -1, 0 or 1, to which ±1 is added.
-pub(super) static IQ1: [[i8; 8]; 2048] = points(&IQ1_S_SET, &[-8, 0, 8]);
-pub(super) static IQ2_XXS: [[i8; 8]; 256] = points(&IQ2_XXS_SET, &IQ2_VALUES);
-pub(super) static IQ2_XS: [[i8; 8]; 512] = points(&IQ2_XS_SET, &IQ2_VALUES);
-pub(super) static IQ2_S: [[i8; 8]; 1024] = points(&IQ2_S_SET, &IQ2_VALUES);
-pub(super) static IQ3_XXS: [[i8; 4]; 256] = points(&IQ3_XXS_SET, &[4, 12, 20, 28, 36, 44, 52, 62]);
-pub(super) static IQ3_S: [[i8; 4]; 512] = points(&IQ3_S_SET, &[1, 3, 5, 7, 9, 11, 13, 15]);
+/// By point, eight times -8, 0 or 8, with 128 added.
+static IQ1: [u64; 2048] = points(8, &IQ1_S_SET, &[120, 128, 136]);
+/// By point, eight codes.
+pub(super) static IQ2_XXS: [u64; 256] = points(8, &IQ2_XXS_SET, &IQ2_VALUES);
+pub(super) static IQ2_XS: [u64; 512] = points(8, &IQ2_XS_SET, &IQ2_VALUES);
+pub(super) static IQ2_S: [u64; 1024] = points(8, &IQ2_S_SET, &IQ2_VALUES);
+/// By point, four codes.
+pub(super) static IQ3_XXS: [u64; 256] = points(4, &IQ3_XXS_SET, &[4, 12, 20, 28, 36, 44, 52, 62]);
+pub(super) static IQ3_S: [u64; 512] = points(4, &IQ3_S_SET, &[1, 3, 5, 7, 9, 11, 13, 15]);
 
 /// What the coordinates of the grids of IQ2 are.
-const IQ2_VALUES: [i8; 3] = [8, 25, 43];
+const IQ2_VALUES: [u8; 3] = [8, 25, 43];
 
-/// The points of a set, in the order of their numbers.
-const fn points<const DIMS: usize, const POINTS: usize>(
-    set: &[u64],
-    values: &[i8],
-) -> [[i8; DIMS]; POINTS] {
-    let (mut points, mut count, mut number) = ([[0; DIMS]; POINTS], 0, 0);
+/// 1 in every byte.
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+/// The points of a set, in the order of their numbers: a byte for each coordinate, the first one's the
+/// lowest.
+const fn points<const N: usize>(coordinates: u32, set: &[u64], values: &[u8]) -> [u64; N] {
+    let (mut points, mut count, mut number) = ([0; N], 0, 0);
     while number < 64 * set.len() {
         if set[number / 64] >> (number % 64) & 1 == 1 {
             let (mut digits, mut i) = (number, 0);
-            while i < DIMS {
-                points[count][i] = values[digits % values.len()];
+            while i < coordinates {
+                points[count] |= (values[digits % values.len()] as u64) << (8 * i);
                 (digits, i) = (digits / values.len(), i + 1);
             }
             count += 1;
         }
         number += 1;
     }
-    assert!(count == POINTS);
+    assert!(count == N);
     points
 }
 
-/// By a byte with a bit for each code: all bits if the code is to be negative, none if not.
-static SIGNS: [[i8; 8]; 256] = {
-    let (mut signs, mut byte) = ([[0; 8]; 256], 0);
+/// By a byte with a bit for each code: all bits of the code's byte if it is to be negative, none if not.
+static NEGATIVE: [u64; 256] = {
+    let (mut negative, mut byte) = ([0; 256], 0);
     while byte < 256 {
         let mut i = 0;
         while i < 8 {
-            signs[byte][i] = -((byte >> i & 1) as i8);
+            negative[byte] |= (0xff * (byte as u64 >> i & 1)) << (8 * i);
             i += 1;
         }
         byte += 1;
     }
-    signs
+    negative
 };
 
-/// `point`, negative where a bit of `signs` is set.
+/// By seven bits: they and an eighth, with which the number of those set is even.
+static EVEN: [u8; 128] = {
+    let (mut even, mut bits) = ([0; 128], 0u8);
+    while bits < 128 {
+        even[bits as usize] = bits | (bits.count_ones() as u8 & 1) << 7;
+        bits += 1;
+    }
+    even
+};
+
+/// The codes of `point`, negative where a bit of `signs` is set. None of them is 0.
 #[inline(always)]
-pub(super) fn signed(point: [i8; 8], signs: u8) -> [i8; 8] {
-    let mask = &SIGNS[usize::from(signs)];
-    std::array::from_fn(|i| (point[i] ^ mask[i]) - mask[i])
+pub(super) fn signed(point: u64, signs: u8) -> [i8; 8] {
+    let negative = NEGATIVE[usize::from(signs)];
+    // As in every two's complement, but in each byte: no sum is carried into the next.
+    bytes((point ^ negative) + (negative & ONES))
 }
 
-/// The signs of eight codes from the first seven, which are the low bits of `bits`: the number of
-/// negative codes is even.
+/// The signs of eight codes of which the low bits of `bits` are the first seven: the number of negative
+/// codes is even.
 #[inline(always)]
 pub(super) fn even_signs(bits: u32) -> u8 {
-    let seven = bits as u8 & 127;
-    seven | (seven.count_ones() as u8 & 1) << 7
+    EVEN[bits as usize & 127]
 }
 
 /// Two points of four codes side by side.
 #[inline(always)]
-pub(super) fn joined(a: [i8; 4], b: [i8; 4]) -> [i8; 8] {
-    bytemuck::cast([a, b])
+pub(super) fn joined(a: u64, b: u64) -> u64 {
+    a | b << 32
+}
+
+/// Point `at` of the grid of IQ1 in eighths, and one eighth more in every code or, if `less`, one less.
+#[inline(always)]
+pub(super) fn iq1(at: u16, less: bool) -> [i8; 8] {
+    let point = IQ1[usize::from(at & 2047)];
+    let shifted = if less { point - ONES } else { point + ONES };
+    // Flipping the top bit of a byte takes 128 away from it.
+    bytes(shifted ^ (ONES << 7))
+}
+
+#[inline(always)]
+fn bytes(codes: u64) -> [i8; 8] {
+    bytemuck::cast(codes.to_le_bytes())
 }
 
 #[rustfmt::skip]

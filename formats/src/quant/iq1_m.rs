@@ -32,8 +32,7 @@ impl Unpack for BlockIQ1M {
         let scale = |j: usize| 2 * (scales[j / 4] >> (3 * (j % 4)) & 7) as i8 + 1;
         let codes = |i: usize| {
             let qh = self.qh[i / 2] >> (4 * (i % 2));
-            let eighth = if qh & 8 == 0 { 1 } else { -1 };
-            grids::IQ1[usize::from(self.qs[i]) | usize::from(qh & 7) << 8].map(|q| q + eighth)
+            grids::iq1(u16::from(self.qs[i]) | u16::from(qh & 7) << 8, qh & 8 != 0)
         };
         Symmetric::new(F16::from_bits(d).to_f32() / 8.0, scale, codes)
     }

@@ -30,8 +30,7 @@ impl Unpack for BlockIQ1S {
         let scale = |j: usize| 2 * (qh(j / 2) >> 12 & 7) as i8 + 1;
         let codes = |i: usize| {
             let high = qh(i / 4) >> (3 * (i % 4)) & 7;
-            let eighth = if qh(i / 4) >> 15 == 0 { 1 } else { -1 };
-            grids::IQ1[usize::from(u16::from(self.qs[i]) | high << 8)].map(|q| q + eighth)
+            grids::iq1(u16::from(self.qs[i]) | high << 8, qh(i / 4) >> 15 == 1)
         };
         Symmetric::new(self.d.to_f32() / 8.0, scale, codes)
     }

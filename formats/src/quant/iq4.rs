@@ -59,14 +59,19 @@ impl Integers for Values {
     }
 }
 
-/// The values of 32 weights: weight `i` has its code in the low half of byte `i`, weight `i + 16` in
-/// the high half.
+/// The values of 32 weights, from those of the codes: weight `i` has its code in the low half of byte
+/// `i`, weight `i + 16` in the high half.
 #[inline(always)]
-pub(super) fn unpack(qs: &[u8; 16]) -> [i8; 32] {
-    std::array::from_fn(|i| IQ4_VALUES[usize::from(qs[i % 16] >> (i / 16 * 4) & 15)])
+pub(super) fn unpack(qs: &[u8; 16], values: &[i8; 16]) -> [i8; 32] {
+    let mut y = [0; 32];
+    for (i, byte) in qs.iter().enumerate() {
+        y[i] = values[usize::from(byte & 15)];
+        y[i + 16] = values[usize::from(byte >> 4)];
+    }
+    y
 }
 
-/// The reverse of [`unpack`], from the values in two's complement.
+/// The reverse of [`unpack`] with [`IQ4_VALUES`], which are in two's complement.
 #[inline(always)]
 pub(super) fn pack(values: &[u8; 32]) -> [u8; 16] {
     let code = |i: usize| CODES[usize::from(values[i])];

@@ -1,5 +1,5 @@
 //! IQ4_NL: 32 weights of 4 bits and one scale, 4.5 bits per weight. `x = d * v[q]`, where `v` are 16
-//! values at unequal distances ([`IQ4_VALUES`](super::iq4::IQ4_VALUES)).
+//! values at unequal distances ([`IQ4_VALUES`]).
 //!
 //! Layout: `block_iq4_nl` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
 
@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 use super::block::{Block, Quantize};
 use super::effort::Effort;
 use super::float::F16;
-use super::iq4::{self, Values};
+use super::iq4::{self, Values, IQ4_VALUES};
 use super::lanes::Lanes;
 use super::q8_0::BlockQ8_0;
 use super::search;
@@ -24,19 +24,25 @@ pub struct BlockIQ4NL {
 }
 const _: () = assert!(size_of::<BlockIQ4NL>() == 18);
 
+impl BlockIQ4NL {
+    fn values(&self) -> [i8; 32] {
+        iq4::unpack(&self.qs, &IQ4_VALUES)
+    }
+}
+
 impl Block for BlockIQ4NL {
     const LEN: usize = 32;
     type Activation = BlockQ8_0;
 
     fn dequantize(&self, y: &mut [f32]) {
         let d = self.d.to_f32();
-        for (y, q) in y.iter_mut().zip(iq4::unpack(&self.qs)) {
+        for (y, q) in y.iter_mut().zip(self.values()) {
             *y = d * f32::from(q);
         }
     }
 
     fn dot_row(w: &[Self], a: &[BlockQ8_0]) -> f32 {
-        w.iter().zip(a).fold(0.0, |sum, (w, a)| sum + w.d.to_f32() * a.dot(&iq4::unpack(&w.qs)))
+        w.iter().zip(a).fold(0.0, |sum, (w, a)| sum + w.d.to_f32() * a.dot(&w.values()))
     }
 }
 

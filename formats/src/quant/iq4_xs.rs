@@ -1,6 +1,6 @@
 //! IQ4_XS: 256 weights of 4 bits in 8 sub-blocks of 32, each with a signed scale of 6 bits, 4.25 bits
 //! per weight. `x = d * scale * v[q]`, where `v` are 16 values at unequal distances
-//! ([`IQ4_VALUES`](super::iq4::IQ4_VALUES)) and `scale` is in -32..32.
+//! ([`IQ4_VALUES`]) and `scale` is in -32..32.
 //!
 //! Layout: `block_iq4_xs` in <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>.
 
@@ -9,7 +9,7 @@ use bytemuck::{Pod, Zeroable};
 use super::block::Quantize;
 use super::effort::Effort;
 use super::float::F16;
-use super::iq4::{self, Values};
+use super::iq4::{self, Values, IQ4_VALUES};
 use super::lanes::Lanes;
 use super::range::Range;
 use super::symmetric::{Symmetric, Unpack};
@@ -58,7 +58,7 @@ impl BlockIQ4XS {
 impl Unpack for BlockIQ4XS {
     fn unpack(&self) -> Symmetric {
         let scales = self.unpack_scales();
-        let q: [[i8; 32]; 8] = std::array::from_fn(|j| iq4::unpack(&self.qs[j]));
+        let q: [[i8; 32]; 8] = std::array::from_fn(|j| iq4::unpack(&self.qs[j], &IQ4_VALUES));
         Symmetric {
             d: self.d.to_f32(),
             scales: std::array::from_fn(|j| scales[j / 2]),

@@ -9,6 +9,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::Block;
+use super::iq4;
 use super::q8_0::BlockQ8_0;
 
 /// 32 weights in 17 bytes.
@@ -37,10 +38,7 @@ impl BlockMXFP4 {
     }
 
     fn values(&self) -> [i8; 32] {
-        std::array::from_fn(|i| {
-            let q = self.qs[i % 16] >> (i / 16 * 4) & 15;
-            Self::VALUES[usize::from(q)]
-        })
+        iq4::unpack(&self.qs, &Self::VALUES)
     }
 }
 

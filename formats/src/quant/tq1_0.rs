@@ -31,11 +31,15 @@ fn digit(byte: u8, n: usize) -> i8 {
 
 impl Unpack for BlockTQ1_0 {
     fn unpack(&self) -> Symmetric {
-        let code = |i: usize| match i {
-            ..160 => digit(self.qs[i % 32], i / 32),
-            160..240 => digit(self.qs[32 + i % 16], (i - 160) / 16),
-            _ => digit(self.qh[i % 4], (i - 240) / 4),
-        };
-        Symmetric::new(self.d.to_f32(), |_| 1, |i| std::array::from_fn(|k| code(8 * i + k)))
+        let mut q = [0; 256];
+        for n in 0..5 {
+            let (low, high) = self.qs.split_at(32);
+            q[32 * n..].iter_mut().zip(low).for_each(|(q, byte)| *q = digit(*byte, n));
+            q[160 + 16 * n..].iter_mut().zip(high).for_each(|(q, byte)| *q = digit(*byte, n));
+        }
+        for n in 0..4 {
+            q[240 + 4 * n..].iter_mut().zip(&self.qh).for_each(|(q, byte)| *q = digit(*byte, n));
+        }
+        Symmetric { d: self.d.to_f32(), scales: [1; 16], q }
     }
 }

@@ -21,10 +21,11 @@ const _: () = assert!(size_of::<BlockTQ2_0>() == 66);
 
 impl Unpack for BlockTQ2_0 {
     fn unpack(&self) -> Symmetric {
-        let codes = |i: usize| {
-            let (group, k, first) = (i / 16, i / 4 % 4, 8 * (i % 4));
-            std::array::from_fn(|l| (self.qs[32 * group + first + l] >> (2 * k) & 3) as i8 - 1)
-        };
-        Symmetric::new(self.d.to_f32(), |_| 1, codes)
+        let mut q = [0; 256];
+        for (k, q) in q.chunks_exact_mut(32).enumerate() {
+            let qs = &self.qs[k / 4 * 32..];
+            q.iter_mut().zip(qs).for_each(|(q, byte)| *q = (byte >> (k % 4 * 2) & 3) as i8 - 1);
+        }
+        Symmetric { d: self.d.to_f32(), scales: [1; 16], q }
     }
 }

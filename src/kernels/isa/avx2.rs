@@ -275,17 +275,24 @@ impl SimdInt for Avx2 {
         fn pairs(u: Self::Bytes, s: Self::Bytes) -> Self::Words {
             [_mm256_maddubs_epi16(u[0], s[0]), _mm256_maddubs_epi16(u[1], s[1])]
         }
-        fn pairs_signed(w: Self::Bytes, s: Self::Bytes) -> Self::Words {
-            let s = [_mm256_sign_epi8(s[0], w[0]), _mm256_sign_epi8(s[1], w[1])];
-            let first = _mm256_maddubs_epi16(_mm256_abs_epi8(w[0]), s[0]);
-            [first, _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), s[1])]
-        }
         fn products(a: Self::Words, b: Self::Words) -> __m256i {
             _mm256_add_epi32(_mm256_madd_epi16(a[0], b[0]), _mm256_madd_epi16(a[1], b[1]))
         }
         fn add_products(sum: __m256i, a: Self::Words, b: Self::Words) -> __m256i {
             let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(a[0], b[0]));
             _mm256_add_epi32(sum, _mm256_madd_epi16(a[1], b[1]))
+        }
+        fn add_scaled(
+            sum: __m256i, w: Self::Bytes, s: Self::Bytes, scales: Self::Bytes
+        ) -> __m256i {
+            let mut sum = sum;
+            for half in 0..2 {
+                let s = _mm256_sign_epi8(s[half], w[half]);
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w[half]), s);
+                let scales = _mm256_srai_epi16::<8>(scales[half]);
+                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, scales));
+            }
+            sum
         }
         fn products_by_half(a: Self::Words, b: Self::Words) -> Self::HalfSums {
             [_mm256_madd_epi16(a[0], b[0]), _mm256_madd_epi16(a[1], b[1])]

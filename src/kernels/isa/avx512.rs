@@ -215,14 +215,13 @@ impl SimdInt for Avx512 {
         }
 
         fn pairs(u: __m512i, s: __m512i) -> __m512i { _mm512_maddubs_epi16(u, s) }
-        fn pairs_signed(w: __m512i, s: __m512i) -> __m512i {
-            let negative = _mm512_movepi8_mask(w);
-            let s = _mm512_mask_sub_epi8(s, negative, _mm512_setzero_si512(), s);
-            _mm512_maddubs_epi16(_mm512_abs_epi8(w), s)
-        }
         fn products(a: __m512i, b: __m512i) -> __m512i { _mm512_madd_epi16(a, b) }
         fn add_products(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
             _mm512_dpwssd_epi32(sum, a, b)
+        }
+        fn add_scaled(sum: __m512i, w: __m512i, s: __m512i, scales: __m512i) -> __m512i {
+            let fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, s);
+            _mm512_add_epi32(sum, _mm512_mullo_epi32(fours, _mm512_srai_epi32::<24>(scales)))
         }
         fn products_by_half(a: __m512i, b: __m512i) -> __m512i { _mm512_madd_epi16(a, b) }
         fn products_by_quarter(a: __m512i, b: __m512i) -> [i32; 4] {

@@ -247,7 +247,6 @@ impl SimdInt for Neon {
 
         // An unsigned byte of at most 127 is the same as a signed one.
         fn pairs(u: Bytes, s: Bytes) -> Words { four!(I => pairs(u[I], s[I])) }
-        fn pairs_signed(w: Bytes, s: Bytes) -> Words { four!(I => pairs(w[I], s[I])) }
         fn add_products(sum: [int32x4_t; 2], a: Words, b: Words) -> [int32x4_t; 2] {
             let [mut low, mut high] = sum;
             four!(I => {
@@ -289,6 +288,12 @@ impl SimdInt for Neon {
     #[inline(always)]
     fn products(self, a: Words, b: Words) -> [int32x4_t; 2] {
         self.add_products(bytemuck::Zeroable::zeroed(), a, b)
+    }
+
+    #[inline(always)]
+    fn add_scaled(self, sum: [int32x4_t; 2], w: Bytes, s: Bytes, scales: Bytes) -> [int32x4_t; 2] {
+        // It takes signed bytes as well.
+        self.add_products(sum, self.pairs(w, s), self.high_bytes(scales))
     }
 
     #[inline(always)]

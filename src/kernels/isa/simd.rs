@@ -6,7 +6,7 @@
 //! methods are safe to call. They are `#[inline(always)]` and become single instructions where an
 //! [`Op`](super::Op) runs.
 
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 use lapidary_formats::quant::Lanes;
 
 /// Sixteen floats side by side: what the kernels need besides [`Lanes`].
@@ -79,7 +79,7 @@ pub trait SimdInt: Simd {
     /// 32 words: two halves of 16, or four quarters of 8.
     type Words: Copy;
     /// i32, as many as suit the machine: only the sum of all of them means something.
-    type Sums: Copy;
+    type Sums: Copy + Zeroable;
     /// i32, in two halves of which each has a sum of its own.
     type HalfSums: Copy;
 
@@ -137,12 +137,20 @@ pub trait SimdInt: Simd {
     /// Sums of two products of bytes of the same quarter, as words in their quarter. Bytes of `u`
     /// are unsigned and at most 127, those of `s` are signed.
     fn pairs(self, u: Self::Bytes, s: Self::Bytes) -> Self::Words;
-    /// The same of signed bytes; those of `s` are at least -127.
-    fn pairs_signed(self, w: Self::Bytes, s: Self::Bytes) -> Self::Words;
     /// The products of `a` and `b`, added up in some order.
     fn products(self, a: Self::Words, b: Self::Words) -> Self::Sums;
     /// `sum` plus the products of `a` and `b`.
     fn add_products(self, sum: Self::Sums, a: Self::Words, b: Self::Words) -> Self::Sums;
+    /// `sum` plus the products of bytes `w`, which are signed bytes plus [`BIAS`](SimdInt::BIAS), with
+    /// signed ones `s` that are at least -127. Each is multiplied with a scale, which is the same for
+    /// every four bytes: in `scales`, it is the second one of every two bytes, signed.
+    fn add_scaled(
+        self,
+        sum: Self::Sums,
+        w: Self::Bytes,
+        s: Self::Bytes,
+        scales: Self::Bytes,
+    ) -> Self::Sums;
     /// The products of `a` and `b`, added up within each half.
     fn products_by_half(self, a: Self::Words, b: Self::Words) -> Self::HalfSums;
     /// The sum of the products of `a` and `b` in each quarter.
@@ -171,8 +179,9 @@ pub trait SimdInt: Simd {
     /// Whether [`step`](SimdInt::step) sums in 32 bits and takes any unsigned byte. If not, it
     /// sums in 16 bits and takes bytes up to 127.
     const WIDE: bool;
-    /// What has to be added to signed bytes before [`step_signed`](SimdInt::step_signed) takes them:
-    /// 128 if it multiplies unsigned ones only, otherwise 0.
+    /// What has to be added to signed bytes before [`step_signed`](SimdInt::step_signed) and
+    /// [`add_scaled`](SimdInt::add_scaled) take them: 128 if they multiply unsigned ones only,
+    /// otherwise 0.
     const BIAS: u8;
     /// For each of [`COLS`](SimdInt::COLS) columns: four bytes, two words, an i32 or an f32.
     type Columns: Pod;

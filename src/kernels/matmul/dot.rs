@@ -1,5 +1,6 @@
 //! Rows × few columns: the blocks of a row are read once, in the order of the file.
 
+use bytemuck::Zeroable;
 use lapidary_formats::quant::blocks::Symmetric;
 use lapidary_formats::quant::Block;
 
@@ -92,7 +93,7 @@ impl IntOp for DotByTable<'_, '_> {
         let step = (UNPACKED / blocks).max(1);
         for first in (0..w.rows).step_by(step) {
             let part = w.part(first, step.min(w.rows - first));
-            scratch.resize(part.rows * blocks, bytemuck::Zeroable::zeroed());
+            scratch.resize(part.rows * blocks, Zeroable::zeroed());
             unpack(part.data, scratch);
             let mut out: Vec<_> =
                 out.iter_mut().map(|out| &mut out[first..][..part.rows]).collect();
@@ -250,7 +251,13 @@ fn blocks_k<S: SimdInt, T: KBlock, const N: usize, const B: usize>(
                 let p = s.to_f32_4(s.sub_product_4(p, i32::from(offset), mins(s)));
                 s.mul_4(s.mul_4(a, headers.d), p)
             }
-            Rule::Signed => s.mul_4(s.mul_4(a, headers.d), s.to_f32_4(p)),
+            Rule::Signed => {
+                let p = match S::BIAS {
+                    0 => p,
+                    bias => s.sub_product_4(p, i32::from(bias), mins(s)),
+                };
+                s.mul_4(s.mul_4(a, headers.d), s.to_f32_4(p))
+            }
         };
     }
     products
@@ -266,7 +273,11 @@ fn four<T>(x: &[T], at: usize) -> &[T; 4] {
 #[inline(always)]
 fn mins_k<S: SimdInt, T: KBlock>(s: S, mins: S::Bytes, x: &ColumnK, at: usize) -> [i32; 4] {
     if T::GROUP == 32 {
-        let mins = s.words(s.shuffle(mins, &UPPER_AS_WORDS));
+        let mins = match T::RULE {
+            Rule::Affine => s.words(s.shuffle(mins, &UPPER_AS_WORDS)),
+            // The scales.
+            _ => s.high_bytes(s.shuffle(mins, &FIRST_AS_HIGH_BYTES)),
+        };
         let sums = bytemuck::cast_ref(four(x.pair_sums, at));
         return s.products_by_quarter(mins, s.load_words(sums));
     }
@@ -287,6 +298,16 @@ const UPPER_AS_WORDS: [u8; 64] = {
     places
 };
 
+/// For `shuffle`: the first eight bytes of every quarter, as the upper bytes of words.
+const FIRST_AS_HIGH_BYTES: [u8; 64] = {
+    let (mut places, mut i) = ([ZERO; 64], 0);
+    while i < 64 {
+        places[i + 1] = (i % 16 / 2) as u8;
+        i += 2;
+    }
+    places
+};
+
 /// For `shuffle`: the bytes of a quarter from `first` on, each in all words of `len` bytes: as their
 /// lower bytes, or as their upper bytes if `upper`. The other bytes are 0.
 const fn in_words_of(len: usize, first: u8, upper: bool) -> [u8; 64] {
@@ -301,6 +322,16 @@ const fn in_words_of(len: usize, first: u8, upper: bool) -> [u8; 64] {
 /// For `shuffle`: no byte's place, which gives 0.
 const ZERO: u8 = 255;
 
+/// The signed scales of 64 codes, as the upper bytes of words.
+macro_rules! signed_scales {
+    ($s:expr, $scales:expr, $u:literal) => {
+        match T::GROUP {
+            32 => $s.shuffle($scales, const { &in_words_of(32, 2 * $u, true) }),
+            _ => $s.shuffle($scales, const { &in_words_of(16, 4 * $u, true) }),
+        }
+    };
+}
+
 /// Σ scale · code · activation of the `B`-th block of four; only the sum of the lanes counts.
 #[inline(always)]
 fn block_k<S: SimdInt, T: KBlock, const B: i32>(
@@ -310,30 +341,34 @@ fn block_k<S: SimdInt, T: KBlock, const B: i32>(
     x: &[[u8; 64]; 4],
 ) -> S::Sums {
     let scales = s.broadcast_quarter::<B>(scales);
+    if T::RULE == Rule::Signed {
+        macro_rules! add_scaled {
+            ($sum:expr, $u:literal) => {
+                s.add_scaled($sum, codes[$u], s.load_bytes(&x[$u]), signed_scales!(s, scales, $u))
+            };
+        }
+        let sum = add_scaled!(Zeroable::zeroed(), 0);
+        let sum = add_scaled!(sum, 1);
+        let sum = add_scaled!(sum, 2);
+        return add_scaled!(sum, 3);
+    }
     macro_rules! scale {
         ($u:literal) => {
-            match (T::GROUP, T::RULE) {
+            match (T::RULE, T::GROUP) {
                 // Unsigned.
-                (32, Rule::Affine) => {
+                (Rule::Affine, 32) => {
                     s.words(s.shuffle(scales, const { &in_words_of(32, 2 * $u, false) }))
                 }
-                (_, Rule::Affine) => {
+                (Rule::Affine, _) => {
                     s.words(s.shuffle(scales, const { &in_words_of(16, 4 * $u, false) }))
                 }
-                // Signed.
-                (32, _) => {
-                    s.high_bytes(s.shuffle(scales, const { &in_words_of(32, 2 * $u, true) }))
-                }
-                _ => s.high_bytes(s.shuffle(scales, const { &in_words_of(16, 4 * $u, true) })),
+                _ => s.high_bytes(signed_scales!(s, scales, $u)),
             }
         };
     }
     macro_rules! pairs {
         ($u:literal) => {
-            match T::RULE {
-                Rule::Signed => s.pairs_signed(codes[$u], s.load_bytes(&x[$u])),
-                _ => s.pairs(codes[$u], s.load_bytes(&x[$u])),
-            }
+            s.pairs(codes[$u], s.load_bytes(&x[$u]))
         };
     }
     let sum = s.products(pairs!(0), scale!(0));

@@ -8,7 +8,7 @@ use lapidary_formats::quant::blocks::Symmetric;
 
 use crate::kernels::activations::{Line, K_REGISTERS, REGISTERS_32};
 use crate::kernels::isa::SimdInt;
-use crate::kernels::unpack::{Block32, Codes, KBlock, Rule, UnpackBlocks};
+use crate::kernels::unpack::{biased, Block32, Codes, KBlock, Rule, UnpackBlocks};
 
 /// How blocks of a kind are unpacked and multiplied.
 pub trait Kind: Copy {
@@ -198,8 +198,7 @@ fn unpack_k<S: SimdInt, T: KBlock>(s: S, w: &T, to: &mut UnpackedK) {
     let codes: &mut [[u8; 64]; 4] = bytemuck::cast_mut(&mut to.codes);
     let q = w.codes(s);
     for k in 0..4 {
-        let q = if T::RULE == Rule::Signed { biased(s, q[k]) } else { q[k] };
-        s.store_bytes(q, &mut codes[k]);
+        s.store_bytes(q[k], &mut codes[k]);
     }
     let (scales, mins) = w.scales_and_mins();
     for g in 0..256 / T::GROUP {
@@ -216,16 +215,6 @@ fn unpack_k<S: SimdInt, T: KBlock>(s: S, w: &T, to: &mut UnpackedK) {
     }
     let [d, dmin] = w.d(s);
     (to.d, to.dmin) = (d.to_bits(), dmin.to_bits());
-}
-
-/// Signed codes, as `step_signed` takes them.
-#[inline(always)]
-fn biased<S: SimdInt>(s: S, codes: S::Bytes) -> S::Bytes {
-    match S::BIAS {
-        0 => codes,
-        // It is 128, so subtracting it from a byte is the same as adding it.
-        bias => s.sub_bytes(codes, s.splat_byte(bias)),
-    }
 }
 
 /// Adds the products of the minimums and the sums of the activations.

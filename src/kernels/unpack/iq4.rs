@@ -7,10 +7,20 @@ use super::k_quants::{begin, repeat};
 use super::{Block32, Codes, Headers, KBlock, Rule};
 use crate::kernels::isa::{Simd, SimdInt};
 
-/// The values that the codes of two times 32 weights stand for.
+/// The values that the codes of two times 32 weights stand for, as `table` has them.
 #[inline(always)]
-fn values<S: SimdInt>(s: S, table: &[i8; 16], a: &[u8; 16], b: &[u8; 16]) -> S::Bytes {
-    s.lookup(bytemuck::cast_ref(table), s.nibbles(a, b))
+fn values<S: SimdInt>(s: S, table: &[u8; 16], a: &[u8; 16], b: &[u8; 16]) -> S::Bytes {
+    s.lookup(table, s.nibbles(a, b))
+}
+
+/// A table of values to which `bias` is added.
+const fn table(values: [i8; 16], bias: u8) -> [u8; 16] {
+    let (mut table, mut i) = ([0; 16], 0);
+    while i < 16 {
+        table[i] = (values[i] as u8).wrapping_add(bias);
+        i += 1;
+    }
+    table
 }
 
 impl Block32 for BlockIQ4NL {
@@ -19,7 +29,7 @@ impl Block32 for BlockIQ4NL {
 
     #[inline(always)]
     fn codes<S: SimdInt>(s: S, a: &Self, b: &Self) -> S::Bytes {
-        values(s, &IQ4_VALUES, &a.qs, &b.qs)
+        values(s, const { &table(IQ4_VALUES, 0) }, &a.qs, &b.qs)
     }
 
     #[inline(always)]
@@ -34,7 +44,7 @@ impl Block32 for BlockMXFP4 {
 
     #[inline(always)]
     fn codes<S: SimdInt>(s: S, a: &Self, b: &Self) -> S::Bytes {
-        values(s, &Self::VALUES, &a.qs, &b.qs)
+        values(s, const { &table(Self::VALUES, 0) }, &a.qs, &b.qs)
     }
 
     #[inline(always)]
@@ -50,11 +60,12 @@ impl KBlock for BlockIQ4XS {
 
     #[inline(always)]
     fn codes<S: SimdInt>(&self, s: S) -> [S::Bytes; 4] {
+        let table = const { &table(IQ4_VALUES, S::BIAS) };
         [
-            values(s, &IQ4_VALUES, &self.qs[0], &self.qs[1]),
-            values(s, &IQ4_VALUES, &self.qs[2], &self.qs[3]),
-            values(s, &IQ4_VALUES, &self.qs[4], &self.qs[5]),
-            values(s, &IQ4_VALUES, &self.qs[6], &self.qs[7]),
+            values(s, table, &self.qs[0], &self.qs[1]),
+            values(s, table, &self.qs[2], &self.qs[3]),
+            values(s, table, &self.qs[4], &self.qs[5]),
+            values(s, table, &self.qs[6], &self.qs[7]),
         ]
     }
 

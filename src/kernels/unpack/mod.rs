@@ -83,7 +83,7 @@ pub trait KBlock: Block {
     /// How scales and minimums combine.
     const RULE: Rule;
 
-    /// The codes in the order of the weights: at most 127, or signed bytes if the rule is
+    /// The codes in the order of the weights: at most 127, or [`biased`] if the rule is
     /// [`Rule::Signed`].
     fn codes<S: SimdInt>(&self, s: S) -> [S::Bytes; 4];
     /// The headers of four blocks.
@@ -152,4 +152,14 @@ pub enum Codes {
     Offset(u8),
     /// Signed bytes.
     Signed,
+}
+
+/// Signed codes, as the operations for signed bytes take them.
+#[inline(always)]
+pub fn biased<S: SimdInt>(s: S, codes: S::Bytes) -> S::Bytes {
+    match S::BIAS {
+        0 => codes,
+        // It is 128, so subtracting it from a byte is the same as adding it.
+        bias => s.sub_bytes(codes, s.splat_byte(bias)),
+    }
 }

@@ -3,7 +3,7 @@
 
 use lapidary_formats::quant::blocks::{Symmetric, Unpack};
 
-use super::{Headers, KBlock, Rule};
+use super::{biased, Headers, KBlock, Rule};
 use crate::kernels::isa::{Simd, SimdInt};
 
 /// Unpacks the blocks `w` of a type.
@@ -23,7 +23,8 @@ impl KBlock for Symmetric {
     #[inline(always)]
     fn codes<S: SimdInt>(&self, s: S) -> [S::Bytes; 4] {
         let q: &[[u8; 64]; 4] = bytemuck::cast_ref(&self.q);
-        [s.load_bytes(&q[0]), s.load_bytes(&q[1]), s.load_bytes(&q[2]), s.load_bytes(&q[3])]
+        let load = |i: usize| biased(s, s.load_bytes(&q[i]));
+        [load(0), load(1), load(2), load(3)]
     }
 
     #[inline(always)]
