@@ -1,13 +1,12 @@
 //! Rows × few columns: the blocks of a row are read once, in the order of the file.
 
 use bytemuck::Zeroable;
-use lapidary_formats::quant::blocks::Symmetric;
 use lapidary_formats::quant::Block;
 
 use super::Matrix;
 use crate::kernels::activations::{QuantizedRows, WRAPPED};
 use crate::kernels::isa::{IntOp, SimdInt};
-use crate::kernels::unpack::{Block32, Codes, KBlock, Rule, UnpackBlocks};
+use crate::kernels::unpack::{Block32, Codes, KBlock, Rule};
 
 /// How far ahead of their use weights are prefetched, in bytes; at the end of a row, from the next.
 const AHEAD: usize = 4096;
@@ -50,55 +49,21 @@ impl<'a, 'o, T: KBlock> DotK<'a, 'o, T> {
     pub fn new(w: &Matrix<'a>, x: &'a QuantizedRows, out: &'a mut [&'o mut [f32]]) -> Self {
         Self(Rows::new(w, x, out))
     }
+
+    /// Rows of `blocks` blocks `w`, which may be unpacked ones.
+    pub fn of_blocks(
+        w: &'a [T],
+        blocks: usize,
+        x: &'a QuantizedRows,
+        out: &'a mut [&'o mut [f32]],
+    ) -> Self {
+        Self(Rows { w, blocks, x, out })
+    }
 }
 
 impl<'a, 'o, T: Block32> Dot32<'a, 'o, T> {
     pub fn new(w: &Matrix<'a>, x: &'a QuantizedRows, out: &'a mut [&'o mut [f32]]) -> Self {
         Self(Rows::new(w, x, out))
-    }
-}
-
-/// Blocks that are unpacked to memory at a time: few enough to stay in the first-level cache.
-const UNPACKED: usize = 64;
-
-/// Rows of a type that is unpacked by tables.
-pub struct DotByTable<'a, 'o> {
-    unpack: UnpackBlocks,
-    w: Matrix<'a>,
-    x: &'a QuantizedRows,
-    /// By column, `[rows]` each.
-    out: &'a mut [&'o mut [f32]],
-    scratch: &'a mut Vec<Symmetric>,
-}
-
-impl<'a, 'o> DotByTable<'a, 'o> {
-    pub fn new(
-        unpack: UnpackBlocks,
-        w: &Matrix<'a>,
-        x: &'a QuantizedRows,
-        out: &'a mut [&'o mut [f32]],
-        scratch: &'a mut Vec<Symmetric>,
-    ) -> Self {
-        Self { unpack, w: *w, x, out, scratch }
-    }
-}
-
-impl IntOp for DotByTable<'_, '_> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run<S: SimdInt>(self, s: S) {
-        let Self { unpack, w, x, out, scratch } = self;
-        let blocks = w.cols / Symmetric::LEN;
-        let step = (UNPACKED / blocks).max(1);
-        for first in (0..w.rows).step_by(step) {
-            let part = w.part(first, step.min(w.rows - first));
-            scratch.resize(part.rows * blocks, Zeroable::zeroed());
-            unpack(part.data, scratch);
-            let mut out: Vec<_> =
-                out.iter_mut().map(|out| &mut out[first..][..part.rows]).collect();
-            DotK(Rows { w: scratch, blocks, x, out: &mut out }).run(s);
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! block, then one addition of floats a block. So its bits do not depend on the instruction set, on
 //! the number of columns or on the threads.
 
+mod by_table;
 mod dot;
 mod float;
 mod kinds;
@@ -19,7 +20,8 @@ use super::elementwise::geglu;
 use super::isa::{IntOp, Isa};
 use super::unpack::{by_block, unpack_blocks, Block32, ByBlock, Float, KBlock, Unpack};
 use super::{refit, Cpu};
-use dot::{Dot32, DotByTable, DotK};
+use by_table::DotByTable;
+use dot::{Dot32, DotK};
 use float::DotFloat;
 use kinds::{ByTable, KQuant, Legacy, Scratch};
 use tile::Tile;
