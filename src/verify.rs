@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::chat::ChatTemplate;
 use crate::convert::Progress;
 use crate::kernels::{all_finite, processors, Cpu, Isa, ThreadPoolError};
-use crate::model::{Source, SourceError};
+use crate::model::{Source, SourceError, STOP_IDS_KEY};
 use crate::tokenizer::Tokenizer;
 
 /// Longest cause that is shown, in characters.
@@ -249,8 +249,12 @@ fn model_problems(source: &Source) -> Vec<Problem> {
 /// checkpoint were checked when it was opened.
 fn token_ids(source: &Source) -> Vec<(String, u64)> {
     let keys = source.gguf().into_iter().flat_map(|gguf| gguf.metadata());
-    let ids = keys.filter(|(key, _)| key.ends_with("_token_id"));
-    ids.filter_map(|(key, value)| Some((key.to_owned(), value.as_int()?))).collect()
+    let ids = keys.filter(|(key, _)| key.ends_with("_token_id") || *key == STOP_IDS_KEY);
+    let ids = ids.flat_map(|(key, value)| {
+        let list = value.as_array().map(|list| list.values().collect()).unwrap_or(vec![value]);
+        list.into_iter().filter_map(move |id| Some((key.to_owned(), id.as_int()?)))
+    });
+    ids.collect()
 }
 
 /// What is wrong with a tensor. `stored` is its checksum, if the file has one.

@@ -52,7 +52,7 @@ pub struct Args {
     /// Instruction set to use; the file does not depend on it [default: the best of this machine]
     #[arg(long, value_name = "SET", value_parser = super::options::isa)]
     isa: Option<Isa>,
-    /// Replace the output if it exists
+    /// Replace the output, and FILE.part, if they exist
     #[arg(long)]
     force: bool,
     /// Continue an interrupted conversion from FILE.part

@@ -69,8 +69,16 @@ fn copied(gguf: &Gguf, file_type: u32, pieces: usize) -> Header {
         !key.ends_with("_token_id") || value.as_int::<usize>().is_some_and(|id| id < pieces)
     };
     let kept = gguf.metadata().filter(|(key, _)| !describes_storage(key));
-    let kept = kept.filter(|(key, value)| is_there(key, value));
-    kept.for_each(|(key, value)| header.set(key, value));
+    for (key, value) in kept.filter(|(key, value)| is_there(key, value)) {
+        match value.as_array().filter(|_| key == STOP_IDS_KEY) {
+            Some(list) => {
+                let ids = list.values().filter_map(|id| id.as_int::<i32>());
+                let ids = ids.filter(|id| usize::try_from(*id).is_ok_and(|id| id < pieces));
+                header.set(key, ids.collect::<Vec<i32>>());
+            }
+            None => header.set(key, value),
+        }
+    }
     set_storage(&mut header, file_type);
     header
 }

@@ -11,7 +11,7 @@ use lapidary_formats::tensor::TensorView;
 use super::{Source, SourceError};
 
 /// The files of a checkpoint that determine the result of a conversion, besides the weights.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "config.json",
     "generation_config.json",
     "tokenizer.model",
@@ -20,6 +20,7 @@ const FILES: [&str; 8] = [
     "added_tokens.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
 ];
 
 /// Size of a sample in bytes, and number of samples per tensor.

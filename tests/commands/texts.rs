@@ -113,8 +113,8 @@ fn notes_on_a_model_are_printed() {
     let expected = [
         "quantization_config in config.json is ignored: the weights are not quantized",
         "keys of config.json that are not known are ignored: \\u{1b}[2J",
-        "tokens without a row in the embedding are left out: eos_token_id 256000",
-        "tokens without a row in the embedding are left out: <image>",
+        "tokens without an id, or without a row in the embedding, are left out: eos_token_id 256000",
+        "tokens without an id, or without a row in the embedding, are left out: <image>",
     ];
     for args in [
         vec!["run", model, "-p", "And", "-n", "1"],

@@ -57,8 +57,8 @@ fn every_bit_of_the_header_counts() {
             _ => found += 1,
         }
     }
-    // All but the names of the keys of the checksums themselves: a file without them passes.
-    assert!(found >= FLIPS * 98 / 100, "{found}");
+    // All but the padding before the first tensor.
+    assert!(found >= FLIPS * 99 / 100, "{found}");
 }
 
 #[test]

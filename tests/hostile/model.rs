@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use lapidary::convert::{convert, Options, Plan, Recipe};
 use lapidary::model::{Model, Source};
 use lapidary::tokenizer::Tokenizer;
 use lapidary::verify::verify;
@@ -205,6 +206,29 @@ fn token_ids_outside_the_vocabulary() {
             Tokenizer::new(vocab).unwrap();
         }
     }
+}
+
+/// The lists and keys of other ends.
+#[test]
+fn ends_of_the_wrong_type() {
+    let expected = "metadata key \"tokenizer.ggml.eos_token_ids\" holds an array of str, expected an array of integers";
+    says(|h| h.set("tokenizer.ggml.eos_token_ids", vec!["1".to_owned()]), expected);
+    let expected = "metadata key \"tokenizer.ggml.eom_token_id\" holds f32 1, expected an unsigned 32-bit integer";
+    says(|h| h.set("tokenizer.ggml.eom_token_id", 1.0f32), expected);
+    let file = File::new(&small::gguf(|h| {
+        h.set("tokenizer.ggml.eom_token_id", -1i32);
+        h.set("tokenizer.ggml.eos_token_ids", vec![1i32, 5, 99_999, -7]);
+    }));
+    let source = Source::open(&file.path()).unwrap();
+    assert_eq!(source.stop_ids(&source.vocab().unwrap()), [1, 5]);
+    assert_eq!(source.notes().len(), 1);
+    // A converted file has those that are there.
+    let out = file.path().with_file_name("out.gguf");
+    let plan = Plan::of_recipe(&source, Recipe::F16);
+    convert(&source, &out, &plan, Options::default(), &mut ()).unwrap();
+    assert!(Source::open(&out).unwrap().notes().is_empty());
+    assert_eq!(verify(&out, Some(1), &mut ()).unwrap().findings, []);
+    assert_eq!(verify(&file.path(), Some(1), &mut ()).unwrap().findings.len(), 1);
 }
 
 #[test]

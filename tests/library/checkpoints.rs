@@ -172,6 +172,13 @@ fn shards_without_an_index_are_read_with_a_note() {
     shard(dir.path(), &["gemma-tuned.safetensors"]);
     assert_eq!((logits(dir.path()), notes(dir.path())), (expected, vec![Note::NoIndex]));
     fs::write(dir.path().join("other.safetensors"), b"").unwrap();
+    let two = plain();
+    let names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    shard(two.path(), &names);
+    let other = "model-00001-of-00001.safetensors";
+    fs::copy(two.path().join(names[0]), two.path().join(other)).unwrap();
+    let message = Source::open(two.path()).unwrap_err().to_string();
+    assert!(message.ends_with(": there are other weights beside a set of shards"), "{message}");
     let message = Source::open(dir.path()).unwrap_err().to_string();
     assert!(message.contains("neither model.safetensors nor"), "{message}");
 }

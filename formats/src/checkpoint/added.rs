@@ -28,15 +28,16 @@ pub(super) struct AddedToken {
     /// Whether it is matched only between characters that are not part of a word.
     #[serde(default)]
     pub single_word: bool,
-    // `normalized` says whether it is matched before or after spaces become `▁`. Here added tokens
-    // are spelled with `▁` as well, so that both find the same.
+    /// Whether it is matched after spaces have become `▁`, in what the others have left of a text.
+    #[serde(default)]
+    pub normalized: bool,
 }
 
 impl AddedToken {
     /// A token of which no more than this is known.
     pub fn new(id: u32, content: String) -> Self {
-        let (special, lstrip, rstrip, single_word) = (false, false, false, false);
-        Self { id, content, special, lstrip, rstrip, single_word }
+        let [special, lstrip, rstrip, single_word, normalized] = [false; 5];
+        Self { id, content, special, lstrip, rstrip, single_word, normalized }
     }
 }
 
@@ -48,8 +49,8 @@ pub(super) struct AddedTokens {
 }
 
 impl AddedTokens {
-    /// Adds what the file `path` lists. Of a token that is known already, the first file decides how
-    /// it is handled; transformers, too, prefers `tokenizer.json`.
+    /// Adds what the file `path` lists. Of a token that is known already, a later file decides whether
+    /// it is special, as in transformers.
     ///
     /// # Errors
     /// If a file before it gives a token another text or another id.
@@ -70,17 +71,40 @@ impl AddedTokens {
                 Entry::Vacant(entry) => {
                     entry.insert((token, path.to_owned()));
                 }
-                Entry::Occupied(entry) => {
-                    let (first, other_path) = entry.get();
+                Entry::Occupied(mut entry) => {
+                    let (first, other_path) = entry.get_mut();
                     if spelled(&first.content) != content {
                         let what = format!("token {id} is `{content}`");
                         let other_what = format!("it is `{}`", first.content);
                         return Err(contradiction(path, what, other_path, other_what));
                     }
+                    first.special = token.special;
+                    first.normalized |= token.normalized;
+                    // Whichever file asks for these, they are refused.
+                    first.lstrip |= token.lstrip;
+                    first.rstrip |= token.rstrip;
+                    first.single_word |= token.single_word;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Adds what a file lists by text only. It says nothing of tokens that are known already.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub fn add_texts(
+        &mut self,
+        path: &Path,
+        texts: impl IntoIterator<Item = (String, u32)>,
+    ) -> Result<(), CheckpointError> {
+        let token = |(content, id)| match self.by_id.get(&id) {
+            Some((known, _)) => AddedToken { content, ..known.clone() },
+            None => AddedToken::new(id, content),
+        };
+        let tokens: Vec<AddedToken> = texts.into_iter().map(token).collect();
+        self.add(path, tokens)
     }
 
     /// Refuses tokens below `vocab_size` that are matched in another way than a GGUF file can say.
@@ -94,12 +118,28 @@ impl AddedTokens {
                 ("rstrip", token.rstrip),
                 ("single_word", token.single_word),
             ];
-            if let Some((flag, _)) = flags.into_iter().find(|(_, is_set)| *is_set) {
+            let flag = flags.into_iter().find(|(_, is_set)| *is_set).map(|(flag, _)| flag);
+            if let Some(flag) = flag.or_else(|| self.matched_otherwise(token)) {
                 let (path, token) = (path.clone(), token.content.clone());
                 return Err(CheckpointError::TokenFlag { path, token, flag });
             }
         }
         Ok(())
+    }
+
+    /// Whether `token` would be found in other places than transformers finds it, because here one pass
+    /// over a text finds all tokens, spelled with `▁`.
+    fn matched_otherwise(&self, token: &AddedToken) -> Option<&'static str> {
+        let text = spelled(&token.content);
+        if !token.normalized {
+            // Without `normalized`, a `▁` is no space. (Runs of `▁` alone are ordinary pieces, too.)
+            let has_mark = token.content.contains('▁') && token.content.chars().any(|c| c != '▁');
+            return has_mark.then_some("normalized: false, but a ▁");
+        }
+        let others = self.iter().filter(|other| !other.normalized);
+        let mut others = others.map(|other| spelled(&other.content));
+        let overlaps = others.any(|other| overlap(&text, &other));
+        overlaps.then_some("normalized: true, and overlaps with tokens that have not")
     }
 
     /// Whether one has this id.
@@ -111,6 +151,12 @@ impl AddedTokens {
     pub fn iter(&self) -> impl Iterator<Item = &AddedToken> {
         self.by_id.values().map(|(token, _)| token)
     }
+}
+
+/// Whether a text can have both so that they share characters.
+fn overlap(a: &str, b: &str) -> bool {
+    let meet = |a: &str, b: &str| a.char_indices().any(|(at, _)| at > 0 && b.starts_with(&a[at..]));
+    a.contains(b) || b.contains(a) || meet(a, b) || meet(b, a)
 }
 
 /// How a piece spells `text`.

@@ -143,7 +143,7 @@ struct RawConfig {
 
 /// One token id or several; `-1` stands for none.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "eos_token_id and pad_token_id must be token ids or lists of them")]
 enum Ids {
     One(i64),
     Many(Vec<i64>),

@@ -147,7 +147,7 @@ pub enum CheckpointError {
     },
     /// An added token is matched in a way that GGUF files have no key for.
     #[error(
-        "{}: token `{}` has `{flag}`, which GGUF files cannot say: set it to false if that is harmless",
+        "{}: token `{}` has `{flag}`, which GGUF files cannot say: change it if that is harmless",
         path.display(),
         Printable::new(token)
     )]

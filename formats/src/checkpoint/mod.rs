@@ -125,7 +125,8 @@ impl Checkpoint {
     }
 
     /// The Jinja source of the chat template: `chat_template.jinja`, or `chat_template` in
-    /// `tokenizer_config.json` (of several, the one called `default`); `None` if there is none.
+    /// `tokenizer_config.json` (of several, the one called `default`), or the one that the processor of
+    /// a model with vision has in `chat_template.json`; `None` if there is none.
     ///
     /// # Errors
     /// If a file is there and cannot be read.
@@ -136,7 +137,10 @@ impl Checkpoint {
                 Ok(template) => Ok(Some(template.to_owned())),
                 Err(_) => Err(CheckpointError::NotUtf8 { path }),
             },
-            None => tokenizer::chat_template(&self.dir),
+            None => match tokenizer::chat_template(&self.dir)? {
+                Some(template) => Ok(Some(template)),
+                None => tokenizer::processor_template(&self.dir),
+            },
         }
     }
 }
@@ -182,6 +186,10 @@ fn parse_json<'a, T: serde::Deserialize<'a>>(
     let len = file.bytes().len();
     if len > max {
         return Err(CheckpointError::TooLarge { path: file.path().to_owned(), len, max });
+    }
+    if file.bytes().starts_with(b"\xff\xfe") || file.bytes().starts_with(b"\xfe\xff") {
+        // UTF-16.
+        return Err(CheckpointError::NotUtf8 { path: file.path().to_owned() });
     }
     let bytes = without_mark(file.bytes());
     serde_json::from_slice(bytes)

@@ -20,6 +20,9 @@ pub(super) struct SpecialTokens {
     eos_token: Option<Named>,
     unk_token: Option<Named>,
     pad_token: Option<Named>,
+    sep_token: Option<Named>,
+    cls_token: Option<Named>,
+    mask_token: Option<Named>,
     additional_special_tokens: Option<NamedList>,
     /// What transformers 5 calls them.
     extra_special_tokens: Option<NamedList>,
@@ -58,11 +61,13 @@ impl NamedList {
 }
 
 impl SpecialTokens {
-    /// These, which the file `path` names, and those that `special_tokens_map.json` beside it names.
+    /// These, which the file `path` names, and those that `special_tokens_map.json` beside it names. If
+    /// `path` has a list of added tokens, `has_list`, that says which others are special, as in
+    /// transformers.
     ///
     /// # Errors
     /// If the map cannot be read, or names another beginning or end of a text.
-    pub fn with_map(mut self, path: &Path) -> Result<Self, CheckpointError> {
+    pub fn with_map(mut self, path: &Path, has_list: bool) -> Result<Self, CheckpointError> {
         let map_path = path.with_file_name(MAP);
         let Some(file) = read_if_there(&map_path)? else { return Ok(self) };
         let map: Self = parse_json(&file, MAX_SETTINGS)?;
@@ -87,8 +92,8 @@ impl SpecialTokens {
         self.pad_token = self.pad_token.or(map.pad_token);
         let lists = [
             self.additional_special_tokens.take(),
-            map.additional_special_tokens,
-            map.extra_special_tokens,
+            map.additional_special_tokens.filter(|_| !has_list),
+            map.extra_special_tokens.filter(|_| !has_list),
         ];
         let all: Vec<Named> = lists.into_iter().flatten().flat_map(NamedList::into_vec).collect();
         self.additional_special_tokens = Some(NamedList::List(all));
@@ -97,13 +102,16 @@ impl SpecialTokens {
 
     /// Texts of special tokens besides those with a use of their own.
     pub fn additional(&self) -> impl Iterator<Item = &str> {
+        let others = [&self.sep_token, &self.cls_token, &self.mask_token].into_iter().flatten();
         let lists = [&self.additional_special_tokens, &self.extra_special_tokens];
-        lists.into_iter().flatten().flat_map(|list| -> Box<dyn Iterator<Item = &str>> {
-            match list {
-                NamedList::List(list) => Box::new(list.iter().map(Named::text)),
-                NamedList::ByUse(map) => Box::new(map.values().map(Named::text)),
-            }
-        })
+        let lists =
+            lists.into_iter().flatten().flat_map(|list| -> Box<dyn Iterator<Item = &str>> {
+                match list {
+                    NamedList::List(list) => Box::new(list.iter().map(Named::text)),
+                    NamedList::ByUse(map) => Box::new(map.values().map(Named::text)),
+                }
+            });
+        others.map(Named::text).chain(lists)
     }
 
     /// Sets the ids of the special tokens: of the pieces that are named; otherwise those in the

@@ -65,10 +65,21 @@ pub(super) fn chat_template(dir: &Path) -> Result<Option<String>, CheckpointErro
     })
 }
 
+/// The chat template in `chat_template.json`.
+pub(super) fn processor_template(dir: &Path) -> Result<Option<String>, CheckpointError> {
+    #[derive(Deserialize)]
+    struct Processor {
+        chat_template: Option<String>,
+    }
+    let Some(file) = read_if_there(&dir.join("chat_template.json"))? else { return Ok(None) };
+    Ok(parse_json::<Processor>(&file, MAX_SETTINGS)?.chat_template)
+}
+
 /// Reads the vocabulary of the checkpoint `dir`. It has exactly `vocab_size` pieces.
 pub(super) fn vocab(dir: &Path, vocab_size: usize) -> Result<Vocab, CheckpointError> {
     let mut config = TokenizerConfig::read(dir)?;
-    config.special = config.special.with_map(&dir.join(CONFIG))?;
+    let has_list = !config.added_tokens_decoder.is_empty();
+    config.special = config.special.with_map(&dir.join(CONFIG), has_list)?;
     let Lists { path, base, added } = Lists::read(dir, &config, vocab_size)?;
     added.check_matching(vocab_size)?;
     let error = |cause| CheckpointError::Vocab { path, cause };
@@ -125,7 +136,7 @@ fn added_tokens_json(dir: &Path, added: &mut AddedTokens) -> Result<(), Checkpoi
     let path = dir.join("added_tokens.json");
     let Some(file) = read_if_there(&path)? else { return Ok(()) };
     let tokens: BTreeMap<String, u32> = parse_json(&file, MAX_SETTINGS)?;
-    added.add(&path, tokens.into_iter().map(|(content, id)| AddedToken::new(id, content)))
+    added.add_texts(&path, tokens)
 }
 
 /// Makes the vocabulary from a tokenizer's own file and the tokens added to it.

@@ -123,7 +123,10 @@ impl Weights {
                     let shard = format!("model-{n:05}-of-{of:05}.safetensors");
                     return Err(CheckpointError::MissingShard { path: dir.to_owned(), shard });
                 }
-                names.retain(|name| shard_number(name).is_some_and(|(_, n)| n == *of));
+                if numbers.iter().any(|number| number.is_none_or(|(_, n)| n != *of)) {
+                    let hint = ": there are other weights beside a set of shards";
+                    return Err(CheckpointError::NoWeights { dir: dir.to_owned(), hint });
+                }
             }
             (Some(None), 1) => {}
             _ => return Err(CheckpointError::NoWeights { dir: dir.to_owned(), hint: hint(dir) }),

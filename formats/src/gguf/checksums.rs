@@ -7,8 +7,9 @@
 //!   rewrite a file with other tensors often copy metadata that they do not know. The checksums
 //!   then belong to another file, and this key shows it.
 //! - `lapidary.checksum.header`: a checksum of everything before the tensors' descriptions, in which
-//!   this value itself counts as 0, and of where the tensors begin. If both this and the layout differ,
-//!   a program has copied the metadata to another file; if one of them does, the file is damaged.
+//!   the values of these three keys count as zeros, and of where the tensors begin. If both this and
+//!   the layout differ, a program has copied the metadata to another file; if one of them does, or a
+//!   key is missing, the file is damaged.
 //! - `lapidary.checksum.tensors`: one checksum per tensor, in the file's order; 0 for a tensor that
 //!   has not been completely written.
 
@@ -63,28 +64,45 @@ impl Gguf {
 impl Gguf {
     /// Whether the header is the one that was written, as far as the file has checksums of its own.
     pub fn has_intact_header(&self) -> bool {
-        let entry = self.raw_metadata().find(|(key, ..)| *key == HEADER_CHECKSUM_KEY);
-        let Some((_, _, value)) = entry else { return true };
-        if self.maps().count() > 1 {
-            // The program that split the file wrote headers of its own.
+        let value =
+            |key: &str| self.raw_metadata().find(|(k, ..)| *k == key).map(|(.., value)| value);
+        let own = OWN_KEYS.map(value);
+        let has_all = own.iter().all(Option::is_some) && value(CHECKSUMS_KEY).is_some();
+        let has_none = own.iter().all(Option::is_none) && value(CHECKSUMS_KEY).is_none();
+        if has_none || self.maps().count() > 1 {
+            // Another program wrote the file, or split it and wrote headers of its own.
             return true;
         }
-        let stored = value.try_into().map_or(0, u64::from_le_bytes);
-        let at = self.metadata_map().place(value).unwrap_or_default();
+        if !has_all {
+            return false;
+        }
+        let places = own.map(|value| {
+            let place = value.and_then(|value| self.metadata_map().place(value));
+            place.unwrap_or_default()
+        });
         let starts = self.tensors().map(|t| self.place(t.data).map_or(0, |(_, place)| place.start));
-        let found = header_checksum(self.metadata_bytes(), at, starts);
+        let found = header_checksum(self.metadata_bytes(), &places, starts);
+        let is_same = self.get(HEADER_CHECKSUM_KEY).and_then(|sum| sum.as_int()) == Some(found);
         let is_copied = matches!(self.checksums(), Checksums::Useless(_));
-        (stored == found) != is_copied
+        is_same != is_copied
     }
 }
 
-/// The checksum of a header: of everything before the tensors' descriptions, where the bytes `own` count
-/// as zeros, and of where the tensors begin in the file.
-fn header_checksum(metadata: &[u8], own: Range<usize>, starts: impl Iterator<Item = usize>) -> u64 {
+/// The keys whose values are no part of what the header's checksum covers: they tell of damage by
+/// themselves.
+const OWN_KEYS: [&str; 3] = [TYPE_KEY, LAYOUT_KEY, HEADER_CHECKSUM_KEY];
+
+/// The checksum of a header: of everything before the tensors' descriptions, where the bytes in
+/// `places` count as zeros, and of where the tensors begin in the file.
+fn header_checksum(
+    metadata: &[u8],
+    places: &[Range<usize>; 3],
+    starts: impl Iterator<Item = usize>,
+) -> u64 {
+    let mut metadata = metadata.to_vec();
+    places.iter().for_each(|place| metadata[place.clone()].fill(0));
     let mut checksum = Checksum::new();
-    checksum.update(&metadata[..own.start]);
-    checksum.update(&vec![0; own.len()]);
-    checksum.update(&metadata[own.end..]);
+    checksum.update(&metadata);
     starts.for_each(|start| checksum.update(&(start as u64).to_le_bytes()));
     checksum.value()
 }
@@ -96,12 +114,12 @@ impl Header {
     /// # Errors
     /// If the file cannot be read or written.
     pub fn seal(&self, file: &mut (impl Read + Write + Seek)) -> io::Result<()> {
-        let Some(own) = self.header_checksum_place() else { return Ok(()) };
+        let Some(places) = self.own_places() else { return Ok(()) };
         let mut metadata = vec![0; self.encode_metadata().len()];
         file.seek(SeekFrom::Start(0))?;
         file.read_exact(&mut metadata)?;
-        let checksum = header_checksum(&metadata, own.clone(), self.starts());
-        file.seek(SeekFrom::Start(own.start as u64))?;
+        let checksum = header_checksum(&metadata, &places, self.starts());
+        file.seek(SeekFrom::Start(places[2].start as u64))?;
         file.write_all(&checksum.to_le_bytes())?;
         file.flush()
     }
@@ -125,7 +143,7 @@ impl Header {
     pub fn stored_checksums(&self, file: &[u8]) -> Option<Vec<u64>> {
         let header = self.encode();
         let sums = values_of(self.checksum_slot()?, self.tensors().len());
-        let own = self.header_checksum_place()?;
+        let [_, _, own] = self.own_places()?;
         let len = file.len().min(header.len());
         let is_same = |from: usize, to: usize| {
             let range = from.min(len)..to.min(len);
@@ -146,9 +164,9 @@ impl Header {
     /// whether it is that checksum.
     pub fn stored_header_checksum(&self, file: &[u8]) -> Option<(u64, bool)> {
         let metadata = file.get(..self.encode_metadata().len())?;
-        let own = self.header_checksum_place()?;
-        let stored = u64::from_le_bytes(metadata[own.clone()].try_into().ok()?);
-        Some((stored, stored == header_checksum(metadata, own, self.starts())))
+        let places = self.own_places()?;
+        let stored = u64::from_le_bytes(metadata[places[2].clone()].try_into().ok()?);
+        Some((stored, stored == header_checksum(metadata, &places, self.starts())))
     }
 
     /// Where the tensors will begin in the file.
@@ -157,8 +175,15 @@ impl Header {
         self.tensors().iter().map(move |tensor| len + tensor.offset as usize)
     }
 
-    fn header_checksum_place(&self) -> Option<Range<usize>> {
-        Some(values_of(self.slot(HEADER_CHECKSUM_KEY)?, 1))
+    /// Where the values of [`OWN_KEYS`] are.
+    fn own_places(&self) -> Option<[Range<usize>; 3]> {
+        let place = |key| {
+            let slot = self.slot(key)?.range();
+            // After the value's type.
+            Some(slot.start + size_of::<u32>()..slot.end)
+        };
+        let [ty, layout, own] = OWN_KEYS.map(place);
+        Some([ty?, layout?, own?])
     }
 }
 

@@ -140,6 +140,45 @@ fn tokens_are_matched_as_their_flags_say_or_refused() {
     }
     assert_eq!(piece(&flagged(12, "normalized").unwrap(), 12), ("<t>", PieceKind::UserDefined));
     assert_eq!(piece(&flagged(12, "special").unwrap(), 12), ("<t>", PieceKind::Control));
+    // A flag in any of the lists.
+    let config = json!({"added_tokens_decoder": {"12": {"content": "<t>", "rstrip": true}}});
+    let plain = with_token(json!({"id": 12, "content": "<t>"}));
+    let refused = beside_model(&[("tokenizer.json", plain), ("tokenizer_config.json", config)]);
+    let message = refused.unwrap_err().to_string();
+    assert!(message.contains("token `<t>` has `rstrip`"), "{message}");
+}
+
+/// transformers finds the tokens that are not `normalized` first, in all of a text, and the others in what
+/// is left. One pass finds the same unless two tokens can share characters.
+#[test]
+fn tokens_that_would_be_found_elsewhere_are_refused() {
+    let with = |tokens: &[(&str, bool)]| {
+        let mut tokenizer = tokenizer_json();
+        let list = tokenizer["added_tokens"].as_array_mut().unwrap();
+        for (id, (content, normalized)) in (12..).zip(tokens) {
+            list.push(json!({"id": id, "content": content, "normalized": normalized}));
+        }
+        vocab(|dir| dir.json("tokenizer.json", &tokenizer))
+    };
+    let overlapping = [
+        [("foobar", true), ("foo", false)],
+        [("foo", true), ("xfoox", false)],
+        [("abc", true), ("cde", false)],
+        [("cde", true), ("abc", false)],
+        // The tokenizer has `▁▁`.
+        [(" foo", true), ("x", false)],
+    ];
+    for tokens in overlapping {
+        let message = with(&tokens).unwrap_err().to_string();
+        let expected = format!("token `{}` has `normalized: true, and overlaps", tokens[0].0);
+        assert!(message.contains(&expected), "{tokens:?}: {message}");
+    }
+    let message = with(&[("▁foo", false)]).unwrap_err().to_string();
+    assert!(message.contains("token `▁foo` has `normalized: false, but a ▁`"), "{message}");
+    for tokens in [[("foo", true), ("bar", true)], [("foo", false), ("foobar", false)]] {
+        with(&tokens).unwrap();
+    }
+    with(&[("<tool_call>", true), ("a word", true), ("two words", false)]).unwrap();
 }
 
 #[test]
@@ -150,6 +189,14 @@ fn special_tokens_of_either_file_are_used() {
     assert_eq!((found.eos, found.pad, found.bos), (Some(5), Some(1), Some(2)));
     assert_eq!(piece(&found, 8), ("ab", PieceKind::Control));
     assert_eq!(found.left_out, ["<image>"]);
+    for key in ["sep_token", "cls_token", "mask_token"] {
+        let found = beside_model(&[("tokenizer_config.json", json!({ key: "ab" }))]).unwrap();
+        assert_eq!(piece(&found, 8), ("ab", PieceKind::Control), "{key}");
+    }
+    // As in transformers, a list of added tokens says which of them are special.
+    let map = ("special_tokens_map.json", json!({"additional_special_tokens": ["a"]}));
+    let listed = ("tokenizer_config.json", decoder("12", "<tool>"));
+    assert_eq!(piece(&beside_model(&[map, listed]).unwrap(), 9), ("a", PieceKind::Normal));
     let extra = json!({"extra_special_tokens": {"tool_token": "ab"}});
     let found = beside_model(&[("tokenizer_config.json", extra)]).unwrap();
     assert_eq!(piece(&found, 8), ("ab", PieceKind::Control));

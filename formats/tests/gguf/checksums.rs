@@ -124,23 +124,20 @@ fn the_header_has_a_checksum() {
     assert!(open(&small().bytes()).unwrap().has_intact_header());
 }
 
-/// Only without one of the keys of the checksums does a file with another header pass, and then it has no
-/// checksums to compare.
+/// Every bit but those of the number of tensors: a file with fewer is what a program makes that copies
+/// the metadata to another file. (A model without one of its tensors is refused for that reason.)
 #[test]
-fn every_byte_of_the_header_counts() {
+fn every_bit_of_the_header_counts() {
     let (header, bytes) = sealed();
     let len = header.encode().len();
-    for at in 0..len {
+    for at in (0..8).chain(16..len) {
         for bit in 0..8 {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1 << bit;
             let Ok(gguf) = open(&damaged) else { continue };
-            if gguf.has_intact_header() {
-                let is_complete = matches!(gguf.checksums(), Checksums::Stored(_))
-                    && gguf.get(HEADER_CHECKSUM_KEY).is_some();
-                // The padding after the descriptions is no part of the header.
-                assert!(!is_complete || bytes[at..len].iter().all(|byte| *byte == 0), "{at} {bit}");
-            }
+            // The padding after the descriptions is no part of the header.
+            let is_padding = bytes[at..len].iter().all(|byte| *byte == 0);
+            assert!(!gguf.has_intact_header() || is_padding, "{at} {bit}");
         }
     }
 }

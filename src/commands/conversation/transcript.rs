@@ -8,6 +8,7 @@ use anyhow::{bail, Context};
 use lapidary::chat::{Message, Role, Turn};
 
 use crate::commands::new_file::new_file_beside;
+use crate::commands::text::MARK;
 
 /// Largest file that is read, in bytes: many times what a context holds.
 const MAX_FILE: u64 = 64 << 20;
@@ -55,6 +56,7 @@ pub fn load(path: &Path) -> anyhow::Result<(Option<String>, Vec<Turn>)> {
             bail!("it is not a file of at most {} MB", MAX_FILE >> 20);
         }
         let text = fs::read_to_string(path)?;
+        let text = text.strip_prefix(MARK).unwrap_or(&text);
         let messages: Vec<Message> = serde_json::from_str(&text)
             .context(r#"it is not an array of messages, [{"role": "user", "content": "…"}, …]"#)?;
         let mut turns: Vec<_> =

@@ -223,6 +223,8 @@ fn ropes(t: &TextConfig, row: &Row) -> Result<(RopeSpec, RopeSpec), ConfigError>
     let factor = agreed((PARAMETERS, factors.0), ("rope_scaling", factors.1))?.unwrap_or(1.0);
     let base_of_all = agreed((PARAMETERS, base(parameters)), ("rope_theta", t.rope_theta))?;
     let given = agreed((PARAMETERS, base(full)), ("rope_theta", base_of_all))?;
+    let scaling = base(t.rope_scaling.as_ref());
+    let given = agreed(("rope_scaling", scaling), ("rope_theta", given))?;
     let global =
         RopeSpec { base: given.map_or(row.defaults.rope_base, |base| base as f32), factor };
     if let Some(factor) =

@@ -99,6 +99,15 @@ fn check_rope(key: &str, rope: &RopeConfig) -> Result<(), ConfigError> {
             return refuse(&format!("{key}.{name}"), value, "this kind of RoPE is not supported");
         }
     }
-    let by_type = [&rope.full_attention, &rope.sliding_attention];
-    by_type.into_iter().flatten().try_for_each(|rope| check_rope(key, rope))
+    let by_type =
+        [("full_attention", &rope.full_attention), ("sliding_attention", &rope.sliding_attention)];
+    for (name, rope) in by_type {
+        let Some(rope) = rope else { continue };
+        if key != "rope_parameters" {
+            let key = format!("{key}.{name}");
+            return refuse(&key, "set", "only rope_parameters has layer types");
+        }
+        check_rope(&format!("{key}.{name}"), rope)?;
+    }
+    Ok(())
 }

@@ -12,7 +12,7 @@ pub use error::SourceError;
 pub use note::Note;
 
 use lapidary_formats::checkpoint::Checkpoint;
-use lapidary_formats::gguf::Gguf;
+use lapidary_formats::gguf::{Gguf, GgufError};
 use lapidary_formats::map::MappedFile;
 use lapidary_formats::tensor::TensorView;
 use lapidary_formats::vocab::Vocab;
@@ -383,11 +383,22 @@ fn declared_stop_ids(
 fn gguf_stop_ids(g: &Gguf) -> Result<Vec<i64>, SourceError> {
     let mut ids = Vec::new();
     if let Some(list) = g.array(STOP_IDS_KEY)? {
-        ids.extend(list.values().filter_map(|id| id.as_int::<i64>()));
+        let listed: Option<Vec<i64>> = list.values().map(|id| id.as_int()).collect();
+        ids = listed.ok_or_else(|| GgufError::ValueType {
+            path: g.path().to_owned(),
+            key: STOP_IDS_KEY.to_owned(),
+            found: format!("an array of {}", list.element_type()),
+            expected: "an array of integers",
+        })?;
     }
     for name in ["eom", "fim_pad", "fim_rep", "fim_sep"] {
-        let id = g.get(&format!("tokenizer.ggml.{name}_token_id"));
-        ids.extend(id.and_then(|id| id.as_int::<i64>()).filter(|id| *id != -1));
+        let key = format!("tokenizer.ggml.{name}_token_id");
+        match g.get(&key).and_then(|id| id.as_int::<i64>()) {
+            Some(-1) => {}
+            Some(id) => ids.push(id),
+            // Absent, or of another type, which is an error.
+            None => ids.extend(g.u32(&key)?.map(i64::from)),
+        }
     }
     Ok(ids)
 }

@@ -54,7 +54,7 @@ impl fmt::Display for Note {
             ),
             Self::WithoutRow(names) => write!(
                 f,
-                "tokens without a row in the embedding are left out: {}",
+                "tokens without an id, or without a row in the embedding, are left out: {}",
                 list(names)
             ),
         }

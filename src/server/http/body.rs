@@ -51,7 +51,9 @@ pub struct JsonBody {
 impl JsonBody {
     /// The JSON.
     pub fn parse(&self) -> Result<Value, ApiError> {
-        let json = serde_json::from_slice(&self.bytes);
+        // Editors on Windows begin every file with this mark, and RFC 8259 lets it be ignored.
+        let bytes = self.bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&self.bytes);
+        let json = serde_json::from_slice(bytes);
         json.map_err(|error| ApiError::invalid(format!("the body is not JSON: {error}")))
     }
 

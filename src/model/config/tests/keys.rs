@@ -22,6 +22,7 @@ fn keys_that_contradict_each_other_are_refused() {
             "rope_parameters",
         ),
         (json!({"rope_scaling": {"rope_type": "default", "type": "linear"}}), "rope_type"),
+        (json!({"rope_theta": 1e4, "rope_scaling": default(5e5)}), "rope_scaling"),
     ];
     for (changes, expected) in cases {
         let error = gemma2(changes).unwrap_err();
@@ -62,6 +63,20 @@ fn parameters_of_other_kinds_of_rope_are_refused() {
         let error = with(key, value).unwrap_err();
         let expected = format!("rope_parameters.{key}");
         assert!(matches!(&error, ConfigError::Value { key, .. } if *key == expected), "{error}");
+    }
+    // Layer types where nothing reads them.
+    for (changes, expected) in [
+        (
+            json!({"rope_scaling": {"rope_type": "default", "full_attention": {"factor": 8}}}),
+            "rope_scaling.full_attention",
+        ),
+        (
+            json!({"rope_parameters": {"full_attention": {"sliding_attention": {"factor": 8}}}}),
+            "rope_parameters.full_attention.sliding_attention",
+        ),
+    ] {
+        let error = gemma2(changes).unwrap_err();
+        assert!(matches!(&error, ConfigError::Value { key, .. } if key == expected), "{error}");
     }
     for (key, value) in [
         ("partial_rotary_factor", json!(1.0)),
