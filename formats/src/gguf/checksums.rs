@@ -76,15 +76,16 @@ impl Gguf {
         if !has_all {
             return false;
         }
-        let places = own.map(|value| {
-            let place = value.and_then(|value| self.metadata_map().place(value));
-            place.unwrap_or_default()
-        });
+        let [ty, described, own] = own.map(Option::unwrap_or_default);
+        let places =
+            [ty, described, own].map(|value| self.metadata_map().place(value).unwrap_or_default());
         let starts = self.tensors().map(|t| self.place(t.data).map_or(0, |(_, place)| place.start));
         let found = header_checksum(self.metadata_bytes(), &places, starts);
-        let is_same = self.get(HEADER_CHECKSUM_KEY).and_then(|sum| sum.as_int()) == Some(found);
-        let is_copied = matches!(self.checksums(), Checksums::Useless(_));
-        is_same != is_copied
+        let layout = layout(self.tensors().map(|t| (t.name, t.ty, t.shape)));
+        match (own == found.to_le_bytes(), described == layout.to_le_bytes()) {
+            (true, true) => ty.ends_with(TYPE.as_bytes()),
+            (is_same, has_layout) => !is_same && !has_layout,
+        }
     }
 }
 
