@@ -34,6 +34,8 @@ pub enum WrongPath {
     },
     /// Weights without a checkpoint around them.
     Weights,
+    /// Nothing, but it reads like the name of a repository of the hub, `owner/model`.
+    HubName,
     /// A repository in the cache of huggingface_hub, with this snapshot.
     HubRepository {
         /// A checkpoint's directory.
@@ -67,6 +69,17 @@ impl WrongPath {
             true => Self::of_checkpoint(directory),
             false => adapter(directory).unwrap_or(Self::Weights),
         })
+    }
+
+    /// The same for a path that leads nowhere.
+    pub(super) fn of_missing(path: &Path) -> Option<Self> {
+        let (owner, model) = path.to_str()?.split_once('/')?;
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let is_name = |part: &str| {
+            part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(is_plain)
+        };
+        let is_file = [".gguf", ".safetensors"].iter().any(|end| model.ends_with(end));
+        (is_name(owner) && is_name(model) && !is_file).then_some(Self::HubName)
     }
 
     fn of_checkpoint(directory: &Path) -> Self {
@@ -167,6 +180,10 @@ impl fmt::Display for WrongPath {
                 "has only weights: a model is a GGUF file, or a directory with config.json, a \
                  tokenizer and such weights",
             ),
+            Self::HubName => f.write_str(
+                "does not exist here; a model of the hub is downloaded first: \
+                 huggingface-cli download OWNER/MODEL --local-dir MODEL",
+            ),
             Self::HubRepository { snapshot } => {
                 write!(f, "is a repository in a cache; name the snapshot {}", snapshot.display())
             }
@@ -181,6 +198,16 @@ mod tests {
     fn joined(name: &str) -> Option<String> {
         let message = piece(name)?.to_string();
         message.split_once(": ").map(|(_, command)| command.to_owned())
+    }
+
+    #[test]
+    fn names_of_the_hub_are_recognized() {
+        for name in ["google/gemma-2-2b-it", "someone/Gemma_2.5-x"] {
+            assert_eq!(WrongPath::of_missing(Path::new(name)), Some(WrongPath::HubName), "{name}");
+        }
+        for path in ["gemma", "/google/gemma", "a/b/c", "./gemma", "../gemma", "dir/x.gguf", "a/"] {
+            assert_eq!(WrongPath::of_missing(Path::new(path)), None, "{path}");
+        }
     }
 
     #[test]

@@ -122,7 +122,7 @@ fn a_snapshot_has_the_name_of_its_repository() {
         ("models--someone--gemma-2-tuned/snapshots/1f9d1f9d", Some("gemma-2-tuned")),
         ("/hub/models--gemma/snapshots/1f9d", Some("gemma")),
         ("/hub/models--someone--a--b/snapshots/1f9d", Some("b")),
-        ("/work/snapshots/gemma-2-2b", Some("gemma-2-2b")),
+        ("/models/snapshots/gemma-2-2b", Some("gemma-2-2b")),
         ("models--someone--gemma/refs/gemma-2", Some("gemma-2")),
         ("gemma-2-2b-it", Some("gemma-2-2b-it")),
         ("/", None),
