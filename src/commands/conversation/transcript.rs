@@ -57,7 +57,7 @@ pub fn load(path: &Path) -> anyhow::Result<(Option<String>, Vec<Turn>)> {
         }
         let text = fs::read_to_string(path)?;
         let text = text.strip_prefix(MARK).unwrap_or(&text);
-        let messages: Vec<Message> = serde_json::from_str(&text)
+        let messages: Vec<Message> = serde_json::from_str(text)
             .context(r#"it is not an array of messages, [{"role": "user", "content": "…"}, …]"#)?;
         let mut turns: Vec<_> =
             messages.into_iter().map(|message| Turn { message, ids: None }).collect();
