@@ -169,7 +169,8 @@ fn from_gguf(vocab: &Vocab) -> Tokenizer {
     header.set_vocab(vocab);
     Writer::new(file.reopen().unwrap(), header).unwrap().finish().unwrap();
     let read = Vocab::from_gguf(&Gguf::open(file.path()).unwrap()).unwrap();
-    assert_eq!(read, *vocab);
+    // A file does not name what was left out.
+    assert!(read == Vocab { left_out: Vec::new(), ..vocab.clone() });
     Tokenizer::new(read).unwrap()
 }
 
