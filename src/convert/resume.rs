@@ -44,7 +44,8 @@ pub(super) fn finished(
     let checksums = checksums.ok_or_else(|| other(part, map.bytes(), &expected))?;
     let state = header.stored_header_checksum(&expected).map(|(state, _)| state);
     match header.stored_header_checksum(map.bytes()) {
-        // A complete file has no state of the source any more, and needs no more of the source.
+        // A file that was complete does not say any more of which state of the source it is. It needs
+        // more of the source only if it was damaged since; then the fingerprint alone decides.
         Some((found, false)) if Some(found) != state => {
             let source_path = rows.model().path().to_owned();
             return Err(ConvertError::StateChanged { path: part.to_owned(), source_path });

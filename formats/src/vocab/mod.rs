@@ -192,9 +192,7 @@ impl Vocab {
             None => Ok(self.without_ids_beyond(len)),
         }
     }
-}
 
-impl Vocab {
     /// Leaves out special ids without a piece, which some files have because a token was added after
     /// training. No model can write such a token.
     fn without_ids_beyond(mut self, len: usize) -> Self {
