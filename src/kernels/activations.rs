@@ -25,8 +25,13 @@ pub enum Layout {
     Blocks,
     /// The codes of a row in sequence, with scales and sums in arrays of their own.
     Rows,
-    /// Columns of the product side by side, as many as given in a register.
-    Panels(usize),
+    /// Columns of the product side by side in registers.
+    Panels {
+        /// Columns of a register.
+        columns: usize,
+        /// Bytes of a register that each has: 4, 8 or 16.
+        width: usize,
+    },
 }
 
 /// Quantized rows.
@@ -66,15 +71,48 @@ pub struct Line([u8; 64]);
 /// register wide.
 pub const PANEL: usize = 2;
 
-/// Registers that a block of Q8_K takes in a panel one register wide: codes, of which a register has
-/// four for each column, sums, of which it has two, and the scale.
-pub const K_REGISTERS: usize = 64 + 8 + 1;
+/// Where the parts of a block of Q8_K begin in a panel one register wide: its first register has
+/// the first codes of every column, as many bytes as a column has of a register, and so on.
+#[derive(Clone, Copy, Debug)]
+pub struct PlacesK {
+    /// The sums of every 16 codes, two bytes each.
+    pub bsums: usize,
+    /// The sums of every 32 codes, two bytes each.
+    pub pair_sums: usize,
+    /// The scale, in all dwords of a column.
+    pub d: usize,
+    /// Number of registers.
+    pub registers: usize,
+}
 
-/// The same for a block of Q8_0: codes, sum, scale.
-pub const REGISTERS_32: usize = 8 + 1 + 1;
+/// The same for a block of Q8_0.
+#[derive(Clone, Copy, Debug)]
+pub struct Places32 {
+    /// The sum of the codes, in all dwords of a column.
+    pub sum: usize,
+    /// The scale, likewise.
+    pub d: usize,
+    /// Number of registers.
+    pub registers: usize,
+}
 
-/// Bytes that a register of a panel has for each column.
-const COLUMN_BYTES: usize = 4;
+impl PlacesK {
+    /// With columns of `width` bytes: 4, 8 or 16.
+    pub const fn new(width: usize) -> Self {
+        let bsums = 256 / width;
+        let pair_sums = bsums + 32 / width;
+        let d = pair_sums + 16 / width;
+        Self { bsums, pair_sums, d, registers: d + 1 }
+    }
+}
+
+impl Places32 {
+    /// With columns of `width` bytes: 4, 8 or 16.
+    pub const fn new(width: usize) -> Self {
+        let sum = 32 / width;
+        Self { sum, d: sum + 1, registers: sum + 2 }
+    }
+}
 
 impl Activations {
     /// Replaces the rows with `n` new ones of `cols` values, which `write` puts into the buffer that
@@ -89,7 +127,8 @@ impl Activations {
     /// Bytes that a row of `cols` values takes: the values, and the largest of their quantized forms,
     /// which is Q8_0 in panels.
     pub fn row_bytes(cols: usize) -> usize {
-        cols * size_of::<f32>() + cols * REGISTERS_32 * COLUMN_BYTES / 32
+        let width = |width: usize| Places32::new(width).registers * width;
+        cols * size_of::<f32>() + cols * width(4).max(width(8)).max(width(16)) / 32
     }
 
     /// Number of rows.
@@ -132,8 +171,8 @@ impl Activations {
             }
             Layout::Rows if ty == QuantType::Q8_K => form.rows.fill_k(isa, &self.x, cols),
             Layout::Rows => form.rows.fill_32(isa, &self.x),
-            Layout::Panels(width) => {
-                let panels = Panels { n, cols, width, k: ty == QuantType::Q8_K };
+            Layout::Panels { columns, width } => {
+                let panels = Panels { n, cols, columns, width, k: ty == QuantType::Q8_K };
                 panels.fill(pool, isa, &self.x, &mut form.panels);
             }
         }
@@ -149,9 +188,9 @@ impl Activations {
         &self.form(ty, Layout::Rows).rows
     }
 
-    /// Rows that were prepared in `Layout::Panels`.
-    pub fn panels(&self, ty: QuantType, width: usize) -> &[Line] {
-        &self.form(ty, Layout::Panels(width)).panels
+    /// Rows that were prepared in this `Layout::Panels`.
+    pub fn panels(&self, ty: QuantType, columns: usize, width: usize) -> &[Line] {
+        &self.form(ty, Layout::Panels { columns, width }).panels
     }
 
     fn form(&self, ty: QuantType, layout: Layout) -> &Form {
@@ -187,7 +226,7 @@ impl QuantizedRows {
                 let bsums = q.bsums();
                 self.qs.extend_from_slice(bytemuck::cast_slice(&q.qs));
                 self.bsums.push(bsums);
-                self.pair_sums.push(std::array::from_fn(|i| bsums[2 * i] + bsums[2 * i + 1]));
+                self.pair_sums.push(pair_sums(&bsums));
                 self.d.push(q.d);
             }
         }
@@ -208,6 +247,8 @@ struct Panels {
     n: usize,
     cols: usize,
     /// Columns of the product in a register.
+    columns: usize,
+    /// Bytes that a column has of a register.
     width: usize,
     /// Whether the type is Q8_K; otherwise it is Q8_0.
     k: bool,
@@ -215,25 +256,30 @@ struct Panels {
 
 impl Panels {
     fn fill(&self, pool: &ThreadPool, isa: Isa, x: &[f32], lines: &mut Vec<Line>) {
-        let (len, registers) = if self.k { (256, K_REGISTERS) } else { (32, REGISTERS_32) };
-        let (blocks, register) = (self.cols / len, COLUMN_BYTES * self.width);
-        let count = self.n.div_ceil(self.width);
+        let (len, registers) = match self.k {
+            true => (256, PlacesK::new(self.width).registers),
+            false => (32, Places32::new(self.width).registers),
+        };
+        let (blocks, register) = (self.cols / len, self.columns * self.width);
+        let count = self.n.div_ceil(self.columns);
         let bytes = count * blocks * registers * register;
         refit(lines, bytes.div_ceil(size_of::<Line>()), Line::zeroed());
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(lines);
         // An item is a block of all columns of a panel.
         let panels = bytes.chunks_mut(blocks * registers * register * PANEL).enumerate();
         let items = panels.take(count.div_ceil(PANEL)).flat_map(|(i, panel)| {
-            let first = i * PANEL * self.width;
+            let first = i * PANEL * self.columns;
             let across = PANEL.min(count - i * PANEL);
-            let columns = first..self.n.min(first + across * self.width);
+            let columns = first..self.n.min(first + across * self.columns);
             let blocks = panel.chunks_mut(registers * register * across).take(blocks).enumerate();
             blocks.map(move |(block, to)| (columns.clone(), across, block, to))
         });
         pool.for_each(items, |(columns, across, block, to)| {
             for (i, t) in columns.enumerate() {
                 let x = &x[t * self.cols + block * len..][..len];
-                let place = Place { to: &mut *to, register, across, column: i, width: self.width };
+                let (column, width) = (i % self.columns, self.width);
+                let offset = i / self.columns * register + column * width;
+                let place = Place { to: &mut to[offset..], step: across * register, width };
                 if self.k {
                     place.put_k(&isa.run(QuantizeBlock::<256>(whole(x))));
                 } else {
@@ -246,47 +292,59 @@ impl Panels {
 
 /// The places of one column in a block of a panel.
 struct Place<'a> {
+    /// From the first of them on.
     to: &'a mut [u8],
-    /// Bytes of a register.
-    register: usize,
-    /// Registers side by side.
-    across: usize,
-    /// Index of the column in the panel.
-    column: usize,
-    /// Columns of a register.
+    /// Bytes between two of them.
+    step: usize,
+    /// Bytes of each.
     width: usize,
 }
 
 impl Place<'_> {
-    /// Puts `values` into the column's places in the registers from `first` on.
-    fn put(&mut self, first: usize, values: impl Iterator<Item = [u8; COLUMN_BYTES]>) {
-        let (register, place) = (self.column / self.width, self.column % self.width);
-        let offset = register * self.register + place * COLUMN_BYTES;
-        let step = self.across * self.register;
-        let places = self.to[first * step + offset..].chunks_mut(step);
-        for (to, value) in places.zip(values) {
-            to[..COLUMN_BYTES].copy_from_slice(&value);
+    /// Puts `bytes` into the places from number `first` on.
+    fn put(&mut self, first: usize, bytes: &[u8]) {
+        // With a width that the compiler knows.
+        match self.width {
+            4 => self.put_pieces::<4>(first, bytes),
+            8 => self.put_pieces::<8>(first, bytes),
+            _ => self.put_pieces::<16>(first, bytes),
         }
     }
 
+    fn put_pieces<const WIDTH: usize>(&mut self, first: usize, bytes: &[u8]) {
+        let places = self.to[first * self.step..].chunks_mut(self.step);
+        for (to, piece) in places.zip(bytes.as_chunks::<WIDTH>().0) {
+            to[..WIDTH].copy_from_slice(piece);
+        }
+    }
+
+    /// Puts four bytes into place number `at`, again and again.
+    fn repeat(&mut self, at: usize, bytes: [u8; 4]) {
+        let [a, b, c, d] = bytes;
+        self.put(at, &[a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d][..self.width]);
+    }
+
     fn put_k(mut self, q: &Quantized<256>) {
-        let pair = |s: &[i16; 2]| bytemuck::cast::<[i16; 2], [u8; 4]>(*s);
-        self.put(0, codes(&q.qs));
-        self.put(64, q.bsums().as_chunks().0.iter().map(pair));
-        self.put(72, std::iter::once(q.d.to_ne_bytes()));
+        let (places, bsums) = (PlacesK::new(self.width), q.bsums());
+        self.put(0, bytemuck::cast_slice(&q.qs));
+        self.put(places.bsums, bytemuck::cast_slice(&bsums));
+        self.put(places.pair_sums, bytemuck::cast_slice(&pair_sums(&bsums)));
+        self.repeat(places.d, q.d.to_ne_bytes());
     }
 
     fn put_32(mut self, q: &Quantized<32>) {
-        self.put(0, codes(&q.qs));
-        self.put(8, std::iter::once(q.sum().to_ne_bytes()));
-        self.put(9, std::iter::once(q.d.to_ne_bytes()));
+        let places = Places32::new(self.width);
+        self.put(0, bytemuck::cast_slice(&q.qs));
+        self.repeat(places.sum, q.sum().to_ne_bytes());
+        self.repeat(places.d, q.d.to_ne_bytes());
     }
+}
+
+/// The sums of every 32 codes, from those of every 16.
+fn pair_sums(bsums: &[i16; 16]) -> [i16; 8] {
+    std::array::from_fn(|i| bsums[2 * i] + bsums[2 * i + 1])
 }
 
 fn whole<const N: usize>(x: &[f32]) -> &[f32; N] {
     x.first_chunk().expect("rows of whole blocks")
-}
-
-fn codes(qs: &[i8]) -> impl Iterator<Item = [u8; 4]> + '_ {
-    qs.as_chunks().0.iter().map(|q: &[i8; 4]| q.map(|q| q as u8))
 }

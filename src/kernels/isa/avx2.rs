@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use lapidary_formats::quant::Lanes;
 
 use super::ops::{ops, token};
+use super::places::in_order;
 use super::x86::{float_ops, int_ops};
 use super::{IntOp, Simd, SimdInt};
 
@@ -151,6 +152,18 @@ impl Simd for Avx2 {
     }
 }
 
+impl Avx2 {
+    ops! {
+        // `pairs` of signed bytes.
+        fn signed_pairs(w: [__m256i; 2], x: [__m256i; 2]) -> [__m256i; 2] {
+            let (first, second) = (_mm256_sign_epi8(x[0], w[0]), _mm256_sign_epi8(x[1], w[1]));
+            let first = _mm256_maddubs_epi16(_mm256_abs_epi8(w[0]), first);
+            [first, _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), second)]
+        }
+        fn ones() -> [__m256i; 2] { [_mm256_set1_epi16(1); 2] }
+    }
+}
+
 impl SimdInt for Avx2 {
     type Bytes = [__m256i; 2];
     type Words = [__m256i; 2];
@@ -190,6 +203,37 @@ impl SimdInt for Avx2 {
             let p = to.as_mut_ptr();
             _mm256_storeu_si256(p.cast(), x[0]);
             _mm256_storeu_si256(p.add(32).cast(), x[1]);
+        }
+        fn store_halves(x: Self::Bytes, a: &mut [u8; 32], b: &mut [u8; 32]) {
+            _mm256_storeu_si256(a.as_mut_ptr().cast(), x[0]);
+            _mm256_storeu_si256(b.as_mut_ptr().cast(), x[1]);
+        }
+        fn store_scales(x: Self::Bytes, to: [&mut [u32; 16]; 4]) {
+            let twice = _mm256_setr_epi8(
+                0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13,
+                0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13,
+            );
+            for (q, to) in to.into_iter().enumerate() {
+                let x = match q % 2 {
+                    0 => _mm256_castsi256_si128(x[q / 2]),
+                    _ => _mm256_extracti128_si256::<1>(x[q / 2]),
+                };
+                let (low, high) = (_mm256_cvtepi8_epi32(x), _mm_unpackhi_epi64(x, x));
+                let low = _mm256_shuffle_epi8(low, twice);
+                let high = _mm256_shuffle_epi8(_mm256_cvtepi8_epi32(high), twice);
+                _mm256_storeu_si256(to.as_mut_ptr().cast(), low);
+                _mm256_storeu_si256(to[8..].as_mut_ptr().cast(), high);
+            }
+        }
+        fn store_words(x: Self::Bytes, factor: i16, to: [&mut [i16; 16]; 4]) {
+            for (q, to) in to.into_iter().enumerate() {
+                let x = match q % 2 {
+                    0 => _mm256_castsi256_si128(x[q / 2]),
+                    _ => _mm256_extracti128_si256::<1>(x[q / 2]),
+                };
+                let words = _mm256_mullo_epi16(_mm256_cvtepi8_epi16(x), _mm256_set1_epi16(factor));
+                _mm256_storeu_si256(to.as_mut_ptr().cast(), words);
+            }
         }
         fn splat_byte(x: u8) -> Self::Bytes { [_mm256_set1_epi8(x as i8); 2] }
         fn and(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
@@ -275,24 +319,9 @@ impl SimdInt for Avx2 {
         fn pairs(u: Self::Bytes, s: Self::Bytes) -> Self::Words {
             [_mm256_maddubs_epi16(u[0], s[0]), _mm256_maddubs_epi16(u[1], s[1])]
         }
-        fn products(a: Self::Words, b: Self::Words) -> __m256i {
-            _mm256_add_epi32(_mm256_madd_epi16(a[0], b[0]), _mm256_madd_epi16(a[1], b[1]))
-        }
         fn add_products(sum: __m256i, a: Self::Words, b: Self::Words) -> __m256i {
             let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(a[0], b[0]));
             _mm256_add_epi32(sum, _mm256_madd_epi16(a[1], b[1]))
-        }
-        fn add_scaled(
-            sum: __m256i, w: Self::Bytes, s: Self::Bytes, scales: Self::Bytes
-        ) -> __m256i {
-            let mut sum = sum;
-            for half in 0..2 {
-                let s = _mm256_sign_epi8(s[half], w[half]);
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w[half]), s);
-                let scales = _mm256_srai_epi16::<8>(scales[half]);
-                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, scales));
-            }
-            sum
         }
         fn products_by_half(a: Self::Words, b: Self::Words) -> Self::HalfSums {
             [_mm256_madd_epi16(a[0], b[0]), _mm256_madd_epi16(a[1], b[1])]
@@ -311,19 +340,32 @@ impl SimdInt for Avx2 {
             let first = _mm256_madd_epi16(_mm256_maddubs_epi16(u[0], s[0]), ones);
             [first, _mm256_madd_epi16(_mm256_maddubs_epi16(u[1], s[1]), ones)]
         }
-        fn dot_signed(w: Self::Bytes, s: Self::Bytes) -> Self::HalfSums {
-            let ones = _mm256_set1_epi16(1);
-            let s = [_mm256_sign_epi8(s[0], w[0]), _mm256_sign_epi8(s[1], w[1])];
-            let first = _mm256_maddubs_epi16(_mm256_abs_epi8(w[0]), s[0]);
-            let second = _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), s[1]);
-            [_mm256_madd_epi16(first, ones), _mm256_madd_epi16(second, ones)]
-        }
         fn half_sums(x: [Self::HalfSums; 2]) -> [i32; 4] { sums!([x[0][0], x[0][1], x[1][0], x[1][1]]) }
     }
 
     #[inline(always)]
     fn words(self, x: Self::Bytes) -> Self::Words {
         x
+    }
+
+    #[inline(always)]
+    fn add_scaled_biased<const GROUP: usize, const PAIR: usize>(
+        self,
+        sum: __m256i,
+        w: [Self::Bytes; 2],
+        x: [Self::Bytes; 2],
+        scales: Self::Bytes,
+    ) -> __m256i {
+        let first = const { &in_order(GROUP, PAIR * 128 / GROUP, true) };
+        let second = const { &in_order(GROUP, (PAIR * 128 + 64) / GROUP, true) };
+        let words = |places| self.high_bytes(self.shuffle(scales, places));
+        let sum = self.add_products(sum, self.signed_pairs(w[0], x[0]), words(first));
+        self.add_products(sum, self.signed_pairs(w[1], x[1]), words(second))
+    }
+
+    #[inline(always)]
+    fn dot_signed(self, w: Self::Bytes, s: Self::Bytes) -> Self::HalfSums {
+        self.products_by_half(self.signed_pairs(w, s), self.ones())
     }
 
     #[inline(always)]
@@ -337,13 +379,12 @@ impl SimdInt for Avx2 {
     type Columns = __m256i;
     type Steps = __m256i;
 
-    #[inline(always)]
-    fn scale_bits(scale: i16) -> u32 {
-        u32::from(scale as u16) * 0x1_0001
-    }
-
     ops! {
         fn splat_u32(x: u32) -> __m256i { _mm256_set1_epi32(x as i32) }
+        fn splat_u64(x: u64) -> __m256i { _mm256_set1_epi64x(x as i64) }
+        fn splat_16(x: &[u8; 16]) -> __m256i {
+            _mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast()))
+        }
         fn no_steps() -> __m256i { _mm256_setzero_si256() }
         fn step(sum: __m256i, u: __m256i, s: __m256i) -> __m256i {
             _mm256_add_epi16(sum, _mm256_maddubs_epi16(u, s))
@@ -360,6 +401,13 @@ impl SimdInt for Avx2 {
         }
         fn pair_step(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
             _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
+        }
+        fn add_in_pairs(a: __m256i) -> __m256i {
+            _mm256_add_epi32(a, _mm256_shuffle_epi32::<0b10_11_00_01>(a))
+        }
+        fn add_in_fours(a: __m256i) -> __m256i {
+            let a = _mm256_add_epi32(a, _mm256_shuffle_epi32::<0b10_11_00_01>(a));
+            _mm256_add_epi32(a, _mm256_shuffle_epi32::<0b01_00_11_10>(a))
         }
         fn to_float(a: __m256i) -> __m256i { _mm256_castps_si256(_mm256_cvtepi32_ps(a)) }
         fn add_f(a: __m256i, b: __m256i) -> __m256i {

@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use lapidary_formats::quant::Lanes;
 
 use super::ops::{ops, token};
+use super::places::{in_order, in_quarters};
 use super::x86::{float_ops, int_ops};
 use super::{IntOp, Simd, SimdInt};
 
@@ -118,6 +119,26 @@ impl Simd for Avx512 {
     }
 }
 
+impl Avx512 {
+    ops! {
+        // The sums of each four products. They fit words: a code is at most 63, and what it is
+        // multiplied with at most 127. Each quarter has those of a quarter of the first bytes, and then
+        // those of the same quarter of the second bytes.
+        fn fours_as_words(w: [__m512i; 2], x: [__m512i; 2]) -> __m512i {
+            let zero = _mm512_setzero_si512();
+            let first = _mm512_dpbusd_epi32(zero, w[0], x[0]);
+            _mm512_packs_epi32(first, _mm512_dpbusd_epi32(zero, w[1], x[1]))
+        }
+        // Adds the sums of each four products times the last byte of each dword of `scales`.
+        fn add_scaled_fours(
+            sum: __m512i, w: __m512i, x: __m512i, scales: __m512i
+        ) -> __m512i {
+            let fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, x);
+            _mm512_add_epi32(sum, _mm512_mullo_epi32(fours, _mm512_srai_epi32::<24>(scales)))
+        }
+    }
+}
+
 impl SimdInt for Avx512 {
     type Bytes = __m512i;
     type Words = __m512i;
@@ -152,6 +173,28 @@ impl SimdInt for Avx512 {
         }
         fn store_bytes(x: __m512i, to: &mut [u8; 64]) {
             _mm512_storeu_si512(to.as_mut_ptr().cast(), x)
+        }
+        fn store_halves(x: __m512i, a: &mut [u8; 32], b: &mut [u8; 32]) {
+            _mm256_storeu_si256(a.as_mut_ptr().cast(), _mm512_castsi512_si256(x));
+            _mm256_storeu_si256(b.as_mut_ptr().cast(), _mm512_extracti64x4_epi64::<1>(x));
+        }
+        fn store_scales(x: __m512i, to: [&mut [u32; 16]; 4]) {
+            let [a, b, c, d] = to.map(|to| to.as_mut_ptr().cast());
+            _mm512_storeu_si512(a, _mm512_cvtepi8_epi32(_mm512_castsi512_si128(x)));
+            _mm512_storeu_si512(b, _mm512_cvtepi8_epi32(_mm512_extracti32x4_epi32::<1>(x)));
+            _mm512_storeu_si512(c, _mm512_cvtepi8_epi32(_mm512_extracti32x4_epi32::<2>(x)));
+            _mm512_storeu_si512(d, _mm512_cvtepi8_epi32(_mm512_extracti32x4_epi32::<3>(x)));
+        }
+        fn store_words(x: __m512i, factor: i16, to: [&mut [i16; 16]; 4]) {
+            let factor = _mm512_set1_epi16(factor);
+            let low = _mm512_cvtepi8_epi16(_mm512_castsi512_si256(x));
+            let high = _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64::<1>(x));
+            let (low, high) = (_mm512_mullo_epi16(low, factor), _mm512_mullo_epi16(high, factor));
+            let [a, b, c, d] = to.map(|to| to.as_mut_ptr().cast());
+            _mm256_storeu_si256(a, _mm512_castsi512_si256(low));
+            _mm256_storeu_si256(b, _mm512_extracti64x4_epi64::<1>(low));
+            _mm256_storeu_si256(c, _mm512_castsi512_si256(high));
+            _mm256_storeu_si256(d, _mm512_extracti64x4_epi64::<1>(high));
         }
         fn splat_byte(x: u8) -> __m512i { _mm512_set1_epi8(x as i8) }
         fn and(a: __m512i, b: __m512i) -> __m512i { _mm512_and_si512(a, b) }
@@ -215,13 +258,8 @@ impl SimdInt for Avx512 {
         }
 
         fn pairs(u: __m512i, s: __m512i) -> __m512i { _mm512_maddubs_epi16(u, s) }
-        fn products(a: __m512i, b: __m512i) -> __m512i { _mm512_madd_epi16(a, b) }
         fn add_products(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
             _mm512_dpwssd_epi32(sum, a, b)
-        }
-        fn add_scaled(sum: __m512i, w: __m512i, s: __m512i, scales: __m512i) -> __m512i {
-            let fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, s);
-            _mm512_add_epi32(sum, _mm512_mullo_epi32(fours, _mm512_srai_epi32::<24>(scales)))
         }
         fn products_by_half(a: __m512i, b: __m512i) -> __m512i { _mm512_madd_epi16(a, b) }
         fn products_by_quarter(a: __m512i, b: __m512i) -> [i32; 4] {
@@ -249,19 +287,46 @@ impl SimdInt for Avx512 {
         x
     }
 
+    #[inline(always)]
+    fn add_scaled<const GROUP: usize, const PAIR: usize, const SIGNED: bool>(
+        self,
+        sum: __m512i,
+        w: [__m512i; 2],
+        x: [__m512i; 2],
+        scales: __m512i,
+    ) -> __m512i {
+        let places = const { &in_quarters(GROUP, PAIR * 128 / GROUP, SIGNED) };
+        let scales = self.shuffle(scales, places);
+        let scales = if SIGNED { self.high_bytes(scales) } else { scales };
+        self.add_products(sum, self.fours_as_words(w, x), scales)
+    }
+
+    #[inline(always)]
+    fn add_scaled_biased<const GROUP: usize, const PAIR: usize>(
+        self,
+        sum: __m512i,
+        w: [__m512i; 2],
+        x: [__m512i; 2],
+        scales: __m512i,
+    ) -> __m512i {
+        let first = const { &in_order(GROUP, PAIR * 128 / GROUP, true) };
+        let second = const { &in_order(GROUP, (PAIR * 128 + 64) / GROUP, true) };
+        let sum = self.add_scaled_fours(sum, w[0], x[0], self.shuffle(scales, first));
+        self.add_scaled_fours(sum, w[1], x[1], self.shuffle(scales, second))
+    }
+
     const COLS: usize = 16;
     const WIDE: bool = true;
     const BIAS: u8 = 128;
     type Columns = __m512i;
     type Steps = __m512i;
 
-    #[inline(always)]
-    fn scale_bits(scale: i16) -> u32 {
-        i32::from(scale) as u32
-    }
-
     ops! {
         fn splat_u32(x: u32) -> __m512i { _mm512_set1_epi32(x as i32) }
+        fn splat_u64(x: u64) -> __m512i { _mm512_set1_epi64(x as i64) }
+        fn splat_16(x: &[u8; 16]) -> __m512i {
+            _mm512_broadcast_i32x4(_mm_loadu_si128(x.as_ptr().cast()))
+        }
         fn no_steps() -> __m512i { _mm512_setzero_si512() }
         fn step(sum: __m512i, u: __m512i, s: __m512i) -> __m512i {
             _mm512_dpbusd_epi32(sum, u, s)
@@ -275,6 +340,13 @@ impl SimdInt for Avx512 {
         }
         fn pair_step(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
             _mm512_dpwssd_epi32(sum, a, b)
+        }
+        fn add_in_pairs(a: __m512i) -> __m512i {
+            _mm512_add_epi32(a, _mm512_shuffle_epi32::<0b10_11_00_01>(a))
+        }
+        fn add_in_fours(a: __m512i) -> __m512i {
+            let a = _mm512_add_epi32(a, _mm512_shuffle_epi32::<0b10_11_00_01>(a));
+            _mm512_add_epi32(a, _mm512_shuffle_epi32::<0b01_00_11_10>(a))
         }
         fn to_float(a: __m512i) -> __m512i { _mm512_castps_si512(_mm512_cvtepi32_ps(a)) }
         fn add_f(a: __m512i, b: __m512i) -> __m512i {

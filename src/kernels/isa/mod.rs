@@ -4,6 +4,7 @@
 
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused))]
 mod ops;
+mod places;
 mod scalar;
 mod simd;
 

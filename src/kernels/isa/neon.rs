@@ -198,6 +198,32 @@ impl SimdInt for Neon {
         fn store_bytes(x: Bytes, to: &mut [u8; 64]) {
             four!(I => vst1q_u8(to[16 * I..].as_mut_ptr(), x[I]));
         }
+        fn store_halves(x: Bytes, a: &mut [u8; 32], b: &mut [u8; 32]) {
+            two!(I => {
+                let to = [a.as_mut_ptr(), b.as_mut_ptr()][I];
+                vst1q_u8(to, x[2 * I]);
+                vst1q_u8(to.add(16), x[2 * I + 1]);
+            });
+        }
+        fn store_scales(x: Bytes, to: [&mut [u32; 16]; 4]) {
+            for (x, to) in x.into_iter().zip(to) {
+                let x = vreinterpretq_s8_u8(x);
+                let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+                let to: *mut i32 = to.as_mut_ptr().cast();
+                vst1q_s32(to, vmovl_s16(vget_low_s16(low)));
+                vst1q_s32(to.add(4), vmovl_high_s16(low));
+                vst1q_s32(to.add(8), vmovl_s16(vget_low_s16(high)));
+                vst1q_s32(to.add(12), vmovl_high_s16(high));
+            }
+        }
+        fn store_words(x: Bytes, factor: i16, to: [&mut [i16; 16]; 4]) {
+            for (x, to) in x.into_iter().zip(to) {
+                let x = vreinterpretq_s8_u8(x);
+                let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+                vst1q_s16(to.as_mut_ptr(), vmulq_n_s16(low, factor));
+                vst1q_s16(to[8..].as_mut_ptr(), vmulq_n_s16(high, factor));
+            }
+        }
         fn splat_byte(x: u8) -> Bytes { [vdupq_n_u8(x); 4] }
         fn and(a: Bytes, b: Bytes) -> Bytes { four!(I => vandq_u8(a[I], b[I])) }
         fn or(a: Bytes, b: Bytes) -> Bytes { four!(I => vorrq_u8(a[I], b[I])) }
@@ -277,6 +303,9 @@ impl SimdInt for Neon {
         fn mul_4(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
             bytemuck::cast(vmulq_f32(bytemuck::cast(a), bytemuck::cast(b)))
         }
+        fn add_4(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+            bytemuck::cast(vaddq_f32(bytemuck::cast(a), bytemuck::cast(b)))
+        }
         fn sub_4(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
             bytemuck::cast(vsubq_f32(bytemuck::cast(a), bytemuck::cast(b)))
         }
@@ -286,14 +315,15 @@ impl SimdInt for Neon {
     }
 
     #[inline(always)]
-    fn products(self, a: Words, b: Words) -> [int32x4_t; 2] {
-        self.add_products(bytemuck::Zeroable::zeroed(), a, b)
-    }
-
-    #[inline(always)]
-    fn add_scaled(self, sum: [int32x4_t; 2], w: Bytes, s: Bytes, scales: Bytes) -> [int32x4_t; 2] {
+    fn add_scaled_biased<const GROUP: usize, const PAIR: usize>(
+        self,
+        sum: [int32x4_t; 2],
+        w: [Bytes; 2],
+        x: [Bytes; 2],
+        scales: Bytes,
+    ) -> [int32x4_t; 2] {
         // It takes signed bytes as well.
-        self.add_products(sum, self.pairs(w, s), self.high_bytes(scales))
+        self.add_scaled::<GROUP, PAIR, true>(sum, w, x, scales)
     }
 
     #[inline(always)]
@@ -314,13 +344,10 @@ impl SimdInt for Neon {
     /// For each column four sums: those of the first two columns, and those of the others.
     type Steps = [int16x8_t; 2];
 
-    #[inline(always)]
-    fn scale_bits(scale: i16) -> u32 {
-        i32::from(scale) as u32
-    }
-
     ops! {
         fn splat_u32(x: u32) -> int32x4_t { vdupq_n_s32(x as i32) }
+        fn splat_u64(x: u64) -> int32x4_t { vreinterpretq_s32_u64(vdupq_n_u64(x)) }
+        fn splat_16(x: &[u8; 16]) -> int32x4_t { vreinterpretq_s32_u8(vld1q_u8(x.as_ptr())) }
         fn no_steps() -> [int16x8_t; 2] { [vdupq_n_s16(0); 2] }
         fn step(sum: [int16x8_t; 2], u: int32x4_t, s: int32x4_t) -> [int16x8_t; 2] {
             let (u, s) = (vreinterpretq_s8_s32(u), vreinterpretq_s8_s32(s));
@@ -342,6 +369,8 @@ impl SimdInt for Neon {
             let low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
             vaddq_s32(sum, vpaddq_s32(low, vmull_high_s16(a, b)))
         }
+        fn add_in_pairs(a: int32x4_t) -> int32x4_t { vaddq_s32(a, vrev64q_s32(a)) }
+        fn add_in_fours(a: int32x4_t) -> int32x4_t { vdupq_n_s32(vaddvq_s32(a)) }
         fn to_float(a: int32x4_t) -> int32x4_t { vreinterpretq_s32_f32(vcvtq_f32_s32(a)) }
         fn add_f(a: int32x4_t, b: int32x4_t) -> int32x4_t {
             let (a, b) = (vreinterpretq_f32_s32(a), vreinterpretq_f32_s32(b));

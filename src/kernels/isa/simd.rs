@@ -9,6 +9,8 @@
 use bytemuck::{Pod, Zeroable};
 use lapidary_formats::quant::Lanes;
 
+use super::places::in_order;
+
 /// Sixteen floats side by side: what the kernels need besides [`Lanes`].
 pub trait Simd: Lanes + Send + Sync + 'static {
     /// How many [`F`](Lanes::F) the registers hold.
@@ -95,6 +97,12 @@ pub trait SimdInt: Simd {
     fn nibbles(self, a: &[u8; 16], b: &[u8; 16]) -> Self::Bytes;
     /// To memory.
     fn store_bytes(self, x: Self::Bytes, to: &mut [u8; 64]);
+    /// The halves to memory.
+    fn store_halves(self, x: Self::Bytes, a: &mut [u8; 32], b: &mut [u8; 32]);
+    /// To memory, the bytes of each quarter, signed, each as [`flush`](SimdInt::flush) takes a scale.
+    fn store_scales(self, x: Self::Bytes, to: [&mut [u32; 16]; 4]);
+    /// To memory, the bytes of each quarter, signed, each times `factor` as a word.
+    fn store_words(self, x: Self::Bytes, factor: i16, to: [&mut [i16; 16]; 4]);
     /// `x` in every byte.
     fn splat_byte(self, x: u8) -> Self::Bytes;
     /// `a & b`
@@ -137,18 +145,36 @@ pub trait SimdInt: Simd {
     /// Sums of two products of bytes of the same quarter, as words in their quarter. Bytes of `u`
     /// are unsigned and at most 127, those of `s` are signed.
     fn pairs(self, u: Self::Bytes, s: Self::Bytes) -> Self::Words;
-    /// The products of `a` and `b`, added up in some order.
-    fn products(self, a: Self::Words, b: Self::Words) -> Self::Sums;
     /// `sum` plus the products of `a` and `b`.
     fn add_products(self, sum: Self::Sums, a: Self::Words, b: Self::Words) -> Self::Sums;
-    /// `sum` plus the products of bytes `w`, which are signed bytes plus [`BIAS`](SimdInt::BIAS), with
-    /// signed ones `s` that are at least -127. Each is multiplied with a scale, which is the same for
-    /// every four bytes: in `scales`, it is the second one of every two bytes, signed.
-    fn add_scaled(
+    /// `sum` plus the products of twice 64 codes `w`, unsigned and at most 63, with signed bytes `x`.
+    /// Each is multiplied with the scale of its group of `GROUP` codes, 16 or 32. These are bytes, the
+    /// same in every quarter of `scales`: the first codes have the first scales if `PAIR` is 0, and the
+    /// others have those after them if it is 1. They are signed, or at most 127 if `SIGNED` is false.
+    #[inline(always)]
+    fn add_scaled<const GROUP: usize, const PAIR: usize, const SIGNED: bool>(
         self,
         sum: Self::Sums,
-        w: Self::Bytes,
-        s: Self::Bytes,
+        w: [Self::Bytes; 2],
+        x: [Self::Bytes; 2],
+        scales: Self::Bytes,
+    ) -> Self::Sums {
+        let first = const { &in_order(GROUP, PAIR * 128 / GROUP, SIGNED) };
+        let second = const { &in_order(GROUP, (PAIR * 128 + 64) / GROUP, SIGNED) };
+        let words = |places| match SIGNED {
+            true => self.high_bytes(self.shuffle(scales, places)),
+            false => self.words(self.shuffle(scales, places)),
+        };
+        let sum = self.add_products(sum, self.pairs(w[0], x[0]), words(first));
+        self.add_products(sum, self.pairs(w[1], x[1]), words(second))
+    }
+    /// The same of codes that are signed bytes plus [`BIAS`](SimdInt::BIAS), with bytes `x` that are at
+    /// least -127, and signed scales.
+    fn add_scaled_biased<const GROUP: usize, const PAIR: usize>(
+        self,
+        sum: Self::Sums,
+        w: [Self::Bytes; 2],
+        x: [Self::Bytes; 2],
         scales: Self::Bytes,
     ) -> Self::Sums;
     /// The products of `a` and `b`, added up within each half.
@@ -157,10 +183,10 @@ pub trait SimdInt: Simd {
     fn products_by_quarter(self, a: Self::Words, b: Self::Words) -> [i32; 4];
     /// The lanes of `a` added up into those of one half, the lanes of `b` into those of the other.
     fn fold(self, a: Self::Sums, b: Self::Sums) -> Self::HalfSums;
-    /// Sums of four products of bytes of the same half. Bytes of `u` are unsigned and at most 127,
-    /// those of `s` are signed.
+    /// Sums of four products of bytes of the same half. Bytes of `u` are unsigned and at most 127, or
+    /// signed bytes plus [`BIAS`](SimdInt::BIAS) if that is not 0; those of `s` are signed.
     fn dot(self, u: Self::Bytes, s: Self::Bytes) -> Self::HalfSums;
-    /// The same of signed bytes; those of `s` are at least -127.
+    /// The same of signed bytes, if [`BIAS`](SimdInt::BIAS) is 0; those of `s` are at least -127.
     fn dot_signed(self, w: Self::Bytes, s: Self::Bytes) -> Self::HalfSums;
     /// The sums of the first and of the second half, of each.
     fn half_sums(self, x: [Self::HalfSums; 2]) -> [i32; 4];
@@ -169,38 +195,65 @@ pub trait SimdInt: Simd {
     fn to_f32_4(self, a: [i32; 4]) -> [f32; 4];
     /// `a * b` of four f32.
     fn mul_4(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4];
+    /// `a + b` of four f32.
+    fn add_4(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4];
     /// `a - b` of four f32.
     fn sub_4(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4];
     /// `a - factor * b` of four integers, wrapping.
     fn sub_product_4(self, a: [i32; 4], factor: i32, b: [i32; 4]) -> [i32; 4];
 
-    /// Columns side by side in a register.
+    /// Dwords of a register that columns lie side by side in. A column has four, eight or sixteen bytes
+    /// of it: then there are so many columns, half as many, or a quarter.
     const COLS: usize;
     /// Whether [`step`](SimdInt::step) sums in 32 bits and takes any unsigned byte. If not, it
     /// sums in 16 bits and takes bytes up to 127.
     const WIDE: bool;
     /// What has to be added to signed bytes before [`step_signed`](SimdInt::step_signed) and
-    /// [`add_scaled`](SimdInt::add_scaled) take them: 128 if they multiply unsigned ones only,
-    /// otherwise 0.
+    /// [`add_scaled_biased`](SimdInt::add_scaled_biased) take them: 128 if they multiply unsigned ones
+    /// only, otherwise 0.
     const BIAS: u8;
-    /// For each of [`COLS`](SimdInt::COLS) columns: four bytes, two words, an i32 or an f32.
+    /// [`COLS`](SimdInt::COLS) dwords: four bytes, two words, an i32 or an f32 each.
     type Columns: Pod;
     /// Sums of a few steps.
     type Steps: Copy;
 
-    /// `x`, whatever it stands for, in every column.
+    /// `x`, whatever it stands for, in every dword.
     fn splat_u32(self, x: u32) -> Self::Columns;
+    /// `x` in every two dwords.
+    fn splat_u64(self, x: u64) -> Self::Columns;
+    /// `x` in every four dwords.
+    fn splat_16(self, x: &[u8; 16]) -> Self::Columns;
+    /// The first `WIDTH` bytes of `x`, in every column of so many: 4, 8 or 16.
+    #[inline(always)]
+    fn splat_bytes<const WIDTH: usize>(self, x: &[u8]) -> Self::Columns {
+        match WIDTH {
+            4 => self.splat_u32(bytemuck::pod_read_unaligned(&x[..4])),
+            8 => self.splat_u64(bytemuck::pod_read_unaligned(&x[..8])),
+            _ => self.splat_16(x[..16].first_chunk().expect("sixteen bytes")),
+        }
+    }
+    /// The sum of the two dwords of each column of eight bytes, in both.
+    fn add_in_pairs(self, a: Self::Columns) -> Self::Columns;
+    /// The sum of the four dwords of each column of sixteen bytes, in all of them.
+    fn add_in_fours(self, a: Self::Columns) -> Self::Columns;
+    /// The sum of the dwords of each column of `WIDTH` bytes, in all of them.
+    #[inline(always)]
+    fn add_dwords<const WIDTH: usize>(self, a: Self::Columns) -> Self::Columns {
+        match WIDTH {
+            4 => a,
+            8 => self.add_in_pairs(a),
+            _ => self.add_in_fours(a),
+        }
+    }
     /// No steps.
     fn no_steps(self) -> Self::Steps;
-    /// Adds the products of four unsigned bytes `u` with four signed ones.
+    /// Adds the products of four unsigned bytes `u` with four signed ones, in every dword.
     fn step(self, sum: Self::Steps, u: Self::Columns, s: Self::Columns) -> Self::Steps;
     /// Adds the products of four bytes `w`, which are signed bytes plus [`BIAS`](SimdInt::BIAS), with
     /// four signed ones that are at least -127. Unless the steps are [`WIDE`](SimdInt::WIDE), only one
     /// fits a sum.
     fn step_signed(self, sum: Self::Steps, w: Self::Columns, s: Self::Columns) -> Self::Steps;
-    /// A scale as [`flush`](SimdInt::flush) takes it.
-    fn scale_bits(scale: i16) -> u32;
-    /// Adds `scale` times the steps' sums, i32.
+    /// Adds `scale` times the steps' sums, i32; see [`store_scales`](SimdInt::store_scales).
     fn flush(self, sum: Self::Columns, steps: Self::Steps, scale: Self::Columns) -> Self::Columns;
     /// Adds the steps' sums, i32.
     fn add_steps(self, sum: Self::Columns, steps: Self::Steps) -> Self::Columns;

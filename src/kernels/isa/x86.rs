@@ -28,6 +28,9 @@ macro_rules! int_ops {
             fn mul_4(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
                 bytemuck::cast(_mm_mul_ps(bytemuck::cast(a), bytemuck::cast(b)))
             }
+            fn add_4(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+                bytemuck::cast(_mm_add_ps(bytemuck::cast(a), bytemuck::cast(b)))
+            }
             fn sub_4(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
                 bytemuck::cast(_mm_sub_ps(bytemuck::cast(a), bytemuck::cast(b)))
             }

@@ -6,7 +6,7 @@ use lapidary_formats::quant::Block;
 use super::Matrix;
 use crate::kernels::activations::{QuantizedRows, WRAPPED};
 use crate::kernels::isa::{IntOp, SimdInt};
-use crate::kernels::unpack::{Block32, Codes, KBlock, Rule};
+use crate::kernels::unpack::{biased, Block32, Codes, KBlock, Rule};
 
 /// How far ahead of their use weights are prefetched, in bytes; at the end of a row, from the next.
 const AHEAD: usize = 4096;
@@ -14,11 +14,11 @@ const AHEAD: usize = 4096;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Prefetches what lies [`AHEAD`] bytes after `block`.
+/// Prefetches what lies [`AHEAD`] bytes after `blocks`.
 #[inline(always)]
-fn prefetch<S: SimdInt, T>(s: S, block: &T) {
-    let at = std::ptr::from_ref(block).cast::<u8>().wrapping_add(AHEAD);
-    for line in 0..size_of::<T>().div_ceil(LINE) {
+fn prefetch<S: SimdInt, T>(s: S, blocks: &[T; 4]) {
+    let at = std::ptr::from_ref(blocks).cast::<u8>().wrapping_add(AHEAD);
+    for line in 0..size_of::<[T; 4]>().div_ceil(LINE) {
         s.prefetch(at.wrapping_add(line * LINE));
     }
 }
@@ -74,6 +74,27 @@ struct ColumnK<'a> {
     bsums: &'a [[i16; 16]],
     pair_sums: &'a [[i16; 8]],
     d: &'a [f32],
+}
+
+/// Four blocks of a column in Q8_K.
+struct Four<'a> {
+    qs: &'a [[[u8; 64]; 4]; 4],
+    bsums: &'a [[i16; 16]; 4],
+    pair_sums: &'a [[i16; 8]; 4],
+    d: &'a [f32; 4],
+}
+
+impl<'a> ColumnK<'a> {
+    /// The blocks from `at` on.
+    #[inline(always)]
+    fn four(&self, at: usize) -> Four<'a> {
+        Four {
+            qs: four(self.qs, at),
+            bsums: four(self.bsums, at),
+            pair_sums: four(self.pair_sums, at),
+            d: four(self.d, at),
+        }
+    }
 }
 
 /// A column in Q8_0, by block.
@@ -155,33 +176,33 @@ fn rows_k<S: SimdInt, T: KBlock, const N: usize>(
         };
     }
     let (quads, rest) = w.as_chunks::<4>();
-    for [a, b, c, d] in quads {
-        add!(blocks_k::<S, T, N, 4>(s, [a, b, c, d], &x, at), 4);
+    for quad in quads {
+        prefetch(s, quad);
+        let [a, b, c, d] = quad;
+        add!(blocks_k::<S, T, N, 4>(s, [a, b, c, d], x.map(|x| x.four(at))), 4);
     }
     for w in rest {
-        add!(blocks_k::<S, T, N, 1>(s, [w; 4], &x, at), 1);
+        add!(blocks_k::<S, T, N, 1>(s, [w; 4], x.map(|x| x.four(at))), 1);
     }
 }
 
-/// The products of `B` blocks, 4 or 1, and the blocks of each column from `at` on. The headers of
-/// four blocks are unpacked together, and their sums are formed together.
+/// The products of `B` blocks, 4 or 1, and blocks of each column. The headers of four blocks are
+/// unpacked together, and their sums are formed together.
 #[inline(always)]
 fn blocks_k<S: SimdInt, T: KBlock, const N: usize, const B: usize>(
     s: S,
     w: [&T; 4],
-    x: &[ColumnK; N],
-    at: usize,
+    x: [Four; N],
 ) -> [[f32; 4]; N] {
     let headers = T::headers(s, w);
     // Unrolled by hand, with the sums of two blocks in one register, so that they stay in registers.
     let mut sums = [[None; 2]; N];
     macro_rules! block {
         ($b:literal) => {{
-            prefetch(s, w[$b]);
             let q = w[$b].codes(s);
             let mut sums = [None; N];
             for c in 0..N {
-                let x = &x[c].qs[at + $b];
+                let x = &x[c].qs[$b];
                 sums[c] = Some(block_k::<S, T, $b>(s, q, headers.scales, x));
             }
             sums
@@ -204,8 +225,8 @@ fn blocks_k<S: SimdInt, T: KBlock, const N: usize, const B: usize>(
     for c in 0..N {
         let first = sums[c][0].expect("there is a first block");
         let p = s.half_sums([first, sums[c][1].unwrap_or(first)]);
-        let mins = |s| mins_k::<S, T>(s, headers.mins, &x[c], at);
-        let a = *four(x[c].d, at);
+        let mins = |s| mins_k::<S, T>(s, headers.mins, &x[c]);
+        let a = *x[c].d;
         products[c] = match T::RULE {
             Rule::Affine => {
                 let m = mins(s);
@@ -236,17 +257,16 @@ fn four<T>(x: &[T], at: usize) -> &[T; 4] {
 
 /// Σ min · activation of four blocks, from the sums of activations that share a minimum.
 #[inline(always)]
-fn mins_k<S: SimdInt, T: KBlock>(s: S, mins: S::Bytes, x: &ColumnK, at: usize) -> [i32; 4] {
+fn mins_k<S: SimdInt, T: KBlock>(s: S, mins: S::Bytes, x: &Four) -> [i32; 4] {
     if T::GROUP == 32 {
         let mins = match T::RULE {
             Rule::Affine => s.words(s.shuffle(mins, &UPPER_AS_WORDS)),
             // The scales.
             _ => s.high_bytes(s.shuffle(mins, &FIRST_AS_HIGH_BYTES)),
         };
-        let sums = bytemuck::cast_ref(four(x.pair_sums, at));
-        return s.products_by_quarter(mins, s.load_words(sums));
+        return s.products_by_quarter(mins, s.load_words(bytemuck::cast_ref(x.pair_sums)));
     }
-    let sums: &[[i16; 32]; 2] = bytemuck::cast_ref(four(x.bsums, at));
+    let sums: &[[i16; 32]; 2] = bytemuck::cast_ref(x.bsums);
     s.half_sums([
         s.products_by_half(s.widen_half::<0>(mins), s.load_words(&sums[0])),
         s.products_by_half(s.widen_half::<1>(mins), s.load_words(&sums[1])),
@@ -273,29 +293,8 @@ const FIRST_AS_HIGH_BYTES: [u8; 64] = {
     places
 };
 
-/// For `shuffle`: the bytes of a quarter from `first` on, each in all words of `len` bytes: as their
-/// lower bytes, or as their upper bytes if `upper`. The other bytes are 0.
-const fn in_words_of(len: usize, first: u8, upper: bool) -> [u8; 64] {
-    let (mut places, mut i) = ([ZERO; 64], 0);
-    while i < 64 {
-        places[i + upper as usize] = first + (i / len) as u8;
-        i += 2;
-    }
-    places
-}
-
 /// For `shuffle`: no byte's place, which gives 0.
 const ZERO: u8 = 255;
-
-/// The signed scales of 64 codes, as the upper bytes of words.
-macro_rules! signed_scales {
-    ($s:expr, $scales:expr, $u:literal) => {
-        match T::GROUP {
-            32 => $s.shuffle($scales, const { &in_words_of(32, 2 * $u, true) }),
-            _ => $s.shuffle($scales, const { &in_words_of(16, 4 * $u, true) }),
-        }
-    };
-}
 
 /// Σ scale · code · activation of the `B`-th block of four; only the sum of the lanes counts.
 #[inline(always)]
@@ -306,40 +305,23 @@ fn block_k<S: SimdInt, T: KBlock, const B: i32>(
     x: &[[u8; 64]; 4],
 ) -> S::Sums {
     let scales = s.broadcast_quarter::<B>(scales);
-    if T::RULE == Rule::Signed {
-        macro_rules! add_scaled {
-            ($sum:expr, $u:literal) => {
-                s.add_scaled($sum, codes[$u], s.load_bytes(&x[$u]), signed_scales!(s, scales, $u))
-            };
-        }
-        let sum = add_scaled!(Zeroable::zeroed(), 0);
-        let sum = add_scaled!(sum, 1);
-        let sum = add_scaled!(sum, 2);
-        return add_scaled!(sum, 3);
+    let [a, b, c, d] = codes;
+    let [p, q, r, t] = [&x[0], &x[1], &x[2], &x[3]].map(|x| s.load_bytes(x));
+    let sum = Zeroable::zeroed();
+    macro_rules! add {
+        ($method:ident, $group:literal $(, $signed:literal)?) => {{
+            let sum = s.$method::<$group, 0 $(, $signed)?>(sum, [a, b], [p, q], scales);
+            s.$method::<$group, 1 $(, $signed)?>(sum, [c, d], [r, t], scales)
+        }};
     }
-    macro_rules! scale {
-        ($u:literal) => {
-            match (T::RULE, T::GROUP) {
-                // Unsigned.
-                (Rule::Affine, 32) => {
-                    s.words(s.shuffle(scales, const { &in_words_of(32, 2 * $u, false) }))
-                }
-                (Rule::Affine, _) => {
-                    s.words(s.shuffle(scales, const { &in_words_of(16, 4 * $u, false) }))
-                }
-                _ => s.high_bytes(signed_scales!(s, scales, $u)),
-            }
-        };
+    match (T::RULE, T::GROUP) {
+        (Rule::Affine, 32) => add!(add_scaled, 32, false),
+        (Rule::Affine, _) => add!(add_scaled, 16, false),
+        (Rule::Symmetric(_), 32) => add!(add_scaled, 32, true),
+        (Rule::Symmetric(_), _) => add!(add_scaled, 16, true),
+        (Rule::Signed, 32) => add!(add_scaled_biased, 32),
+        (Rule::Signed, _) => add!(add_scaled_biased, 16),
     }
-    macro_rules! pairs {
-        ($u:literal) => {
-            s.pairs(codes[$u], s.load_bytes(&x[$u]))
-        };
-    }
-    let sum = s.products(pairs!(0), scale!(0));
-    let sum = s.add_products(sum, pairs!(1), scale!(1));
-    let sum = s.add_products(sum, pairs!(2), scale!(2));
-    s.add_products(sum, pairs!(3), scale!(3))
 }
 
 impl<T: Block32> IntOp for Dot32<'_, '_, T> {
@@ -348,59 +330,84 @@ impl<T: Block32> IntOp for Dot32<'_, '_, T> {
     #[inline(always)]
     fn run<S: SimdInt>(self, s: S) {
         let Rows { w, blocks, x, out } = self.0;
-        for (r, w) in w.chunks_exact(blocks).enumerate() {
-            for (t, out) in out.iter_mut().enumerate() {
-                let range = t * blocks..(t + 1) * blocks;
-                let (qs, sums) = (&x.qs[range.clone()], &x.sums[range.clone()]);
-                out[r] = row_32(s, w, Column32 { qs, sums, d: &x.d[range] });
+        let column = |t: usize| {
+            let range = t * blocks..(t + 1) * blocks;
+            Column32 { qs: &x.qs[range.clone()], sums: &x.sums[range.clone()], d: &x.d[range] }
+        };
+        let mut first = 0;
+        for out in out.chunks_mut(2) {
+            for (r, w) in w.chunks_exact(blocks).enumerate() {
+                match out {
+                    [a, b] => [a[r], b[r]] = row_32(s, w, [column(first), column(first + 1)]),
+                    [a] => [a[r]] = row_32(s, w, [column(first)]),
+                    _ => {}
+                }
             }
+            first += 2;
         }
     }
 }
 
+/// A row × `N` columns.
 #[inline(always)]
-fn row_32<S: SimdInt, T: Block32>(s: S, w: &[T], x: Column32) -> f32 {
-    let mut total = 0.0;
+fn row_32<S: SimdInt, T: Block32, const N: usize>(s: S, w: &[T], x: [Column32; N]) -> [f32; N] {
+    let mut total = [0.0; N];
     let (quads, rest) = w.as_chunks::<4>();
-    for (i, w) in quads.iter().enumerate() {
-        prefetch(s, w);
-        let q = x.qs[4 * i..].first_chunk().expect("columns are as long as rows");
-        let p = products_32(s, w, q);
-        for b in 0..4 {
-            total += product_32(s, &w[b], x, 4 * i + b, p[b]);
+    for (i, quad) in quads.iter().enumerate() {
+        prefetch(s, quad);
+        let w = quad.each_ref();
+        let codes = [T::codes(s, w[0], w[1]), T::codes(s, w[2], w[3])];
+        let (d, m) = (T::d(s, w), T::m(s, w));
+        for c in 0..N {
+            let x = &x[c];
+            let (qs, sums, a) = (four(x.qs, 4 * i), four(x.sums, 4 * i), four(x.d, 4 * i));
+            for product in products_32::<S, T>(s, codes, d, m, qs, sums, a) {
+                total[c] += product;
+            }
         }
     }
     for (i, w) in rest.iter().enumerate() {
         let at = 4 * quads.len() + i;
-        let p = products_32(s, &[*w; 4], &[x.qs[at]; 4]);
-        total += product_32(s, w, x, at, p[0]);
+        let (codes, w) = ([T::codes(s, w, w); 2], [w; 4]);
+        for c in 0..N {
+            let (qs, sums, a) = ([x[c].qs[at]; 4], [x[c].sums[at]; 4], [x[c].d[at]; 4]);
+            let (d, m) = (T::d(s, w), T::m(s, w));
+            total[c] += products_32::<S, T>(s, codes, d, m, &qs, &sums, &a)[0];
+        }
     }
     total
 }
 
-/// Σ code · activation of four blocks.
+/// The products of four blocks of a row, which have these codes, scales and minimums, and of a column,
+/// which have these codes, sums and scales.
 #[inline(always)]
-fn products_32<S: SimdInt, T: Block32>(s: S, w: &[T; 4], q: &[[u8; 32]; 4]) -> [i32; 4] {
-    let codes = [T::codes(s, &w[0], &w[1]), T::codes(s, &w[2], &w[3])];
+fn products_32<S: SimdInt, T: Block32>(
+    s: S,
+    codes: [S::Bytes; 2],
+    d: [f32; 4],
+    m: [f32; 4],
+    q: &[[u8; 32]; 4],
+    sums: &[i32; 4],
+    a: &[f32; 4],
+) -> [f32; 4] {
     let q = [s.load_halves(&q[0], &q[1]), s.load_halves(&q[2], &q[3])];
-    s.half_sums(match T::CODES {
-        Codes::Offset(_) => [s.dot(codes[0], q[0]), s.dot(codes[1], q[1])],
-        Codes::Signed => [s.dot_signed(codes[0], q[0]), s.dot_signed(codes[1], q[1])],
-    })
-}
-
-/// The product of a block and the column's block `at`, from the codes' products `p`.
-#[inline(always)]
-fn product_32<S: SimdInt, T: Block32>(s: S, w: &T, x: Column32, at: usize, p: i32) -> f32 {
-    let (a, sum) = (x.d[at], x.sums[at]);
-    let p = match T::CODES {
-        Codes::Offset(offset) => p - i32::from(offset) * sum,
-        Codes::Signed => p,
+    let (dots, offset) = match T::CODES {
+        Codes::Signed if S::BIAS == 0 => {
+            ([s.dot_signed(codes[0], q[0]), s.dot_signed(codes[1], q[1])], 0)
+        }
+        Codes::Signed => {
+            let codes = [biased(s, codes[0]), biased(s, codes[1])];
+            ([s.dot(codes[0], q[0]), s.dot(codes[1], q[1])], S::BIAS)
+        }
+        Codes::Offset(offset) => ([s.dot(codes[0], q[0]), s.dot(codes[1], q[1])], offset),
     };
-    let scaled = w.d(s) * (a * p as f32);
+    let p = match offset {
+        0 => s.half_sums(dots),
+        offset => s.sub_product_4(s.half_sums(dots), i32::from(offset), *sums),
+    };
+    let scaled = s.mul_4(d, s.mul_4(*a, s.to_f32_4(p)));
     if T::HAS_M {
-        scaled + w.m(s) * (a * sum as f32)
-    } else {
-        scaled
+        return s.add_4(scaled, s.mul_4(m, s.mul_4(*a, s.to_f32_4(*sums))));
     }
+    scaled
 }

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use bytemuck::{Pod, Zeroable};
 use lapidary_formats::quant::blocks::Symmetric;
 
-use crate::kernels::activations::{Line, K_REGISTERS, REGISTERS_32};
+use crate::kernels::activations::{Line, Places32, PlacesK};
 use crate::kernels::isa::SimdInt;
 use crate::kernels::unpack::{biased, Block32, Codes, KBlock, Rule, UnpackBlocks};
 
@@ -14,20 +14,22 @@ use crate::kernels::unpack::{biased, Block32, Codes, KBlock, Rule, UnpackBlocks}
 pub trait Kind: Copy {
     /// Weights of a block.
     const LEN: usize;
-    /// An unpacked block, of which each u32 can be broadcast to the columns of a register.
+    /// An unpacked block, of which every few bytes can be broadcast to the columns of a register.
     type Unpacked: Pod;
-    /// Registers that a block of activations takes in a panel one register wide.
-    const REGISTERS: usize;
+    /// Registers that a block of activations takes in a panel one register wide, whose columns have
+    /// `width` bytes each.
+    fn registers(width: usize) -> usize;
 
     /// The parts of a thread's scratch memory: unpacked blocks and sums.
     fn scratch(scratch: &mut Scratch) -> (&mut Vec<Self::Unpacked>, &mut Vec<Line>);
 
-    /// Unpacks blocks of a row, from the file's bytes.
-    fn unpack<S: SimdInt>(self, s: S, w: &[u8], to: &mut [Self::Unpacked]);
+    /// Unpacks blocks of four rows, from the file's bytes.
+    fn unpack<S: SimdInt>(self, s: S, w: [&[u8]; 4], to: [&mut [Self::Unpacked]; 4]);
 
     /// Adds the products of `R` blocks, of different rows, and a block `x` of the panel,
-    /// `[REGISTERS][C]`, to the f32 `sums`.
-    fn multiply<S: SimdInt, const R: usize, const C: usize>(
+    /// `[registers][C]`, to the f32 `sums`. A column has `WIDTH` bytes of a register, and its sum is
+    /// in all dwords of them.
+    fn multiply<S: SimdInt, const R: usize, const C: usize, const WIDTH: usize>(
         s: S,
         w: [&Self::Unpacked; R],
         x: &[[S::Columns; C]],
@@ -47,32 +49,29 @@ pub struct Legacy<T>(pub PhantomData<T>);
 #[derive(Clone, Copy)]
 pub struct ByTable(pub UnpackBlocks);
 
-/// A block of a k-quant.
+/// A block of a k-quant, in whole cache lines.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct UnpackedK {
-    /// Four codes each, in the weights' order.
-    codes: [u32; 64],
-    /// See `SimdInt::scale_bits`, one for each group of weights.
+    /// In the weights' order.
+    codes: [u8; 256],
+    /// See `SimdInt::store_scales`, one for each group of weights.
     scales: [u32; 16],
-    /// Two minimums each, of 16 weights each.
-    mins: [u32; 8],
-    /// Bits of f32.
-    d: u32,
-    /// Bits of f32.
-    dmin: u32,
+    /// What the sums of the groups' activations are multiplied with.
+    mins: [i16; 16],
+    d: f32,
+    dmin: f32,
+    unused: [u32; 6],
 }
 
 /// A block of 32 weights.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct Unpacked32 {
-    /// Four codes each, in the weights' order.
-    codes: [u32; 8],
-    /// Bits of f32.
-    d: u32,
-    /// Bits of f32.
-    m: u32,
+    /// In the weights' order.
+    codes: [u8; 32],
+    d: f32,
+    m: f32,
 }
 
 /// Memory that a thread reuses for all its items of a product.
@@ -108,7 +107,11 @@ const fn steps_together<S: SimdInt>(signed: bool, max_code: u32, steps: usize) -
 impl<T: KBlock> Kind for KQuant<T> {
     const LEN: usize = T::LEN;
     type Unpacked = UnpackedK;
-    const REGISTERS: usize = K_REGISTERS;
+
+    #[inline(always)]
+    fn registers(width: usize) -> usize {
+        PlacesK::new(width).registers
+    }
 
     #[inline(always)]
     fn scratch(scratch: &mut Scratch) -> (&mut Vec<UnpackedK>, &mut Vec<Line>) {
@@ -116,25 +119,29 @@ impl<T: KBlock> Kind for KQuant<T> {
     }
 
     #[inline(always)]
-    fn unpack<S: SimdInt>(self, s: S, w: &[u8], to: &mut [UnpackedK]) {
-        let w: &[T] = bytemuck::cast_slice(w);
-        for (w, to) in w.iter().zip(to) {
-            unpack_k(s, w, to);
+    fn unpack<S: SimdInt>(self, s: S, w: [&[u8]; 4], to: [&mut [UnpackedK]; 4]) {
+        let [w0, w1, w2, w3]: [&[T]; 4] = w.map(bytemuck::cast_slice);
+        let [to0, to1, to2, to3] = to;
+        let w = w0.iter().zip(w1).zip(w2.iter().zip(w3));
+        let to = to0.iter_mut().zip(to1).zip(to2.iter_mut().zip(to3));
+        for (((w0, w1), (w2, w3)), ((to0, to1), (to2, to3))) in w.zip(to) {
+            unpack_k(s, [w0, w1, w2, w3], [to0, to1, to2, to3]);
         }
     }
 
     #[inline(always)]
-    fn multiply<S: SimdInt, const R: usize, const C: usize>(
+    fn multiply<S: SimdInt, const R: usize, const C: usize, const WIDTH: usize>(
         s: S,
         w: [&UnpackedK; R],
         x: &[[S::Columns; C]],
         sums: &mut [[S::Columns; C]; R],
     ) {
-        let x: &[[S::Columns; C]; K_REGISTERS] = x.first_chunk().expect("a whole block");
+        let places = const { PlacesK::new(WIDTH) };
+        let x = &x[..places.registers];
         // So that the steps of a group can be cut into equal parts of so many.
         const {
             assert!(
-                safe_steps(T::MAX_CODE) >= T::GROUP / 4
+                safe_steps(T::MAX_CODE) >= T::GROUP / WIDTH
                     || safe_steps(T::MAX_CODE).is_power_of_two()
             )
         };
@@ -142,22 +149,22 @@ impl<T: KBlock> Kind for KQuant<T> {
         let signed = T::RULE == Rule::Signed;
         // What was added to the codes.
         if matches!(T::RULE, Rule::Symmetric(_)) || signed && S::BIAS != 0 {
-            add_mins(s, w, x, &mut p);
+            add_mins::<S, T, R, C, WIDTH>(s, w, x, &mut p);
         }
-        let steps = T::GROUP / 4;
+        let steps = T::GROUP / WIDTH;
         let safe = steps_together::<S>(signed, T::MAX_CODE, steps);
         for group in 0..256 / T::GROUP {
             let mut step = 0;
             while step < steps {
                 let mut part = [[s.no_steps(); C]; R];
                 for k in step..step + safe {
-                    let x = &x[group * steps + k];
+                    let at = group * steps + k;
                     for r in 0..R {
-                        let codes = s.splat_u32(w[r].codes[group * steps + k]);
+                        let codes = s.splat_bytes::<WIDTH>(&w[r].codes[at * WIDTH..]);
                         for c in 0..C {
                             part[r][c] = match signed {
-                                true => s.step_signed(part[r][c], codes, x[c]),
-                                false => s.step(part[r][c], codes, x[c]),
+                                true => s.step_signed(part[r][c], codes, x[at][c]),
+                                false => s.step(part[r][c], codes, x[at][c]),
                             };
                         }
                     }
@@ -171,19 +178,19 @@ impl<T: KBlock> Kind for KQuant<T> {
                 step += safe;
             }
         }
-        let a = &x[72];
+        let a = &x[places.d];
         let mut m = [[s.splat_u32(0); C]; R];
         if T::RULE == Rule::Affine {
-            add_mins(s, w, x, &mut m);
+            add_mins::<S, T, R, C, WIDTH>(s, w, x, &mut m);
         }
         for r in 0..R {
-            let (d, dmin) = (s.splat_u32(w[r].d), s.splat_u32(w[r].dmin));
+            let (d, dmin) = (s.splat_u32(w[r].d.to_bits()), s.splat_u32(w[r].dmin.to_bits()));
             for c in 0..C {
-                let p = s.to_float(p[r][c]);
+                let p = s.to_float(s.add_dwords::<WIDTH>(p[r][c]));
                 let product = match T::RULE {
                     Rule::Affine => {
-                        let m = s.mul_f(dmin, s.to_float(m[r][c]));
-                        s.mul_f(a[c], s.sub_f(s.mul_f(d, p), m))
+                        let m = s.to_float(s.add_dwords::<WIDTH>(m[r][c]));
+                        s.mul_f(a[c], s.sub_f(s.mul_f(d, p), s.mul_f(dmin, m)))
                     }
                     Rule::Symmetric(_) | Rule::Signed => s.mul_f(s.mul_f(a[c], d), p),
                 };
@@ -193,42 +200,59 @@ impl<T: KBlock> Kind for KQuant<T> {
     }
 }
 
+/// Unpacks blocks of four rows.
 #[inline(always)]
-fn unpack_k<S: SimdInt, T: KBlock>(s: S, w: &T, to: &mut UnpackedK) {
-    let codes: &mut [[u8; 64]; 4] = bytemuck::cast_mut(&mut to.codes);
-    let q = w.codes(s);
-    for k in 0..4 {
-        s.store_bytes(q[k], &mut codes[k]);
+fn unpack_k<S: SimdInt, T: KBlock>(s: S, w: [&T; 4], to: [&mut UnpackedK; 4]) {
+    let headers = T::headers(s, w);
+    let [a, b, c, d] = to;
+    s.store_scales(headers.scales, [&mut a.scales, &mut b.scales, &mut c.scales, &mut d.scales]);
+    let (mins, factor) = match T::RULE {
+        Rule::Affine if T::GROUP == 32 => (s.shuffle(headers.mins, &UPPER_FIRST), 1),
+        Rule::Affine => (headers.mins, 1),
+        // Negative, since the kernel adds it.
+        Rule::Symmetric(offset) => (headers.scales, -i16::from(offset)),
+        Rule::Signed => (headers.scales, -i16::from(S::BIAS)),
+    };
+    s.store_words(mins, factor, [&mut a.mins, &mut b.mins, &mut c.mins, &mut d.mins]);
+    for (i, (w, to)) in w.into_iter().zip([a, b, c, d]).enumerate() {
+        let codes = w.codes(s);
+        let to_codes: &mut [[u8; 64]; 4] = bytemuck::cast_mut(&mut to.codes);
+        for k in 0..4 {
+            s.store_bytes(codes[k], &mut to_codes[k]);
+        }
+        (to.d, to.dmin) = (headers.d[i], headers.dmin[i]);
     }
-    let (scales, mins) = w.scales_and_mins();
-    for g in 0..256 / T::GROUP {
-        to.scales[g] = S::scale_bits(i16::from(scales[g * T::GROUP / 16]));
-    }
-    let to_mins: &mut [i16; 16] = bytemuck::cast_mut(&mut to.mins);
-    for g in 0..16 {
-        to_mins[g] = match T::RULE {
-            Rule::Affine => i16::from(mins[g]),
-            // Negative, since the kernel adds it.
-            Rule::Symmetric(offset) => -i16::from(offset) * i16::from(scales[g]),
-            Rule::Signed => -i16::from(S::BIAS) * i16::from(scales[g]),
-        };
-    }
-    let [d, dmin] = w.d(s);
-    (to.d, to.dmin) = (d.to_bits(), dmin.to_bits());
 }
+
+/// For `shuffle`: the upper eight bytes of every quarter, twice.
+const UPPER_FIRST: [u8; 64] = {
+    let (mut places, mut i) = ([0; 64], 0);
+    while i < 64 {
+        places[i] = (8 + i % 8) as u8;
+        i += 1;
+    }
+    places
+};
 
 /// Adds the products of the minimums and the sums of the activations.
 #[inline(always)]
-fn add_mins<S: SimdInt, const R: usize, const C: usize>(
+fn add_mins<S: SimdInt, T: KBlock, const R: usize, const C: usize, const WIDTH: usize>(
     s: S,
     w: [&UnpackedK; R],
-    x: &[[S::Columns; C]; K_REGISTERS],
+    x: &[[S::Columns; C]],
     to: &mut [[S::Columns; C]; R],
 ) {
-    for k in 0..8 {
-        let sums = &x[64 + k];
+    let places = const { PlacesK::new(WIDTH) };
+    // Two bytes for each group.
+    let (first, count) = match T::GROUP {
+        32 => (places.pair_sums, 16 / WIDTH),
+        _ => (places.bsums, 32 / WIDTH),
+    };
+    for k in 0..count {
+        let sums = &x[first + k];
         for r in 0..R {
-            let mins = s.splat_u32(w[r].mins[k]);
+            let mins: &[u8; 32] = bytemuck::cast_ref(&w[r].mins);
+            let mins = s.splat_bytes::<WIDTH>(&mins[k * WIDTH..]);
             for c in 0..C {
                 to[r][c] = s.pair_step(to[r][c], mins, sums[c]);
             }
@@ -239,7 +263,11 @@ fn add_mins<S: SimdInt, const R: usize, const C: usize>(
 impl Kind for ByTable {
     const LEN: usize = KQuant::<Symmetric>::LEN;
     type Unpacked = UnpackedK;
-    const REGISTERS: usize = K_REGISTERS;
+
+    #[inline(always)]
+    fn registers(width: usize) -> usize {
+        KQuant::<Symmetric>::registers(width)
+    }
 
     #[inline(always)]
     fn scratch(scratch: &mut Scratch) -> (&mut Vec<UnpackedK>, &mut Vec<Line>) {
@@ -247,30 +275,38 @@ impl Kind for ByTable {
     }
 
     #[inline(always)]
-    fn unpack<S: SimdInt>(self, s: S, w: &[u8], to: &mut [UnpackedK]) {
-        let block_bytes = w.len() / to.len();
-        for (w, to) in w.chunks_exact(block_bytes).zip(to) {
-            let mut block = [Symmetric::zeroed()];
-            (self.0)(w, &mut block);
-            unpack_k(s, &block[0], to);
+    fn unpack<S: SimdInt>(self, s: S, w: [&[u8]; 4], to: [&mut [UnpackedK]; 4]) {
+        let [to0, to1, to2, to3] = to;
+        let block_bytes = w[0].len() / to0.len();
+        let to = to0.iter_mut().zip(to1).zip(to2.iter_mut().zip(to3));
+        for (i, ((to0, to1), (to2, to3))) in to.enumerate() {
+            let mut blocks = [Symmetric::zeroed(); 4];
+            for (w, block) in w.iter().zip(blocks.chunks_mut(1)) {
+                (self.0)(&w[i * block_bytes..][..block_bytes], block);
+            }
+            unpack_k(s, blocks.each_ref(), [to0, to1, to2, to3]);
         }
     }
 
     #[inline(always)]
-    fn multiply<S: SimdInt, const R: usize, const C: usize>(
+    fn multiply<S: SimdInt, const R: usize, const C: usize, const WIDTH: usize>(
         s: S,
         w: [&UnpackedK; R],
         x: &[[S::Columns; C]],
         sums: &mut [[S::Columns; C]; R],
     ) {
-        KQuant::<Symmetric>::multiply(s, w, x, sums);
+        KQuant::<Symmetric>::multiply::<S, R, C, WIDTH>(s, w, x, sums);
     }
 }
 
 impl<T: Block32> Kind for Legacy<T> {
     const LEN: usize = T::LEN;
     type Unpacked = Unpacked32;
-    const REGISTERS: usize = REGISTERS_32;
+
+    #[inline(always)]
+    fn registers(width: usize) -> usize {
+        Places32::new(width).registers
+    }
 
     #[inline(always)]
     fn scratch(scratch: &mut Scratch) -> (&mut Vec<Unpacked32>, &mut Vec<Line>) {
@@ -278,37 +314,39 @@ impl<T: Block32> Kind for Legacy<T> {
     }
 
     #[inline(always)]
-    fn unpack<S: SimdInt>(self, s: S, w: &[u8], to: &mut [Unpacked32]) {
-        let w: &[T] = bytemuck::cast_slice(w);
-        let (pairs, rest) = w.as_chunks::<2>();
-        let (to_pairs, to_rest) = to.as_chunks_mut::<2>();
-        for ([a, b], [to_a, to_b]) in pairs.iter().zip(to_pairs) {
-            let codes = codes_32(s, a, b);
-            *to_a = unpacked_32(s, a, codes[0]);
-            *to_b = unpacked_32(s, b, codes[1]);
-        }
-        for (w, to) in rest.iter().zip(to_rest) {
-            *to = unpacked_32(s, w, codes_32(s, w, w)[0]);
+    fn unpack<S: SimdInt>(self, s: S, w: [&[u8]; 4], to: [&mut [Unpacked32]; 4]) {
+        for (w, to) in w.into_iter().zip(to) {
+            let (quads, rest) = bytemuck::cast_slice::<_, T>(w).as_chunks::<4>();
+            let (to_quads, to_rest) = to.as_chunks_mut::<4>();
+            for (w, to) in quads.iter().zip(to_quads) {
+                unpack_32(s, w.each_ref(), to.each_mut());
+            }
+            for (w, to) in rest.iter().zip(to_rest) {
+                let mut four = [*to; 4];
+                unpack_32(s, [w; 4], four.each_mut());
+                *to = four[0];
+            }
         }
     }
 
     #[inline(always)]
-    fn multiply<S: SimdInt, const R: usize, const C: usize>(
+    fn multiply<S: SimdInt, const R: usize, const C: usize, const WIDTH: usize>(
         s: S,
         w: [&Unpacked32; R],
         x: &[[S::Columns; C]],
         sums: &mut [[S::Columns; C]; R],
     ) {
-        let x: &[[S::Columns; C]; REGISTERS_32] = x.first_chunk().expect("a whole block");
-        let (total, a) = (&x[8], &x[9]);
+        let places = const { Places32::new(WIDTH) };
+        let x = &x[..places.registers];
+        let (total, a) = (&x[places.sum], &x[places.d]);
         let mut p = [[s.splat_u32(0); C]; R];
-        let signed = T::CODES == Codes::Signed;
-        let safe = steps_together::<S>(signed, T::MAX_CODE, 8);
-        for part_of in 0..8 / safe {
+        let (signed, steps) = (T::CODES == Codes::Signed, 32 / WIDTH);
+        let safe = steps_together::<S>(signed, T::MAX_CODE, steps);
+        for part_of in 0..steps / safe {
             let mut part = [[s.no_steps(); C]; R];
             for k in part_of * safe..(part_of + 1) * safe {
                 for r in 0..R {
-                    let codes = s.splat_u32(w[r].codes[k]);
+                    let codes = s.splat_bytes::<WIDTH>(&w[r].codes[k * WIDTH..]);
                     for c in 0..C {
                         part[r][c] = match signed {
                             true => s.step_signed(part[r][c], codes, x[k][c]),
@@ -328,19 +366,16 @@ impl<T: Block32> Kind for Legacy<T> {
             Codes::Offset(offset) => offset,
             Codes::Signed => S::BIAS,
         });
-        if offset != 0 {
-            // In the lower of two words: a sum of 32 codes fits one.
-            let offset = s.splat_u32(u32::from(-offset as u16));
-            for r in 0..R {
-                for c in 0..C {
-                    p[r][c] = s.pair_step(p[r][c], offset, total[c]);
-                }
-            }
-        }
+        // In the lower of two words: a sum of 32 codes fits one.
+        let offset = s.splat_u32(u32::from(-offset as u16));
         for r in 0..R {
-            let (d, m) = (s.splat_u32(w[r].d), s.splat_u32(w[r].m));
+            let (d, m) = (s.splat_u32(w[r].d.to_bits()), s.splat_u32(w[r].m.to_bits()));
             for c in 0..C {
-                let mut product = s.mul_f(d, s.mul_f(a[c], s.to_float(p[r][c])));
+                let mut p = s.add_dwords::<WIDTH>(p[r][c]);
+                if T::CODES != Codes::Offset(0) && (T::CODES != Codes::Signed || S::BIAS != 0) {
+                    p = s.pair_step(p, offset, total[c]);
+                }
+                let mut product = s.mul_f(d, s.mul_f(a[c], s.to_float(p)));
                 if T::HAS_M {
                     let m = s.mul_f(m, s.mul_f(a[c], s.to_float(total[c])));
                     product = s.add_f(product, m);
@@ -351,17 +386,19 @@ impl<T: Block32> Kind for Legacy<T> {
     }
 }
 
-/// The codes of two blocks, as `step` or `step_signed` takes them.
+/// Unpacks four blocks of a row.
 #[inline(always)]
-fn codes_32<S: SimdInt, T: Block32>(s: S, a: &T, b: &T) -> [[u32; 8]; 2] {
-    let codes = T::codes(s, a, b);
-    let codes = if T::CODES == Codes::Signed { biased(s, codes) } else { codes };
-    let mut bytes = [0; 64];
-    s.store_bytes(codes, &mut bytes);
-    bytemuck::cast(bytes)
-}
-
-#[inline(always)]
-fn unpacked_32<S: SimdInt, T: Block32>(s: S, w: &T, codes: [u32; 8]) -> Unpacked32 {
-    Unpacked32 { codes, d: w.d(s).to_bits(), m: w.m(s).to_bits() }
+fn unpack_32<S: SimdInt, T: Block32>(s: S, w: [&T; 4], to: [&mut Unpacked32; 4]) {
+    let (scales, ms) = (T::d(s, w), T::m(s, w));
+    let [a, b, c, d] = to;
+    for (w, to) in [([w[0], w[1]], [&mut *a, &mut *b]), ([w[2], w[3]], [&mut *c, &mut *d])] {
+        let codes = T::codes(s, w[0], w[1]);
+        // As `step` or `step_signed` takes them.
+        let codes = if T::CODES == Codes::Signed { biased(s, codes) } else { codes };
+        let [first, second] = to;
+        s.store_halves(codes, &mut first.codes, &mut second.codes);
+    }
+    for (i, to) in [a, b, c, d].into_iter().enumerate() {
+        (to.d, to.m) = (scales[i], ms[i]);
+    }
 }

@@ -81,16 +81,17 @@ pub struct Product<'m, 'o> {
     pub out: &'o mut Vec<f32>,
 }
 
-/// Up to so many columns are multiplied by the kernels for few columns (`dot`). More are multiplied
-/// in panels (`tile`), which costs as much as a whole register of columns, and the rows have to be
-/// unpacked to memory first.
-fn few(isa: Isa, activation: QuantType) -> usize {
-    // Measured. `dot` unpacks rows of a k-quant once for two or four columns, and rows of types with
-    // blocks of 32 for every column.
-    if activation == QuantType::Q8_K {
-        isa.columns() * 5 / 8
-    } else {
-        3
+/// Up to so many columns are multiplied by the kernels that unpack blocks in registers (`dot`). For more,
+/// rows are unpacked to memory (`tile`). Measured.
+const FEW: usize = 2;
+
+/// Bytes of a register that each of `n` columns has: as few columns side by side as there have to be,
+/// with as many codes as possible.
+fn width(isa: Isa, n: usize) -> usize {
+    match isa.columns() {
+        columns if n <= columns / 4 => 16,
+        columns if n <= columns / 2 => 8,
+        _ => 4,
     }
 }
 
@@ -158,7 +159,7 @@ impl Cpu {
 
     /// Rows of `w` that one thread computes at a time.
     fn item_rows(&self, w: &Matrix<'_>, n: usize) -> usize {
-        if n > few(self.isa, w.ty.traits().activation) {
+        if n > FEW {
             return TALL;
         }
         // Enough items for each thread that none waits long for the last, and no more.
@@ -190,8 +191,11 @@ fn layout(isa: Isa, ty: QuantType, n: usize) -> Option<(QuantType, Layout)> {
         _ if isa == Isa::SCALAR => Layout::Blocks,
         BlockKind::Other => Layout::Blocks,
         BlockKind::Float => return None,
-        BlockKind::Quantized if n <= few(isa, activation) => Layout::Rows,
-        BlockKind::Quantized => Layout::Panels(isa.columns()),
+        BlockKind::Quantized if n <= FEW => Layout::Rows,
+        BlockKind::Quantized => {
+            let width = width(isa, n);
+            Layout::Panels { columns: 4 * isa.columns() / width, width }
+        }
     };
     Some((activation, layout))
 }
@@ -272,9 +276,12 @@ impl ByBlock for Multiply<'_, '_, '_> {
     fn k<T: KBlock>(self) {
         let Self { isa, w, x, layout, out, scratch } = self;
         match layout {
-            Some((ty, Layout::Panels(width))) => {
+            Some((ty, Layout::Panels { columns, width })) => {
                 let kind = KQuant::<T>(PhantomData);
-                Self::run(isa, Tile::new(kind, w, x.panels(ty, width), out, scratch));
+                Self::run(
+                    isa,
+                    Tile::new(kind, w, x.panels(ty, columns, width), columns, out, scratch),
+                );
             }
             _ => Self::run(isa, DotK::<T>::new(w, x.rows(QuantType::Q8_K), out)),
         }
@@ -283,9 +290,12 @@ impl ByBlock for Multiply<'_, '_, '_> {
     fn block_32<T: Block32>(self) {
         let Self { isa, w, x, layout, out, scratch } = self;
         match layout {
-            Some((ty, Layout::Panels(width))) => {
+            Some((ty, Layout::Panels { columns, width })) => {
                 let kind = Legacy::<T>(PhantomData);
-                Self::run(isa, Tile::new(kind, w, x.panels(ty, width), out, scratch));
+                Self::run(
+                    isa,
+                    Tile::new(kind, w, x.panels(ty, columns, width), columns, out, scratch),
+                );
             }
             _ => Self::run(isa, Dot32::<T>::new(w, x.rows(QuantType::Q8_0), out)),
         }
@@ -295,9 +305,12 @@ impl ByBlock for Multiply<'_, '_, '_> {
         let Self { isa, w, x, layout, out, scratch } = self;
         let unpack = unpack_blocks::<T>;
         match layout {
-            Some((ty, Layout::Panels(width))) => {
+            Some((ty, Layout::Panels { columns, width })) => {
                 let kind = ByTable(unpack);
-                Self::run(isa, Tile::new(kind, w, x.panels(ty, width), out, scratch));
+                Self::run(
+                    isa,
+                    Tile::new(kind, w, x.panels(ty, columns, width), columns, out, scratch),
+                );
             }
             _ => {
                 let x = x.rows(QuantType::Q8_K);

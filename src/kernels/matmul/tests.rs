@@ -89,10 +89,10 @@ fn assert_reference(ty: QuantType, cols: usize, w: &[u8], x: &[f32], what: &str)
 /// Numbers of columns around those where another kernel is picked and where registers and panels are
 /// full.
 fn column_counts() -> Vec<usize> {
-    let mut counts: Vec<usize> = (1..=few(Isa::best(), QuantType::Q8_K) + 2).collect();
+    let mut counts: Vec<usize> = (1..=FEW + 2).collect();
     for isa in Isa::available() {
         let width = isa.columns();
-        for edge in [width, 2 * width, 3 * width] {
+        for edge in [width / 4, width / 2, width, 2 * width, 3 * width] {
             counts.extend([edge.saturating_sub(1).max(1), edge.max(1), edge + 1]);
         }
     }

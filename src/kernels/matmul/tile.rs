@@ -1,8 +1,8 @@
-//! Rows × many columns: the blocks of a few rows are unpacked once and then multiplied with all
+//! Rows × several columns: the blocks of a few rows are unpacked once and then multiplied with all
 //! columns. The sums of a tile of products are in registers.
 //!
-//! Columns lie side by side in a register, with four codes each, and four codes of a row are
-//! broadcast to all of them. See [`Layout::Panels`](crate::kernels::activations::Layout).
+//! Columns lie side by side in a register, with four, eight or sixteen codes each, and as many codes of
+//! a row are broadcast to all of them. See [`Layout::Panels`](crate::kernels::activations::Layout).
 
 use bytemuck::Zeroable;
 
@@ -17,11 +17,20 @@ const DEPTH: usize = 1024;
 /// Columns that are transposed together, from sums by row to output by column.
 const TRANSPOSED: usize = 8;
 
+/// Rows that are unpacked together.
+const UNPACKED: usize = 4;
+
+/// Rows that are unpacked at a time when the columns fit one register. Their unpacked blocks stay in the
+/// first-level cache.
+const SHORT: usize = 8;
+
 /// Some rows of a matrix, and the columns that they are multiplied with.
 pub struct Tile<'a, 'o, K: Kind> {
     kind: K,
     w: Matrix<'a>,
     panels: &'a [Line],
+    /// Columns of a register.
+    columns: usize,
     /// By column, `[rows]` each.
     out: &'a mut [&'o mut [f32]],
     scratch: &'a mut Scratch,
@@ -32,10 +41,11 @@ impl<'a, 'o, K: Kind> Tile<'a, 'o, K> {
         kind: K,
         w: &Matrix<'a>,
         panels: &'a [Line],
+        columns: usize,
         out: &'a mut [&'o mut [f32]],
         scratch: &'a mut Scratch,
     ) -> Self {
-        Self { kind, w: *w, panels, out, scratch }
+        Self { kind, w: *w, panels, columns, out, scratch }
     }
 }
 
@@ -46,25 +56,62 @@ impl<K: Kind> IntOp for Tile<'_, '_, K> {
     fn run<S: SimdInt>(self, s: S) {
         // The sums of a tile, and those of the group of weights that is being added, fill the
         // registers.
-        if S::WIDE {
-            self.rows::<S, 6, 8, 24>(s);
-        } else {
-            self.rows::<S, 3, 6, 6>(s);
+        match (4 * S::COLS / self.columns, S::WIDE) {
+            (4, true) if self.out.len() > S::COLS => self.many::<S, 6, 8, 24>(s),
+            (4, false) if self.out.len() > S::COLS => self.many::<S, 3, 6, 12>(s),
+            (4, true) => self.few::<S, 8, 4>(s),
+            (4, false) => self.few::<S, 4, 4>(s),
+            (8, true) => self.few::<S, 8, 8>(s),
+            (8, false) => self.few::<S, 4, 8>(s),
+            (_, true) => self.few::<S, 8, 16>(s),
+            (_, false) => self.few::<S, 4, 16>(s),
         }
     }
 }
 
 impl<K: Kind> Tile<'_, '_, K> {
-    /// In tiles of `R2` rows and a whole panel, or of `R1` rows and a panel one register wide. `H` is
-    /// a multiple of both.
+    /// For columns that fit one register, in tiles of `R` rows, which divide [`SHORT`]. A column has
+    /// `WIDTH` bytes of the register.
     #[inline(always)]
-    fn rows<S: SimdInt, const R2: usize, const R1: usize, const H: usize>(self, s: S) {
-        let Self { kind, w, panels, out, scratch } = self;
-        let (rows, registers) = (w.rows, out.len().div_ceil(S::COLS));
+    fn few<S: SimdInt, const R: usize, const WIDTH: usize>(self, s: S) {
+        let Self { kind, w, panels, out, scratch, .. } = self;
         let blocks = w.cols / K::LEN;
-        let block_bytes = w.row_bytes / blocks;
+        let registers = K::registers(WIDTH);
+        let panels: &[[S::Columns; 1]] = bytemuck::cast_slice(panels);
+        let (unpacked, _) = K::scratch(scratch);
+        let depth = DEPTH / K::LEN;
+        unpacked.resize(unpacked.len().max(SHORT * depth), K::Unpacked::zeroed());
+        for row in (0..w.rows).step_by(SHORT) {
+            let mut sums = [[[s.splat_u32(0)]; R]; SHORT];
+            for first in (0..blocks).step_by(depth) {
+                let depth = depth.min(blocks - first);
+                let unpacked = &mut unpacked[..SHORT * depth];
+                unpack(s, kind, &w, row, first, depth, unpacked);
+                let x = &panels[first * registers..][..depth * registers];
+                let tiles = unpacked.chunks_exact(R * depth).zip(&mut sums);
+                for (unpacked, sums) in tiles {
+                    tile::<S, K, R, 1, WIDTH>(s, unpacked, depth, x, sums);
+                }
+            }
+            let sums: &[S::Columns] = bytemuck::cast_slice(sums[..SHORT / R].as_flattened());
+            let sums: &[f32] = bytemuck::cast_slice(sums);
+            for (t, out) in out.iter_mut().enumerate() {
+                for (out, sums) in out[row..].iter_mut().zip(sums.chunks_exact(S::COLS)) {
+                    *out = sums[t * WIDTH / 4];
+                }
+            }
+        }
+    }
+
+    /// In tiles of `R2` rows and a whole panel, or of `R1` rows and a panel one register wide. `H` is
+    /// a multiple of both, and of [`UNPACKED`].
+    #[inline(always)]
+    fn many<S: SimdInt, const R2: usize, const R1: usize, const H: usize>(self, s: S) {
+        let Self { kind, w, panels, out, scratch, .. } = self;
+        let registers = out.len().div_ceil(S::COLS);
+        let blocks = w.cols / K::LEN;
         // All tiles are whole: rows may be added at the end.
-        let padded = rows.next_multiple_of(H);
+        let padded = w.rows.next_multiple_of(H);
         let panels: &[S::Columns] = bytemuck::cast_slice(panels);
         let (unpacked, sums) = K::scratch(scratch);
         let bytes = padded * registers * size_of::<S::Columns>();
@@ -77,23 +124,46 @@ impl<K: Kind> Tile<'_, '_, K> {
             // The added rows keep whatever they had: their products are not used.
             unpacked.resize(unpacked.len().max(padded * depth), K::Unpacked::zeroed());
             let unpacked = &mut unpacked[..padded * depth];
-            for (to, w) in unpacked.chunks_mut(depth).zip(w.data.chunks_exact(w.row_bytes)) {
-                kind.unpack(s, &w[first * block_bytes..][..depth * block_bytes], to);
-            }
+            unpack(s, kind, &w, 0, first, depth, unpacked);
+            let (begin, len) = (first * K::registers(4), depth * K::registers(4));
             for at in (0..registers).step_by(PANEL) {
-                let (whole, begin) = (registers - at >= PANEL, at * blocks * K::REGISTERS);
-                if whole {
-                    let x = panels[begin..].as_chunks::<PANEL>().0;
-                    let x = &x[first * K::REGISTERS..][..depth * K::REGISTERS];
+                let x = &panels[at * blocks * K::registers(4)..];
+                if registers - at >= PANEL {
+                    let x = &x.as_chunks::<PANEL>().0[begin..][..len];
                     panel::<S, K, R2, PANEL>(s, unpacked, depth, x, sums, registers, at);
                 } else {
-                    let x = panels[begin..].as_chunks::<1>().0;
-                    let x = &x[first * K::REGISTERS..][..depth * K::REGISTERS];
+                    let x = &x.as_chunks::<1>().0[begin..][..len];
                     panel::<S, K, R1, 1>(s, unpacked, depth, x, sums, registers, at);
                 }
             }
         }
         transpose(bytemuck::cast_slice(sums), registers * S::COLS, out);
+    }
+}
+
+/// Unpacks `depth` blocks of rows from row `row` and block `first` on, to as many rows of `to` as there
+/// are. The last row may be unpacked several times.
+#[inline(always)]
+fn unpack<S: SimdInt, K: Kind>(
+    s: S,
+    kind: K,
+    w: &Matrix<'_>,
+    row: usize,
+    first: usize,
+    depth: usize,
+    to: &mut [K::Unpacked],
+) {
+    let block_bytes = w.row_bytes * K::LEN / w.cols;
+    let blocks = |row: usize| {
+        let row = &w.data[row.min(w.rows - 1) * w.row_bytes..][..w.row_bytes];
+        &row[first * block_bytes..][..depth * block_bytes]
+    };
+    let rows = (row..w.rows).step_by(UNPACKED);
+    for (row, to) in rows.zip(to.chunks_exact_mut(UNPACKED * depth)) {
+        let (to, rest) = to.split_at_mut(2 * depth);
+        let ((a, b), (c, d)) = (to.split_at_mut(depth), rest.split_at_mut(depth));
+        let from = [blocks(row), blocks(row + 1), blocks(row + 2), blocks(row + 3)];
+        kind.unpack(s, from, [a, b, c, d]);
     }
 }
 
@@ -110,21 +180,35 @@ fn panel<S: SimdInt, K: Kind, const R: usize, const C: usize>(
 ) {
     let tiles = unpacked.chunks_exact(R * depth).zip(sums.chunks_exact_mut(R * registers));
     for (w, sums) in tiles {
-        let mut tile = [[s.splat_u32(0); C]; R];
+        let mut to = [[s.splat_u32(0); C]; R];
         for r in 0..R {
-            tile[r].copy_from_slice(&sums[r * registers + at..][..C]);
+            to[r].copy_from_slice(&sums[r * registers + at..][..C]);
         }
-        for (b, x) in x.chunks_exact(K::REGISTERS).enumerate() {
-            let mut row = [&w[b]; R];
-            for r in 0..R {
-                row[r] = &w[r * depth + b];
-            }
-            K::multiply(s, row, x, &mut tile);
-        }
+        tile::<S, K, R, C, 4>(s, w, depth, x, &mut to);
         for r in 0..R {
-            sums[r * registers + at..][..C].copy_from_slice(&tile[r]);
+            sums[r * registers + at..][..C].copy_from_slice(&to[r]);
         }
     }
+}
+
+/// Adds the products of `R` rows `w` and a panel `x`, `depth` blocks deep, to `sums`.
+#[inline(always)]
+fn tile<S: SimdInt, K: Kind, const R: usize, const C: usize, const WIDTH: usize>(
+    s: S,
+    w: &[K::Unpacked],
+    depth: usize,
+    x: &[[S::Columns; C]],
+    sums: &mut [[S::Columns; C]; R],
+) {
+    let mut tile = *sums;
+    for (b, x) in x.chunks_exact(K::registers(WIDTH)).enumerate() {
+        let mut row = [&w[b]; R];
+        for r in 0..R {
+            row[r] = &w[r * depth + b];
+        }
+        K::multiply::<S, R, C, WIDTH>(s, row, x, &mut tile);
+    }
+    *sums = tile;
 }
 
 /// `out[t][r] = sums[r][t]`, with rows of `width` sums.

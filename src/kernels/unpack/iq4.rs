@@ -4,7 +4,7 @@
 use lapidary_formats::quant::blocks::{BlockIQ4NL, BlockIQ4XS, BlockMXFP4, IQ4_VALUES};
 
 use super::k_quants::{begin, repeat};
-use super::{Block32, Codes, Headers, KBlock, Rule};
+use super::{widen_each, Block32, Codes, Headers, KBlock, Rule};
 use crate::kernels::isa::{Simd, SimdInt};
 
 /// The values that the codes of two times 32 weights stand for, as `table` has them.
@@ -33,8 +33,8 @@ impl Block32 for BlockIQ4NL {
     }
 
     #[inline(always)]
-    fn d<S: Simd>(&self, s: S) -> f32 {
-        s.widen_f16(self.d.to_bits())
+    fn d<S: Simd>(s: S, w: [&Self; 4]) -> [f32; 4] {
+        widen_each!(s, w, d)
     }
 }
 
@@ -48,8 +48,8 @@ impl Block32 for BlockMXFP4 {
     }
 
     #[inline(always)]
-    fn d<S: Simd>(&self, _: S) -> f32 {
-        Self::d(self)
+    fn d<S: Simd>(_: S, w: [&Self; 4]) -> [f32; 4] {
+        w.map(Self::d)
     }
 }
 

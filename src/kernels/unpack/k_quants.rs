@@ -3,7 +3,7 @@
 use lapidary_formats::quant::blocks::{BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, Scales};
 use lapidary_formats::quant::Block;
 
-use super::{Headers, KBlock, Rule};
+use super::{widen_each, Headers, KBlock, Rule};
 use crate::kernels::isa::{Simd, SimdInt};
 
 /// The 32 bytes from `32 * i` on, in both halves of a register.
@@ -52,18 +52,6 @@ fn or<S: SimdInt>(s: S, a: [S::Bytes; 4], b: [S::Bytes; 4]) -> [S::Bytes; 4] {
 macro_rules! load_each {
     ($s:expr, $w:expr, $field:ident) => {
         $s.load_quarters([&$w[0].$field, &$w[1].$field, &$w[2].$field, &$w[3].$field])
-    };
-}
-
-/// An f16 value of each of four blocks.
-macro_rules! widen_each {
-    ($s:expr, $w:expr, $field:ident) => {
-        $s.widen_f16s([
-            $w[0].$field.to_bits(),
-            $w[1].$field.to_bits(),
-            $w[2].$field.to_bits(),
-            $w[3].$field.to_bits(),
-        ])
     };
 }
 

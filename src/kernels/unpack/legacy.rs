@@ -2,7 +2,7 @@
 
 use lapidary_formats::quant::blocks::{BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0};
 
-use super::{Block32, Codes};
+use super::{widen_each, Block32, Codes};
 use crate::kernels::isa::{Simd, SimdInt};
 
 /// The codes of two blocks with five bits each: the low four in `qs`, as in the types of four bits,
@@ -24,8 +24,8 @@ impl Block32 for BlockQ4_0 {
     }
 
     #[inline(always)]
-    fn d<S: Simd>(&self, s: S) -> f32 {
-        s.widen_f16(self.d.to_bits())
+    fn d<S: Simd>(s: S, w: [&Self; 4]) -> [f32; 4] {
+        widen_each!(s, w, d)
     }
 }
 
@@ -40,13 +40,13 @@ impl Block32 for BlockQ4_1 {
     }
 
     #[inline(always)]
-    fn d<S: Simd>(&self, s: S) -> f32 {
-        s.widen_f16(self.d.to_bits())
+    fn d<S: Simd>(s: S, w: [&Self; 4]) -> [f32; 4] {
+        widen_each!(s, w, d)
     }
 
     #[inline(always)]
-    fn m<S: Simd>(&self, s: S) -> f32 {
-        s.widen_f16(self.m.to_bits())
+    fn m<S: Simd>(s: S, w: [&Self; 4]) -> [f32; 4] {
+        widen_each!(s, w, m)
     }
 }
 
@@ -60,8 +60,8 @@ impl Block32 for BlockQ5_0 {
     }
 
     #[inline(always)]
-    fn d<S: Simd>(&self, s: S) -> f32 {
-        s.widen_f16(self.d.to_bits())
+    fn d<S: Simd>(s: S, w: [&Self; 4]) -> [f32; 4] {
+        widen_each!(s, w, d)
     }
 }
 
@@ -76,13 +76,13 @@ impl Block32 for BlockQ5_1 {
     }
 
     #[inline(always)]
-    fn d<S: Simd>(&self, s: S) -> f32 {
-        s.widen_f16(self.d.to_bits())
+    fn d<S: Simd>(s: S, w: [&Self; 4]) -> [f32; 4] {
+        widen_each!(s, w, d)
     }
 
     #[inline(always)]
-    fn m<S: Simd>(&self, s: S) -> f32 {
-        s.widen_f16(self.m.to_bits())
+    fn m<S: Simd>(s: S, w: [&Self; 4]) -> [f32; 4] {
+        widen_each!(s, w, m)
     }
 }
 
@@ -96,7 +96,7 @@ impl Block32 for BlockQ8_0 {
     }
 
     #[inline(always)]
-    fn d<S: Simd>(&self, s: S) -> f32 {
-        s.widen_f16(self.d.to_bits())
+    fn d<S: Simd>(s: S, w: [&Self; 4]) -> [f32; 4] {
+        widen_each!(s, w, d)
     }
 }

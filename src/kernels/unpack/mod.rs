@@ -2,6 +2,19 @@
 //! scales, and which types they can do that for. The loops over blocks, rows and columns are written
 //! once, in `matmul`.
 
+/// An f16 value of each of four blocks.
+macro_rules! widen_each {
+    ($s:expr, $w:expr, $field:ident) => {
+        $s.widen_f16s([
+            $w[0].$field.to_bits(),
+            $w[1].$field.to_bits(),
+            $w[2].$field.to_bits(),
+            $w[3].$field.to_bits(),
+        ])
+    };
+}
+use widen_each;
+
 mod floats;
 mod iq4;
 mod k_quants;
@@ -135,13 +148,13 @@ pub trait Block32: Block {
 
     /// The codes of two blocks in the order of the weights.
     fn codes<S: SimdInt>(s: S, a: &Self, b: &Self) -> S::Bytes;
-    /// The scale.
-    fn d<S: Simd>(&self, s: S) -> f32;
+    /// The scales of four blocks.
+    fn d<S: Simd>(s: S, w: [&Self; 4]) -> [f32; 4];
     /// Whether the type has `m`.
     const HAS_M: bool = false;
-    /// `m`, if the type has it.
-    fn m<S: Simd>(&self, _: S) -> f32 {
-        0.0
+    /// `m` of four blocks, if the type has it.
+    fn m<S: Simd>(_: S, _: [&Self; 4]) -> [f32; 4] {
+        [0.0; 4]
     }
 }
 
