@@ -120,12 +120,13 @@ impl<T: KBlock> Kind for KQuant<T> {
 
     #[inline(always)]
     fn unpack<S: SimdInt>(self, s: S, w: [&[u8]; 4], to: [&mut [UnpackedK]; 4]) {
-        let [w0, w1, w2, w3]: [&[T]; 4] = w.map(bytemuck::cast_slice);
         let [to0, to1, to2, to3] = to;
-        let w = w0.iter().zip(w1).zip(w2.iter().zip(w3));
-        let to = to0.iter_mut().zip(to1).zip(to2.iter_mut().zip(to3));
-        for (((w0, w1), (w2, w3)), ((to0, to1), (to2, to3))) in w.zip(to) {
-            unpack_k(s, [w0, w1, w2, w3], [to0, to1, to2, to3]);
+        let depth = to0.len();
+        let [w0, w1, w2, w3]: [&[T]; 4] = w.map(|w| &bytemuck::cast_slice(w)[..depth]);
+        let (to1, to2, to3) = (&mut to1[..depth], &mut to2[..depth], &mut to3[..depth]);
+        for b in 0..depth {
+            let to = [&mut to0[b], &mut to1[b], &mut to2[b], &mut to3[b]];
+            unpack_k(s, [&w0[b], &w1[b], &w2[b], &w3[b]], to);
         }
     }
 
@@ -214,14 +215,22 @@ fn unpack_k<S: SimdInt, T: KBlock>(s: S, w: [&T; 4], to: [&mut UnpackedK; 4]) {
         Rule::Signed => (headers.scales, -i16::from(S::BIAS)),
     };
     s.store_words(mins, factor, [&mut a.mins, &mut b.mins, &mut c.mins, &mut d.mins]);
-    for (i, (w, to)) in w.into_iter().zip([a, b, c, d]).enumerate() {
-        let codes = w.codes(s);
-        let to_codes: &mut [[u8; 64]; 4] = bytemuck::cast_mut(&mut to.codes);
-        for k in 0..4 {
-            s.store_bytes(codes[k], &mut to_codes[k]);
-        }
-        (to.d, to.dmin) = (headers.d[i], headers.dmin[i]);
+    // Unrolled by hand, so that constants stay in registers.
+    macro_rules! block {
+        ($i:literal, $to:expr) => {
+            let codes = w[$i].codes(s);
+            let to: &mut [[u8; 64]; 4] = bytemuck::cast_mut(&mut $to.codes);
+            s.store_bytes(codes[0], &mut to[0]);
+            s.store_bytes(codes[1], &mut to[1]);
+            s.store_bytes(codes[2], &mut to[2]);
+            s.store_bytes(codes[3], &mut to[3]);
+            ($to.d, $to.dmin) = (headers.d[$i], headers.dmin[$i]);
+        };
     }
+    block!(0, a);
+    block!(1, b);
+    block!(2, c);
+    block!(3, d);
 }
 
 /// For `shuffle`: the upper eight bytes of every quarter, twice.
