@@ -208,7 +208,7 @@ impl SimdInt for Avx2 {
             _mm256_storeu_si256(a.as_mut_ptr().cast(), x[0]);
             _mm256_storeu_si256(b.as_mut_ptr().cast(), x[1]);
         }
-        fn store_scales(x: Self::Bytes, to: [&mut [u32; 16]; 4]) {
+        fn store_scales(x: Self::Bytes, _words: bool, to: [&mut [u32; 16]; 4]) {
             let twice = _mm256_setr_epi8(
                 0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13,
                 0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13,

@@ -178,12 +178,19 @@ impl SimdInt for Avx512 {
             _mm256_storeu_si256(a.as_mut_ptr().cast(), _mm512_castsi512_si256(x));
             _mm256_storeu_si256(b.as_mut_ptr().cast(), _mm512_extracti64x4_epi64::<1>(x));
         }
-        fn store_scales(x: __m512i, to: [&mut [u32; 16]; 4]) {
-            let [a, b, c, d] = to.map(|to| to.as_mut_ptr().cast());
-            _mm512_storeu_si512(a, _mm512_cvtepi8_epi32(_mm512_castsi512_si128(x)));
-            _mm512_storeu_si512(b, _mm512_cvtepi8_epi32(_mm512_extracti32x4_epi32::<1>(x)));
-            _mm512_storeu_si512(c, _mm512_cvtepi8_epi32(_mm512_extracti32x4_epi32::<2>(x)));
-            _mm512_storeu_si512(d, _mm512_cvtepi8_epi32(_mm512_extracti32x4_epi32::<3>(x)));
+        fn store_scales(x: __m512i, words: bool, to: [&mut [u32; 16]; 4]) {
+            let quarters = [
+                _mm512_castsi512_si128(x),
+                _mm512_extracti32x4_epi32::<1>(x),
+                _mm512_extracti32x4_epi32::<2>(x),
+                _mm512_extracti32x4_epi32::<3>(x),
+            ];
+            // As words, the upper one of each dword is 0.
+            let lower = if words { 0x5555_5555 } else { !0 };
+            for (x, to) in quarters.into_iter().zip(to) {
+                let x = _mm512_maskz_mov_epi16(lower, _mm512_cvtepi8_epi32(x));
+                _mm512_storeu_si512(to.as_mut_ptr().cast(), x);
+            }
         }
         fn store_words(x: __m512i, factor: i16, to: [&mut [i16; 16]; 4]) {
             let factor = _mm512_set1_epi16(factor);
@@ -333,6 +340,10 @@ impl SimdInt for Avx512 {
         }
         fn flush(sum: __m512i, steps: __m512i, scale: __m512i) -> __m512i {
             _mm512_add_epi32(sum, _mm512_mullo_epi32(steps, scale))
+        }
+        fn flush_words(sum: __m512i, steps: __m512i, scale: __m512i) -> __m512i {
+            // The lower words are the sums. The upper ones, which are their signs, are multiplied with 0.
+            _mm512_dpwssd_epi32(sum, steps, scale)
         }
         fn add_steps(sum: __m512i, steps: __m512i) -> __m512i { _mm512_add_epi32(sum, steps) }
         fn step_signed(sum: __m512i, w: __m512i, s: __m512i) -> __m512i {

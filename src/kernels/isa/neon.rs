@@ -205,7 +205,7 @@ impl SimdInt for Neon {
                 vst1q_u8(to.add(16), x[2 * I + 1]);
             });
         }
-        fn store_scales(x: Bytes, to: [&mut [u32; 16]; 4]) {
+        fn store_scales(x: Bytes, _words: bool, to: [&mut [u32; 16]; 4]) {
             for (x, to) in x.into_iter().zip(to) {
                 let x = vreinterpretq_s8_u8(x);
                 let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));

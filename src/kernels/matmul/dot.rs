@@ -77,6 +77,7 @@ struct ColumnK<'a> {
 }
 
 /// Four blocks of a column in Q8_K.
+#[derive(Clone, Copy)]
 struct Four<'a> {
     qs: &'a [[[u8; 64]; 4]; 4],
     bsums: &'a [[i16; 16]; 4],
@@ -179,21 +180,29 @@ fn rows_k<S: SimdInt, T: KBlock, const N: usize>(
     for quad in quads {
         prefetch(s, quad);
         let [a, b, c, d] = quad;
-        add!(blocks_k::<S, T, N, 4>(s, [a, b, c, d], x.map(|x| x.four(at))), 4);
+        add!(blocks_k::<S, T, N, 4>(s, [a, b, c, d], &x, at), 4);
     }
     for w in rest {
-        add!(blocks_k::<S, T, N, 1>(s, [w; 4], x.map(|x| x.four(at))), 1);
+        add!(blocks_k::<S, T, N, 1>(s, [w; 4], &x, at), 1);
     }
 }
 
-/// The products of `B` blocks, 4 or 1, and blocks of each column. The headers of four blocks are
+/// The products of `B` blocks, 4 or 1, and the blocks of each column from `at` on. The headers of four blocks are
 /// unpacked together, and their sums are formed together.
 #[inline(always)]
 fn blocks_k<S: SimdInt, T: KBlock, const N: usize, const B: usize>(
     s: S,
     w: [&T; 4],
-    x: [Four; N],
+    x: &[ColumnK; N],
+    at: usize,
 ) -> [[f32; 4]; N] {
+    // Here, so that no check of a length comes between the loads. And without closures, which are not
+    // always inlined.
+    let columns = x;
+    let mut x = [columns[0].four(at); N];
+    for c in 1..N {
+        x[c] = columns[c].four(at);
+    }
     let headers = T::headers(s, w);
     // Unrolled by hand, with the sums of two blocks in one register, so that they stay in registers.
     let mut sums = [[None; 2]; N];
@@ -306,7 +315,8 @@ fn block_k<S: SimdInt, T: KBlock, const B: i32>(
 ) -> S::Sums {
     let scales = s.broadcast_quarter::<B>(scales);
     let [a, b, c, d] = codes;
-    let [p, q, r, t] = [&x[0], &x[1], &x[2], &x[3]].map(|x| s.load_bytes(x));
+    let (p, q, r, t) =
+        (s.load_bytes(&x[0]), s.load_bytes(&x[1]), s.load_bytes(&x[2]), s.load_bytes(&x[3]));
     let sum = Zeroable::zeroed();
     macro_rules! add {
         ($method:ident, $group:literal $(, $signed:literal)?) => {{

@@ -23,8 +23,13 @@ pub trait Kind: Copy {
     /// The parts of a thread's scratch memory: unpacked blocks and sums.
     fn scratch(scratch: &mut Scratch) -> (&mut Vec<Self::Unpacked>, &mut Vec<Line>);
 
-    /// Unpacks blocks of four rows, from the file's bytes.
-    fn unpack<S: SimdInt>(self, s: S, w: [&[u8]; 4], to: [&mut [Self::Unpacked]; 4]);
+    /// Unpacks blocks of four rows, from the file's bytes, for columns of `WIDTH` bytes.
+    fn unpack<S: SimdInt, const WIDTH: usize>(
+        self,
+        s: S,
+        w: [&[u8]; 4],
+        to: [&mut [Self::Unpacked]; 4],
+    );
 
     /// Adds the products of `R` blocks, of different rows, and a block `x` of the panel,
     /// `[registers][C]`, to the f32 `sums`. A column has `WIDTH` bytes of a register, and its sum is
@@ -104,6 +109,14 @@ const fn steps_together<S: SimdInt>(signed: bool, max_code: u32, steps: usize) -
     }
 }
 
+/// Whether the sums of a group's products with activations within ±127 fit words in every dword of a
+/// column, which has so many bytes.
+const fn sums_fit_words<T: KBlock, const WIDTH: usize>() -> bool {
+    let products = 4 * T::GROUP / WIDTH;
+    !matches!(T::RULE, Rule::Signed)
+        && products * 127 * T::MAX_CODE as usize <= i16::MAX as usize
+}
+
 impl<T: KBlock> Kind for KQuant<T> {
     const LEN: usize = T::LEN;
     type Unpacked = UnpackedK;
@@ -119,14 +132,19 @@ impl<T: KBlock> Kind for KQuant<T> {
     }
 
     #[inline(always)]
-    fn unpack<S: SimdInt>(self, s: S, w: [&[u8]; 4], to: [&mut [UnpackedK]; 4]) {
+    fn unpack<S: SimdInt, const WIDTH: usize>(
+        self,
+        s: S,
+        w: [&[u8]; 4],
+        to: [&mut [UnpackedK]; 4],
+    ) {
         let [to0, to1, to2, to3] = to;
         let depth = to0.len();
         let [w0, w1, w2, w3]: [&[T]; 4] = w.map(|w| &bytemuck::cast_slice(w)[..depth]);
         let (to1, to2, to3) = (&mut to1[..depth], &mut to2[..depth], &mut to3[..depth]);
         for b in 0..depth {
             let to = [&mut to0[b], &mut to1[b], &mut to2[b], &mut to3[b]];
-            unpack_k(s, [&w0[b], &w1[b], &w2[b], &w3[b]], to);
+            unpack_k::<S, T, WIDTH>(s, [&w0[b], &w1[b], &w2[b], &w3[b]], to);
         }
     }
 
@@ -173,7 +191,10 @@ impl<T: KBlock> Kind for KQuant<T> {
                 for r in 0..R {
                     let scale = s.splat_u32(w[r].scales[group]);
                     for c in 0..C {
-                        p[r][c] = s.flush(p[r][c], part[r][c], scale);
+                        p[r][c] = match sums_fit_words::<T, WIDTH>() {
+                            true => s.flush_words(p[r][c], part[r][c], scale),
+                            false => s.flush(p[r][c], part[r][c], scale),
+                        };
                     }
                 }
                 step += safe;
@@ -203,10 +224,15 @@ impl<T: KBlock> Kind for KQuant<T> {
 
 /// Unpacks blocks of four rows.
 #[inline(always)]
-fn unpack_k<S: SimdInt, T: KBlock>(s: S, w: [&T; 4], to: [&mut UnpackedK; 4]) {
+fn unpack_k<S: SimdInt, T: KBlock, const WIDTH: usize>(
+    s: S,
+    w: [&T; 4],
+    to: [&mut UnpackedK; 4],
+) {
     let headers = T::headers(s, w);
     let [a, b, c, d] = to;
-    s.store_scales(headers.scales, [&mut a.scales, &mut b.scales, &mut c.scales, &mut d.scales]);
+    let scales = [&mut a.scales, &mut b.scales, &mut c.scales, &mut d.scales];
+    s.store_scales(headers.scales, sums_fit_words::<T, WIDTH>(), scales);
     let (mins, factor) = match T::RULE {
         Rule::Affine if T::GROUP == 32 => (s.shuffle(headers.mins, &UPPER_FIRST), 1),
         Rule::Affine => (headers.mins, 1),
@@ -284,7 +310,12 @@ impl Kind for ByTable {
     }
 
     #[inline(always)]
-    fn unpack<S: SimdInt>(self, s: S, w: [&[u8]; 4], to: [&mut [UnpackedK]; 4]) {
+    fn unpack<S: SimdInt, const WIDTH: usize>(
+        self,
+        s: S,
+        w: [&[u8]; 4],
+        to: [&mut [UnpackedK]; 4],
+    ) {
         let [to0, to1, to2, to3] = to;
         let block_bytes = w[0].len() / to0.len();
         let to = to0.iter_mut().zip(to1).zip(to2.iter_mut().zip(to3));
@@ -293,7 +324,7 @@ impl Kind for ByTable {
             for (w, block) in w.iter().zip(blocks.chunks_mut(1)) {
                 (self.0)(&w[i * block_bytes..][..block_bytes], block);
             }
-            unpack_k(s, blocks.each_ref(), [to0, to1, to2, to3]);
+            unpack_k::<S, _, WIDTH>(s, blocks.each_ref(), [to0, to1, to2, to3]);
         }
     }
 
@@ -323,7 +354,12 @@ impl<T: Block32> Kind for Legacy<T> {
     }
 
     #[inline(always)]
-    fn unpack<S: SimdInt>(self, s: S, w: [&[u8]; 4], to: [&mut [Unpacked32]; 4]) {
+    fn unpack<S: SimdInt, const WIDTH: usize>(
+        self,
+        s: S,
+        w: [&[u8]; 4],
+        to: [&mut [Unpacked32]; 4],
+    ) {
         for (w, to) in w.into_iter().zip(to) {
             let (quads, rest) = bytemuck::cast_slice::<_, T>(w).as_chunks::<4>();
             let (to_quads, to_rest) = to.as_chunks_mut::<4>();

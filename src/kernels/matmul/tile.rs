@@ -86,7 +86,7 @@ impl<K: Kind> Tile<'_, '_, K> {
             for first in (0..blocks).step_by(depth) {
                 let depth = depth.min(blocks - first);
                 let unpacked = &mut unpacked[..SHORT * depth];
-                unpack(s, kind, &w, row, first, depth, unpacked);
+                unpack::<S, K, WIDTH>(s, kind, &w, row, first, depth, unpacked);
                 let x = &panels[first * registers..][..depth * registers];
                 let tiles = unpacked.chunks_exact(R * depth).zip(&mut sums);
                 for (unpacked, sums) in tiles {
@@ -124,7 +124,7 @@ impl<K: Kind> Tile<'_, '_, K> {
             // The added rows keep whatever they had: their products are not used.
             unpacked.resize(unpacked.len().max(padded * depth), K::Unpacked::zeroed());
             let unpacked = &mut unpacked[..padded * depth];
-            unpack(s, kind, &w, 0, first, depth, unpacked);
+            unpack::<S, K, 4>(s, kind, &w, 0, first, depth, unpacked);
             let (begin, len) = (first * K::registers(4), depth * K::registers(4));
             for at in (0..registers).step_by(PANEL) {
                 let x = &panels[at * blocks * K::registers(4)..];
@@ -144,7 +144,7 @@ impl<K: Kind> Tile<'_, '_, K> {
 /// Unpacks `depth` blocks of rows from row `row` and block `first` on, to as many rows of `to` as there
 /// are. The last row may be unpacked several times.
 #[inline(always)]
-fn unpack<S: SimdInt, K: Kind>(
+fn unpack<S: SimdInt, K: Kind, const WIDTH: usize>(
     s: S,
     kind: K,
     w: &Matrix<'_>,
@@ -163,7 +163,7 @@ fn unpack<S: SimdInt, K: Kind>(
         let (to, rest) = to.split_at_mut(2 * depth);
         let ((a, b), (c, d)) = (to.split_at_mut(depth), rest.split_at_mut(depth));
         let from = [blocks(row), blocks(row + 1), blocks(row + 2), blocks(row + 3)];
-        kind.unpack(s, from, [a, b, c, d]);
+        kind.unpack::<S, WIDTH>(s, from, [a, b, c, d]);
     }
 }
 
