@@ -51,6 +51,18 @@ macro_rules! sums {
     }};
 }
 
+/// A quarter of 64 bytes.
+macro_rules! quarter {
+    ($q:expr, $x:expr) => {
+        match $q {
+            0 => _mm256_castsi256_si128($x[0]),
+            1 => _mm256_extracti128_si256::<1>($x[0]),
+            2 => _mm256_castsi256_si128($x[1]),
+            _ => _mm256_extracti128_si256::<1>($x[1]),
+        }
+    };
+}
+
 impl Lanes for Avx2 {
     type F = Floats;
 
@@ -208,32 +220,22 @@ impl SimdInt for Avx2 {
             _mm256_storeu_si256(a.as_mut_ptr().cast(), x[0]);
             _mm256_storeu_si256(b.as_mut_ptr().cast(), x[1]);
         }
-        fn store_scales(x: Self::Bytes, _words: bool, to: [&mut [u32; 16]; 4]) {
+        fn store_scales<const Q: i32>(x: Self::Bytes, _words: bool, to: &mut [u32; 16]) {
             let twice = _mm256_setr_epi8(
                 0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13,
                 0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13,
             );
-            for (q, to) in to.into_iter().enumerate() {
-                let x = match q % 2 {
-                    0 => _mm256_castsi256_si128(x[q / 2]),
-                    _ => _mm256_extracti128_si256::<1>(x[q / 2]),
-                };
-                let (low, high) = (_mm256_cvtepi8_epi32(x), _mm_unpackhi_epi64(x, x));
-                let low = _mm256_shuffle_epi8(low, twice);
-                let high = _mm256_shuffle_epi8(_mm256_cvtepi8_epi32(high), twice);
-                _mm256_storeu_si256(to.as_mut_ptr().cast(), low);
-                _mm256_storeu_si256(to[8..].as_mut_ptr().cast(), high);
-            }
+            let x = quarter!(Q, x);
+            let (low, high) = (_mm256_cvtepi8_epi32(x), _mm_unpackhi_epi64(x, x));
+            let low = _mm256_shuffle_epi8(low, twice);
+            let high = _mm256_shuffle_epi8(_mm256_cvtepi8_epi32(high), twice);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), low);
+            _mm256_storeu_si256(to[8..].as_mut_ptr().cast(), high);
         }
-        fn store_words(x: Self::Bytes, factor: i16, to: [&mut [i16; 16]; 4]) {
-            for (q, to) in to.into_iter().enumerate() {
-                let x = match q % 2 {
-                    0 => _mm256_castsi256_si128(x[q / 2]),
-                    _ => _mm256_extracti128_si256::<1>(x[q / 2]),
-                };
-                let words = _mm256_mullo_epi16(_mm256_cvtepi8_epi16(x), _mm256_set1_epi16(factor));
-                _mm256_storeu_si256(to.as_mut_ptr().cast(), words);
-            }
+        fn store_words<const Q: i32>(x: Self::Bytes, factor: i16, to: &mut [i16; 16]) {
+            let x = _mm256_cvtepi8_epi16(quarter!(Q, x));
+            let x = _mm256_mullo_epi16(x, _mm256_set1_epi16(factor));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), x);
         }
         fn splat_byte(x: u8) -> Self::Bytes { [_mm256_set1_epi8(x as i8); 2] }
         fn and(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {

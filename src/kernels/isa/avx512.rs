@@ -178,30 +178,16 @@ impl SimdInt for Avx512 {
             _mm256_storeu_si256(a.as_mut_ptr().cast(), _mm512_castsi512_si256(x));
             _mm256_storeu_si256(b.as_mut_ptr().cast(), _mm512_extracti64x4_epi64::<1>(x));
         }
-        fn store_scales(x: __m512i, words: bool, to: [&mut [u32; 16]; 4]) {
-            let quarters = [
-                _mm512_castsi512_si128(x),
-                _mm512_extracti32x4_epi32::<1>(x),
-                _mm512_extracti32x4_epi32::<2>(x),
-                _mm512_extracti32x4_epi32::<3>(x),
-            ];
+        fn store_scales<const Q: i32>(x: __m512i, words: bool, to: &mut [u32; 16]) {
+            let x = _mm512_cvtepi8_epi32(_mm512_extracti32x4_epi32::<Q>(x));
             // As words, the upper one of each dword is 0.
-            let lower = if words { 0x5555_5555 } else { !0 };
-            for (x, to) in quarters.into_iter().zip(to) {
-                let x = _mm512_maskz_mov_epi16(lower, _mm512_cvtepi8_epi32(x));
-                _mm512_storeu_si512(to.as_mut_ptr().cast(), x);
-            }
+            let x = _mm512_maskz_mov_epi16(if words { 0x5555_5555 } else { !0 }, x);
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), x);
         }
-        fn store_words(x: __m512i, factor: i16, to: [&mut [i16; 16]; 4]) {
-            let factor = _mm512_set1_epi16(factor);
-            let low = _mm512_cvtepi8_epi16(_mm512_castsi512_si256(x));
-            let high = _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64::<1>(x));
-            let (low, high) = (_mm512_mullo_epi16(low, factor), _mm512_mullo_epi16(high, factor));
-            let [a, b, c, d] = to.map(|to| to.as_mut_ptr().cast());
-            _mm256_storeu_si256(a, _mm512_castsi512_si256(low));
-            _mm256_storeu_si256(b, _mm512_extracti64x4_epi64::<1>(low));
-            _mm256_storeu_si256(c, _mm512_castsi512_si256(high));
-            _mm256_storeu_si256(d, _mm512_extracti64x4_epi64::<1>(high));
+        fn store_words<const Q: i32>(x: __m512i, factor: i16, to: &mut [i16; 16]) {
+            let x = _mm256_cvtepi8_epi16(_mm512_extracti32x4_epi32::<Q>(x));
+            let x = _mm256_mullo_epi16(x, _mm256_set1_epi16(factor));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), x);
         }
         fn splat_byte(x: u8) -> __m512i { _mm512_set1_epi8(x as i8) }
         fn and(a: __m512i, b: __m512i) -> __m512i { _mm512_and_si512(a, b) }

@@ -205,24 +205,20 @@ impl SimdInt for Neon {
                 vst1q_u8(to.add(16), x[2 * I + 1]);
             });
         }
-        fn store_scales(x: Bytes, _words: bool, to: [&mut [u32; 16]; 4]) {
-            for (x, to) in x.into_iter().zip(to) {
-                let x = vreinterpretq_s8_u8(x);
-                let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
-                let to: *mut i32 = to.as_mut_ptr().cast();
-                vst1q_s32(to, vmovl_s16(vget_low_s16(low)));
-                vst1q_s32(to.add(4), vmovl_high_s16(low));
-                vst1q_s32(to.add(8), vmovl_s16(vget_low_s16(high)));
-                vst1q_s32(to.add(12), vmovl_high_s16(high));
-            }
+        fn store_scales<const Q: i32>(x: Bytes, _words: bool, to: &mut [u32; 16]) {
+            let x = vreinterpretq_s8_u8(x[Q as usize]);
+            let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+            let to: *mut i32 = to.as_mut_ptr().cast();
+            vst1q_s32(to, vmovl_s16(vget_low_s16(low)));
+            vst1q_s32(to.add(4), vmovl_high_s16(low));
+            vst1q_s32(to.add(8), vmovl_s16(vget_low_s16(high)));
+            vst1q_s32(to.add(12), vmovl_high_s16(high));
         }
-        fn store_words(x: Bytes, factor: i16, to: [&mut [i16; 16]; 4]) {
-            for (x, to) in x.into_iter().zip(to) {
-                let x = vreinterpretq_s8_u8(x);
-                let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
-                vst1q_s16(to.as_mut_ptr(), vmulq_n_s16(low, factor));
-                vst1q_s16(to[8..].as_mut_ptr(), vmulq_n_s16(high, factor));
-            }
+        fn store_words<const Q: i32>(x: Bytes, factor: i16, to: &mut [i16; 16]) {
+            let x = vreinterpretq_s8_u8(x[Q as usize]);
+            let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+            vst1q_s16(to.as_mut_ptr(), vmulq_n_s16(low, factor));
+            vst1q_s16(to[8..].as_mut_ptr(), vmulq_n_s16(high, factor));
         }
         fn splat_byte(x: u8) -> Bytes { [vdupq_n_u8(x); 4] }
         fn and(a: Bytes, b: Bytes) -> Bytes { four!(I => vandq_u8(a[I], b[I])) }

@@ -99,11 +99,11 @@ pub trait SimdInt: Simd {
     fn store_bytes(self, x: Self::Bytes, to: &mut [u8; 64]);
     /// The halves to memory.
     fn store_halves(self, x: Self::Bytes, a: &mut [u8; 32], b: &mut [u8; 32]);
-    /// To memory, the bytes of each quarter, signed, each as [`flush`](SimdInt::flush) takes a scale, or
+    /// To memory, the bytes of quarter `Q`, signed, each as [`flush`](SimdInt::flush) takes a scale, or
     /// as [`flush_words`](SimdInt::flush_words) does if `words`.
-    fn store_scales(self, x: Self::Bytes, words: bool, to: [&mut [u32; 16]; 4]);
-    /// To memory, the bytes of each quarter, signed, each times `factor` as a word.
-    fn store_words(self, x: Self::Bytes, factor: i16, to: [&mut [i16; 16]; 4]);
+    fn store_scales<const Q: i32>(self, x: Self::Bytes, words: bool, to: &mut [u32; 16]);
+    /// To memory, the bytes of quarter `Q`, signed, each times `factor` as a word.
+    fn store_words<const Q: i32>(self, x: Self::Bytes, factor: i16, to: &mut [i16; 16]);
     /// `x` in every byte.
     fn splat_byte(self, x: u8) -> Self::Bytes;
     /// `a & b`
@@ -258,7 +258,12 @@ pub trait SimdInt: Simd {
     fn flush(self, sum: Self::Columns, steps: Self::Steps, scale: Self::Columns) -> Self::Columns;
     /// The same of steps whose sums fit words.
     #[inline(always)]
-    fn flush_words(self, sum: Self::Columns, steps: Self::Steps, scale: Self::Columns) -> Self::Columns {
+    fn flush_words(
+        self,
+        sum: Self::Columns,
+        steps: Self::Steps,
+        scale: Self::Columns,
+    ) -> Self::Columns {
         self.flush(sum, steps, scale)
     }
     /// Adds the steps' sums, i32.

@@ -3,25 +3,10 @@
 use bytemuck::Zeroable;
 use lapidary_formats::quant::Block;
 
-use super::Matrix;
+use super::{prefetch, Matrix};
 use crate::kernels::activations::{QuantizedRows, WRAPPED};
 use crate::kernels::isa::{IntOp, SimdInt};
 use crate::kernels::unpack::{biased, Block32, Codes, KBlock, Rule};
-
-/// How far ahead of their use weights are prefetched, in bytes; at the end of a row, from the next.
-const AHEAD: usize = 4096;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
-/// Prefetches what lies [`AHEAD`] bytes after `blocks`.
-#[inline(always)]
-fn prefetch<S: SimdInt, T>(s: S, blocks: &[T; 4]) {
-    let at = std::ptr::from_ref(blocks).cast::<u8>().wrapping_add(AHEAD);
-    for line in 0..size_of::<[T; 4]>().div_ceil(LINE) {
-        s.prefetch(at.wrapping_add(line * LINE));
-    }
-}
 
 /// Some rows of a matrix, and the columns that they are multiplied with.
 struct Rows<'a, 'o, T> {
@@ -178,7 +163,7 @@ fn rows_k<S: SimdInt, T: KBlock, const N: usize>(
     }
     let (quads, rest) = w.as_chunks::<4>();
     for quad in quads {
-        prefetch(s, quad);
+        prefetch(s, quad.as_ptr().cast(), size_of_val(quad));
         let [a, b, c, d] = quad;
         add!(blocks_k::<S, T, N, 4>(s, [a, b, c, d], &x, at), 4);
     }
@@ -364,7 +349,7 @@ fn row_32<S: SimdInt, T: Block32, const N: usize>(s: S, w: &[T], x: [Column32; N
     let mut total = [0.0; N];
     let (quads, rest) = w.as_chunks::<4>();
     for (i, quad) in quads.iter().enumerate() {
-        prefetch(s, quad);
+        prefetch(s, quad.as_ptr().cast(), size_of_val(quad));
         let w = quad.each_ref();
         let codes = [T::codes(s, w[0], w[1]), T::codes(s, w[2], w[3])];
         let (d, m) = (T::d(s, w), T::m(s, w));

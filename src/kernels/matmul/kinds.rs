@@ -23,13 +23,8 @@ pub trait Kind: Copy {
     /// The parts of a thread's scratch memory: unpacked blocks and sums.
     fn scratch(scratch: &mut Scratch) -> (&mut Vec<Self::Unpacked>, &mut Vec<Line>);
 
-    /// Unpacks blocks of four rows, from the file's bytes, for columns of `WIDTH` bytes.
-    fn unpack<S: SimdInt, const WIDTH: usize>(
-        self,
-        s: S,
-        w: [&[u8]; 4],
-        to: [&mut [Self::Unpacked]; 4],
-    );
+    /// Unpacks blocks from the file's bytes, for columns of `WIDTH` bytes.
+    fn unpack<S: SimdInt, const WIDTH: usize>(self, s: S, w: &[u8], to: &mut [Self::Unpacked]);
 
     /// Adds the products of `R` blocks, of different rows, and a block `x` of the panel,
     /// `[registers][C]`, to the f32 `sums`. A column has `WIDTH` bytes of a register, and its sum is
@@ -113,8 +108,7 @@ const fn steps_together<S: SimdInt>(signed: bool, max_code: u32, steps: usize) -
 /// column, which has so many bytes.
 const fn sums_fit_words<T: KBlock, const WIDTH: usize>() -> bool {
     let products = 4 * T::GROUP / WIDTH;
-    !matches!(T::RULE, Rule::Signed)
-        && products * 127 * T::MAX_CODE as usize <= i16::MAX as usize
+    !matches!(T::RULE, Rule::Signed) && products * 127 * T::MAX_CODE as usize <= i16::MAX as usize
 }
 
 impl<T: KBlock> Kind for KQuant<T> {
@@ -132,19 +126,14 @@ impl<T: KBlock> Kind for KQuant<T> {
     }
 
     #[inline(always)]
-    fn unpack<S: SimdInt, const WIDTH: usize>(
-        self,
-        s: S,
-        w: [&[u8]; 4],
-        to: [&mut [UnpackedK]; 4],
-    ) {
-        let [to0, to1, to2, to3] = to;
-        let depth = to0.len();
-        let [w0, w1, w2, w3]: [&[T]; 4] = w.map(|w| &bytemuck::cast_slice(w)[..depth]);
-        let (to1, to2, to3) = (&mut to1[..depth], &mut to2[..depth], &mut to3[..depth]);
-        for b in 0..depth {
-            let to = [&mut to0[b], &mut to1[b], &mut to2[b], &mut to3[b]];
-            unpack_k::<S, T, WIDTH>(s, [&w0[b], &w1[b], &w2[b], &w3[b]], to);
+    fn unpack<S: SimdInt, const WIDTH: usize>(self, s: S, w: &[u8], to: &mut [UnpackedK]) {
+        let (quads, rest) = bytemuck::cast_slice::<_, T>(w).as_chunks::<4>();
+        let (to_quads, to_rest) = to.as_chunks_mut::<4>();
+        for ([a, b, c, d], to) in quads.iter().zip(to_quads) {
+            unpack_k::<S, T, WIDTH, 4>(s, [a, b, c, d], to);
+        }
+        for (w, to) in rest.iter().zip(to_rest) {
+            unpack_k::<S, T, WIDTH, 1>(s, [w; 4], std::array::from_mut(to));
         }
     }
 
@@ -222,17 +211,14 @@ impl<T: KBlock> Kind for KQuant<T> {
     }
 }
 
-/// Unpacks blocks of four rows.
+/// Unpacks the first `N` of four blocks: all of them, or one.
 #[inline(always)]
-fn unpack_k<S: SimdInt, T: KBlock, const WIDTH: usize>(
+fn unpack_k<S: SimdInt, T: KBlock, const WIDTH: usize, const N: usize>(
     s: S,
     w: [&T; 4],
-    to: [&mut UnpackedK; 4],
+    to: &mut [UnpackedK; N],
 ) {
     let headers = T::headers(s, w);
-    let [a, b, c, d] = to;
-    let scales = [&mut a.scales, &mut b.scales, &mut c.scales, &mut d.scales];
-    s.store_scales(headers.scales, sums_fit_words::<T, WIDTH>(), scales);
     let (mins, factor) = match T::RULE {
         Rule::Affine if T::GROUP == 32 => (s.shuffle(headers.mins, &UPPER_FIRST), 1),
         Rule::Affine => (headers.mins, 1),
@@ -240,23 +226,27 @@ fn unpack_k<S: SimdInt, T: KBlock, const WIDTH: usize>(
         Rule::Symmetric(offset) => (headers.scales, -i16::from(offset)),
         Rule::Signed => (headers.scales, -i16::from(S::BIAS)),
     };
-    s.store_words(mins, factor, [&mut a.mins, &mut b.mins, &mut c.mins, &mut d.mins]);
     // Unrolled by hand, so that constants stay in registers.
     macro_rules! block {
-        ($i:literal, $to:expr) => {
-            let codes = w[$i].codes(s);
-            let to: &mut [[u8; 64]; 4] = bytemuck::cast_mut(&mut $to.codes);
-            s.store_bytes(codes[0], &mut to[0]);
-            s.store_bytes(codes[1], &mut to[1]);
-            s.store_bytes(codes[2], &mut to[2]);
-            s.store_bytes(codes[3], &mut to[3]);
-            ($to.d, $to.dmin) = (headers.d[$i], headers.dmin[$i]);
+        ($i:literal) => {
+            if $i < N {
+                let (codes, to) = (w[$i].codes(s), &mut to[$i]);
+                let to_codes: &mut [[u8; 64]; 4] = bytemuck::cast_mut(&mut to.codes);
+                s.store_bytes(codes[0], &mut to_codes[0]);
+                s.store_bytes(codes[1], &mut to_codes[1]);
+                s.store_bytes(codes[2], &mut to_codes[2]);
+                s.store_bytes(codes[3], &mut to_codes[3]);
+                let words = sums_fit_words::<T, WIDTH>();
+                s.store_scales::<$i>(headers.scales, words, &mut to.scales);
+                s.store_words::<$i>(mins, factor, &mut to.mins);
+                (to.d, to.dmin) = (headers.d[$i], headers.dmin[$i]);
+            }
         };
     }
-    block!(0, a);
-    block!(1, b);
-    block!(2, c);
-    block!(3, d);
+    block!(0);
+    block!(1);
+    block!(2);
+    block!(3);
 }
 
 /// For `shuffle`: the upper eight bytes of every quarter, twice.
@@ -310,21 +300,17 @@ impl Kind for ByTable {
     }
 
     #[inline(always)]
-    fn unpack<S: SimdInt, const WIDTH: usize>(
-        self,
-        s: S,
-        w: [&[u8]; 4],
-        to: [&mut [UnpackedK]; 4],
-    ) {
-        let [to0, to1, to2, to3] = to;
-        let block_bytes = w[0].len() / to0.len();
-        let to = to0.iter_mut().zip(to1).zip(to2.iter_mut().zip(to3));
-        for (i, ((to0, to1), (to2, to3))) in to.enumerate() {
+    fn unpack<S: SimdInt, const WIDTH: usize>(self, s: S, w: &[u8], to: &mut [UnpackedK]) {
+        let block_bytes = w.len() / to.len();
+        for (w, to) in w.chunks(4 * block_bytes).zip(to.chunks_mut(4)) {
             let mut blocks = [Symmetric::zeroed(); 4];
-            for (w, block) in w.iter().zip(blocks.chunks_mut(1)) {
-                (self.0)(&w[i * block_bytes..][..block_bytes], block);
-            }
-            unpack_k::<S, _, WIDTH>(s, blocks.each_ref(), [to0, to1, to2, to3]);
+            let blocks = &mut blocks[..to.len()];
+            (self.0)(w, blocks);
+            KQuant::<Symmetric>(PhantomData).unpack::<S, WIDTH>(
+                s,
+                bytemuck::cast_slice(blocks),
+                to,
+            );
         }
     }
 
@@ -354,23 +340,16 @@ impl<T: Block32> Kind for Legacy<T> {
     }
 
     #[inline(always)]
-    fn unpack<S: SimdInt, const WIDTH: usize>(
-        self,
-        s: S,
-        w: [&[u8]; 4],
-        to: [&mut [Unpacked32]; 4],
-    ) {
-        for (w, to) in w.into_iter().zip(to) {
-            let (quads, rest) = bytemuck::cast_slice::<_, T>(w).as_chunks::<4>();
-            let (to_quads, to_rest) = to.as_chunks_mut::<4>();
-            for (w, to) in quads.iter().zip(to_quads) {
-                unpack_32(s, w.each_ref(), to.each_mut());
-            }
-            for (w, to) in rest.iter().zip(to_rest) {
-                let mut four = [*to; 4];
-                unpack_32(s, [w; 4], four.each_mut());
-                *to = four[0];
-            }
+    fn unpack<S: SimdInt, const WIDTH: usize>(self, s: S, w: &[u8], to: &mut [Unpacked32]) {
+        let (quads, rest) = bytemuck::cast_slice::<_, T>(w).as_chunks::<4>();
+        let (to_quads, to_rest) = to.as_chunks_mut::<4>();
+        for ([a, b, c, d], to) in quads.iter().zip(to_quads) {
+            unpack_32(s, [a, b, c, d], to);
+        }
+        for (w, to) in rest.iter().zip(to_rest) {
+            let mut four = [*to; 4];
+            unpack_32(s, [w; 4], &mut four);
+            *to = four[0];
         }
     }
 
@@ -433,7 +412,7 @@ impl<T: Block32> Kind for Legacy<T> {
 
 /// Unpacks four blocks of a row.
 #[inline(always)]
-fn unpack_32<S: SimdInt, T: Block32>(s: S, w: [&T; 4], to: [&mut Unpacked32; 4]) {
+fn unpack_32<S: SimdInt, T: Block32>(s: S, w: [&T; 4], to: &mut [Unpacked32; 4]) {
     let (scales, ms) = (T::d(s, w), T::m(s, w));
     let [a, b, c, d] = to;
     for (w, to) in [([w[0], w[1]], [&mut *a, &mut *b]), ([w[2], w[3]], [&mut *c, &mut *d])] {

@@ -17,7 +17,7 @@ use lapidary_formats::tensor::TensorView;
 
 use super::activations::{Activations, Layout};
 use super::elementwise::geglu;
-use super::isa::{IntOp, Isa};
+use super::isa::{IntOp, Isa, SimdInt};
 use super::unpack::{by_block, unpack_blocks, Block32, ByBlock, Float, KBlock, Unpack};
 use super::{refit, Cpu};
 use by_table::DotByTable;
@@ -92,6 +92,20 @@ fn width(isa: Isa, n: usize) -> usize {
         columns if n <= columns / 4 => 16,
         columns if n <= columns / 2 => 8,
         _ => 4,
+    }
+}
+
+/// How far ahead of their use weights are prefetched, in bytes; at the end of a row, from the next.
+const AHEAD: usize = 4096;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Prefetches as many bytes as are about to be read at `from`, [`AHEAD`] bytes after them.
+#[inline(always)]
+fn prefetch<S: SimdInt>(s: S, from: *const u8, bytes: usize) {
+    for line in 0..bytes.div_ceil(LINE) {
+        s.prefetch(from.wrapping_add(AHEAD + line * LINE));
     }
 }
 

@@ -7,22 +7,19 @@
 use bytemuck::Zeroable;
 
 use super::kinds::{Kind, Scratch};
-use super::Matrix;
+use super::{prefetch, Matrix};
 use crate::kernels::activations::{Line, PANEL};
 use crate::kernels::isa::{IntOp, SimdInt};
 
 /// Values of a row that are unpacked at a time: a panel as deep stays in the first-level cache.
 const DEPTH: usize = 1024;
 
+/// Values that are unpacked at a time when the columns fit one register. The weights come from memory as
+/// fast as they are used, so unpacking and multiplying have to alternate at short intervals.
+const FEW_DEPTH: usize = 1024;
+
 /// Columns that are transposed together, from sums by row to output by column.
 const TRANSPOSED: usize = 8;
-
-/// Rows that are unpacked together.
-const UNPACKED: usize = 4;
-
-/// Rows that are unpacked at a time when the columns fit one register. Their unpacked blocks stay in the
-/// first-level cache.
-const SHORT: usize = 8;
 
 /// Some rows of a matrix, and the columns that they are multiplied with.
 pub struct Tile<'a, 'o, K: Kind> {
@@ -58,58 +55,83 @@ impl<K: Kind> IntOp for Tile<'_, '_, K> {
         // registers.
         match (4 * S::COLS / self.columns, S::WIDE) {
             (4, true) if self.out.len() > S::COLS => self.many::<S, 6, 8, 24>(s),
-            (4, false) if self.out.len() > S::COLS => self.many::<S, 3, 6, 12>(s),
-            (4, true) => self.few::<S, 8, 4>(s),
-            (4, false) => self.few::<S, 4, 4>(s),
-            (8, true) => self.few::<S, 8, 8>(s),
-            (8, false) => self.few::<S, 4, 8>(s),
-            (_, true) => self.few::<S, 8, 16>(s),
-            (_, false) => self.few::<S, 4, 16>(s),
+            (4, false) if self.out.len() > S::COLS => self.many::<S, 3, 6, 6>(s),
+            (4, _) => self.four_rows::<S, 4>(s),
+            (8, _) => self.four_rows::<S, 8>(s),
+            _ => self.in_order::<S, 16>(s),
         }
     }
 }
 
 impl<K: Kind> Tile<'_, '_, K> {
-    /// For columns that fit one register, in tiles of `R` rows, which divide [`SHORT`]. A column has
-    /// `WIDTH` bytes of the register.
+    /// For columns that fit one register, of which each has `WIDTH` bytes: row by row. The blocks are read
+    /// in the order of the file, as memory delivers them fastest. Those that are unpacked together may
+    /// belong to several rows.
     #[inline(always)]
-    fn few<S: SimdInt, const R: usize, const WIDTH: usize>(self, s: S) {
+    fn in_order<S: SimdInt, const WIDTH: usize>(self, s: S) {
         let Self { kind, w, panels, out, scratch, .. } = self;
-        let blocks = w.cols / K::LEN;
-        let registers = K::registers(WIDTH);
+        let (blocks, registers) = (w.cols / K::LEN, K::registers(WIDTH));
+        let (block_bytes, depth) = (w.row_bytes / blocks, FEW_DEPTH / K::LEN);
         let panels: &[[S::Columns; 1]] = bytemuck::cast_slice(panels);
         let (unpacked, _) = K::scratch(scratch);
-        let depth = DEPTH / K::LEN;
-        unpacked.resize(unpacked.len().max(SHORT * depth), K::Unpacked::zeroed());
-        for row in (0..w.rows).step_by(SHORT) {
-            let mut sums = [[[s.splat_u32(0)]; R]; SHORT];
-            for first in (0..blocks).step_by(depth) {
-                let depth = depth.min(blocks - first);
-                let unpacked = &mut unpacked[..SHORT * depth];
-                unpack::<S, K, WIDTH>(s, kind, &w, row, first, depth, unpacked);
-                let x = &panels[first * registers..][..depth * registers];
-                let tiles = unpacked.chunks_exact(R * depth).zip(&mut sums);
-                for (unpacked, sums) in tiles {
-                    tile::<S, K, R, 1, WIDTH>(s, unpacked, depth, x, sums);
-                }
-            }
-            let sums: &[S::Columns] = bytemuck::cast_slice(sums[..SHORT / R].as_flattened());
-            let sums: &[f32] = bytemuck::cast_slice(sums);
-            for (t, out) in out.iter_mut().enumerate() {
-                for (out, sums) in out[row..].iter_mut().zip(sums.chunks_exact(S::COLS)) {
-                    *out = sums[t * WIDTH / 4];
+        unpacked.resize(unpacked.len().max(depth), K::Unpacked::zeroed());
+        let (mut sums, mut at, mut row) = ([[s.splat_u32(0)]], 0, 0);
+        for w in w.data.chunks(depth * block_bytes) {
+            prefetch(s, w.as_ptr(), depth * block_bytes);
+            let unpacked = &mut unpacked[..w.len() / block_bytes];
+            kind.unpack::<S, WIDTH>(s, w, unpacked);
+            for w in unpacked {
+                let x = &panels[at * registers..][..registers];
+                K::multiply::<S, 1, 1, WIDTH>(s, [w], x, &mut sums);
+                at += 1;
+                if at == blocks {
+                    put::<S, WIDTH>(&sums[0][0], row, out);
+                    (sums, at, row) = ([[s.splat_u32(0)]], 0, row + 1);
                 }
             }
         }
     }
 
+    /// The same in tiles of four rows. The columns are read once for all of them: where a row's codes
+    /// take longer to multiply than to read, that counts for more.
+    #[inline(always)]
+    fn four_rows<S: SimdInt, const WIDTH: usize>(self, s: S) {
+        const R: usize = 4;
+        let Self { kind, w, panels, out, scratch, .. } = self;
+        let (blocks, registers) = (w.cols / K::LEN, K::registers(WIDTH));
+        let (block_bytes, depth) = (w.row_bytes / blocks, FEW_DEPTH / K::LEN);
+        let panels: &[[S::Columns; 1]] = bytemuck::cast_slice(panels);
+        let (unpacked, _) = K::scratch(scratch);
+        unpacked.resize(unpacked.len().max(R * depth), K::Unpacked::zeroed());
+        for row in (0..w.rows).step_by(R) {
+            let mut sums = [[s.splat_u32(0)]; R];
+            for first in (0..blocks).step_by(depth) {
+                let depth = depth.min(blocks - first);
+                let unpacked = &mut unpacked[..R * depth];
+                // What is beyond the last row keeps whatever it had: its products are not used.
+                let rows = w.data[row * w.row_bytes..].chunks_exact(w.row_bytes);
+                for (w, to) in rows.zip(unpacked.chunks_exact_mut(depth)) {
+                    let w = &w[first * block_bytes..][..depth * block_bytes];
+                    prefetch(s, w.as_ptr(), w.len());
+                    kind.unpack::<S, WIDTH>(s, w, to);
+                }
+                let x = &panels[first * registers..][..depth * registers];
+                tile::<S, K, R, 1, WIDTH>(s, unpacked, depth, x, &mut sums);
+            }
+            for (r, sums) in sums.iter().enumerate().take(w.rows - row) {
+                put::<S, WIDTH>(&sums[0], row + r, out);
+            }
+        }
+    }
+
     /// In tiles of `R2` rows and a whole panel, or of `R1` rows and a panel one register wide. `H` is
-    /// a multiple of both, and of [`UNPACKED`].
+    /// a multiple of both.
     #[inline(always)]
     fn many<S: SimdInt, const R2: usize, const R1: usize, const H: usize>(self, s: S) {
         let Self { kind, w, panels, out, scratch, .. } = self;
         let registers = out.len().div_ceil(S::COLS);
         let blocks = w.cols / K::LEN;
+        let block_bytes = w.row_bytes / blocks;
         // All tiles are whole: rows may be added at the end.
         let padded = w.rows.next_multiple_of(H);
         let panels: &[S::Columns] = bytemuck::cast_slice(panels);
@@ -124,7 +146,10 @@ impl<K: Kind> Tile<'_, '_, K> {
             // The added rows keep whatever they had: their products are not used.
             unpacked.resize(unpacked.len().max(padded * depth), K::Unpacked::zeroed());
             let unpacked = &mut unpacked[..padded * depth];
-            unpack::<S, K, 4>(s, kind, &w, 0, first, depth, unpacked);
+            let (begin, len) = (first * block_bytes, depth * block_bytes);
+            for (w, to) in w.data.chunks_exact(w.row_bytes).zip(unpacked.chunks_mut(depth)) {
+                kind.unpack::<S, 4>(s, &w[begin..][..len], to);
+            }
             let (begin, len) = (first * K::registers(4), depth * K::registers(4));
             for at in (0..registers).step_by(PANEL) {
                 let x = &panels[at * blocks * K::registers(4)..];
@@ -141,29 +166,12 @@ impl<K: Kind> Tile<'_, '_, K> {
     }
 }
 
-/// Unpacks `depth` blocks of rows from row `row` and block `first` on, to as many rows of `to` as there
-/// are. The last row may be unpacked several times.
+/// Writes the sums of a row, whose columns have `WIDTH` bytes.
 #[inline(always)]
-fn unpack<S: SimdInt, K: Kind, const WIDTH: usize>(
-    s: S,
-    kind: K,
-    w: &Matrix<'_>,
-    row: usize,
-    first: usize,
-    depth: usize,
-    to: &mut [K::Unpacked],
-) {
-    let block_bytes = w.row_bytes * K::LEN / w.cols;
-    let blocks = |row: usize| {
-        let row = &w.data[row.min(w.rows - 1) * w.row_bytes..][..w.row_bytes];
-        &row[first * block_bytes..][..depth * block_bytes]
-    };
-    let rows = (row..w.rows).step_by(UNPACKED);
-    for (row, to) in rows.zip(to.chunks_exact_mut(UNPACKED * depth)) {
-        let (to, rest) = to.split_at_mut(2 * depth);
-        let ((a, b), (c, d)) = (to.split_at_mut(depth), rest.split_at_mut(depth));
-        let from = [blocks(row), blocks(row + 1), blocks(row + 2), blocks(row + 3)];
-        kind.unpack::<S, WIDTH>(s, from, [a, b, c, d]);
+fn put<S: SimdInt, const WIDTH: usize>(sums: &S::Columns, row: usize, out: &mut [&mut [f32]]) {
+    let sums: &[f32] = bytemuck::cast_slice(std::slice::from_ref(sums));
+    for (out, sums) in out.iter_mut().zip(sums.chunks_exact(WIDTH / 4)) {
+        out[row] = sums[0];
     }
 }
 

@@ -4,7 +4,7 @@
 use lapidary_formats::quant::blocks::{BlockIQ4NL, BlockIQ4XS, BlockMXFP4, IQ4_VALUES};
 
 use super::k_quants::{begin, repeat};
-use super::{widen_each, Block32, Codes, Headers, KBlock, Rule};
+use super::{Block32, Codes, Headers, KBlock, Rule};
 use crate::kernels::isa::{Simd, SimdInt};
 
 /// The values that the codes of two times 32 weights stand for, as `table` has them.
@@ -87,16 +87,5 @@ impl KBlock for BlockIQ4XS {
         let scales = s.shuffle(scales, &ORDER);
         let [d, _] = s.first_f16_pairs(begins);
         Headers { scales, mins: scales, d, dmin: [0.0; 4] }
-    }
-
-    #[inline(always)]
-    fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]) {
-        let scales = self.unpack_scales();
-        (std::array::from_fn(|i| scales[i / 2]), [0; 16])
-    }
-
-    #[inline(always)]
-    fn d<S: Simd>(&self, s: S) -> [f32; 2] {
-        [s.widen_f16(self.d.to_bits()), 0.0]
     }
 }

@@ -3,7 +3,7 @@
 use lapidary_formats::quant::blocks::{BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, Scales};
 use lapidary_formats::quant::Block;
 
-use super::{widen_each, Headers, KBlock, Rule};
+use super::{Headers, KBlock, Rule};
 use crate::kernels::isa::{Simd, SimdInt};
 
 /// The 32 bytes from `32 * i` on, in both halves of a register.
@@ -86,21 +86,6 @@ impl KBlock for BlockQ2K {
             dmin: widen_each!(s, w, dmin),
         }
     }
-
-    #[inline(always)]
-    fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]) {
-        let (mut scales, mut mins) = ([0; 16], [0; 16]);
-        for i in 0..16 {
-            scales[i] = (self.scales[i] & 15) as i8;
-            mins[i] = self.scales[i] >> 4;
-        }
-        (scales, mins)
-    }
-
-    #[inline(always)]
-    fn d<S: Simd>(&self, s: S) -> [f32; 2] {
-        [s.widen_f16(self.d.to_bits()), s.widen_f16(self.dmin.to_bits())]
-    }
 }
 
 impl KBlock for BlockQ3K {
@@ -136,16 +121,6 @@ impl KBlock for BlockQ3K {
         // They are stored with 32 added.
         let scales = s.sub_bytes(s.or(low, high), s.splat_byte(32));
         Headers { scales, mins: scales, d: widen_each!(s, w, d), dmin: [0.0; 4] }
-    }
-
-    #[inline(always)]
-    fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]) {
-        (self.unpack_scales(), [0; 16])
-    }
-
-    #[inline(always)]
-    fn d<S: Simd>(&self, s: S) -> [f32; 2] {
-        [s.widen_f16(self.d.to_bits()), 0.0]
     }
 }
 
@@ -183,17 +158,6 @@ fn headers_of_six_bits<S: SimdInt, T: Block>(s: S, w: [&T; 4]) -> Headers<S> {
     Headers { scales: both, mins: both, d, dmin }
 }
 
-/// Eight scales and eight minimums, each twice.
-#[inline(always)]
-fn doubled(scales: &Scales) -> ([i8; 16], [u8; 16]) {
-    let (scales, mins) = scales.unpack();
-    let mut y = ([0; 16], [0; 16]);
-    for i in 0..16 {
-        (y.0[i], y.1[i]) = (scales[i / 2] as i8, mins[i / 2]);
-    }
-    y
-}
-
 impl KBlock for BlockQ4K {
     const GROUP: usize = 32;
     const MAX_CODE: u32 = 15;
@@ -207,16 +171,6 @@ impl KBlock for BlockQ4K {
     #[inline(always)]
     fn headers<S: SimdInt>(s: S, w: [&Self; 4]) -> Headers<S> {
         headers_of_six_bits(s, w)
-    }
-
-    #[inline(always)]
-    fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]) {
-        doubled(&self.scales)
-    }
-
-    #[inline(always)]
-    fn d<S: Simd>(&self, s: S) -> [f32; 2] {
-        [s.widen_f16(self.d.to_bits()), s.widen_f16(self.dmin.to_bits())]
     }
 }
 
@@ -240,16 +194,6 @@ impl KBlock for BlockQ5K {
     #[inline(always)]
     fn headers<S: SimdInt>(s: S, w: [&Self; 4]) -> Headers<S> {
         headers_of_six_bits(s, w)
-    }
-
-    #[inline(always)]
-    fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]) {
-        doubled(&self.scales)
-    }
-
-    #[inline(always)]
-    fn d<S: Simd>(&self, s: S) -> [f32; 2] {
-        [s.widen_f16(self.d.to_bits()), s.widen_f16(self.dmin.to_bits())]
     }
 }
 
@@ -287,15 +231,5 @@ impl KBlock for BlockQ6K {
             bytemuck::cast_ref(&w[3].scales),
         ]);
         Headers { scales, mins: scales, d: widen_each!(s, w, d), dmin: [0.0; 4] }
-    }
-
-    #[inline(always)]
-    fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]) {
-        (self.scales, [0; 16])
-    }
-
-    #[inline(always)]
-    fn d<S: Simd>(&self, s: S) -> [f32; 2] {
-        [s.widen_f16(self.d.to_bits()), 0.0]
     }
 }

@@ -2,7 +2,7 @@
 
 use lapidary_formats::quant::blocks::{BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0};
 
-use super::{widen_each, Block32, Codes};
+use super::{Block32, Codes};
 use crate::kernels::isa::{Simd, SimdInt};
 
 /// The codes of two blocks with five bits each: the low four in `qs`, as in the types of four bits,

@@ -13,8 +13,6 @@ macro_rules! widen_each {
         ])
     };
 }
-use widen_each;
-
 mod floats;
 mod iq4;
 mod k_quants;
@@ -101,11 +99,6 @@ pub trait KBlock: Block {
     fn codes<S: SimdInt>(&self, s: S) -> [S::Bytes; 4];
     /// The headers of four blocks.
     fn headers<S: SimdInt>(s: S, w: [&Self; 4]) -> Headers<S>;
-    /// The scale and the minimum of every 16 weights. The minimums are used with [`Rule::Affine`]
-    /// only.
-    fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]);
-    /// `d`, and `dmin` (0 if there is none).
-    fn d<S: Simd>(&self, s: S) -> [f32; 2];
 }
 
 /// See [`KBlock`]. The order of operations is the reference's, so that the bits are too.

@@ -38,14 +38,4 @@ impl KBlock for Symmetric {
         let d = [w[0].d, w[1].d, w[2].d, w[3].d];
         Headers { scales, mins: scales, d, dmin: [0.0; 4] }
     }
-
-    #[inline(always)]
-    fn scales_and_mins(&self) -> ([i8; 16], [u8; 16]) {
-        (self.scales, [0; 16])
-    }
-
-    #[inline(always)]
-    fn d<S: Simd>(&self, _: S) -> [f32; 2] {
-        [self.d, 0.0]
-    }
 }
