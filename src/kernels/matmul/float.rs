@@ -31,54 +31,100 @@ impl<T: Float> Op for DotFloat<'_, '_, T> {
     fn run<S: Simd>(self, s: S) {
         let Self { w, cols, x, out, .. } = self;
         let w: &[T] = bytemuck::cast_slice(w);
-        // A few columns at a time, which stay in the first-level cache while all rows are read.
-        for (out, x) in out.chunks_mut(4).zip(x.chunks(4 * cols)) {
-            if let [a, b, c, d] = out {
-                let x = [0, 1, 2, 3].map(|t| &x[t * cols..][..cols]);
-                for (r, w) in w.chunks_exact(cols).enumerate() {
-                    [a[r], b[r], c[r], d[r]] = row::<S, T, 4>(s, w, x);
-                }
-                continue;
+        // As many columns at a time as there are registers for their sums. They stay in the first-level
+        // cache while all rows are read.
+        let together = if S::FLOATS > 16 { 4 } else { 2 };
+        let mut first = 0;
+        while first < out.len() {
+            let left = out.len() - first;
+            let n = if left >= together { together } else { 1 << left.ilog2() };
+            let (x, out) = (&x[first * cols..][..n * cols], &mut out[first..][..n]);
+            match n {
+                4 => columns::<S, T, 2, 4>(s, w, cols, x, out),
+                2 if S::FLOATS > 16 => columns::<S, T, 2, 2>(s, w, cols, x, out),
+                2 => columns::<S, T, 1, 2>(s, w, cols, x, out),
+                _ => columns::<S, T, 2, 1>(s, w, cols, x, out),
             }
-            for (out, x) in out.iter_mut().zip(x.chunks(cols)) {
-                for (out, w) in out.iter_mut().zip(w.chunks_exact(cols)) {
-                    [*out] = row::<S, T, 1>(s, w, [x]);
-                }
+            first += n;
+        }
+    }
+}
+
+/// All rows × `N` columns, `R` rows at a time.
+#[inline(always)]
+fn columns<S: Simd, T: Float, const R: usize, const N: usize>(
+    s: S,
+    w: &[T],
+    cols: usize,
+    x: &[f32],
+    out: &mut [&mut [f32]],
+) {
+    let mut columns = [x; N];
+    for t in 0..N {
+        columns[t] = &x[t * cols..][..cols];
+    }
+    for (i, group) in w.chunks(R * cols).enumerate() {
+        let mut rows = [&group[..cols]; R];
+        for r in 1..R {
+            // The last row again if there are no more.
+            rows[r] = &group[(r * cols).min(group.len() - cols)..][..cols];
+        }
+        let sums = products::<S, T, R, N>(s, rows, columns);
+        for r in 0..group.len() / cols {
+            for t in 0..N {
+                out[t][i * R + r] = sums[r][t];
             }
         }
     }
 }
 
+/// The products of `R` rows and `N` columns.
 #[inline(always)]
-fn row<S: Simd, T: Float, const N: usize>(s: S, w: &[T], x: [&[f32]; N]) -> [f32; N] {
-    let mut sums = [[s.splat(0.0); 2]; N];
-    let (chunks, rest) = w.as_chunks::<32>();
-    for (i, w) in chunks.iter().enumerate() {
-        let w = w.as_chunks::<16>().0;
-        let w = [T::load(s, &w[0]), T::load(s, &w[1])];
+fn products<S: Simd, T: Float, const R: usize, const N: usize>(
+    s: S,
+    w: [&[T]; R],
+    x: [&[f32]; N],
+) -> [[f32; N]; R] {
+    let mut sums = [[[s.splat(0.0); 2]; N]; R];
+    let chunks = x[0].len() / 32;
+    for i in 0..chunks {
+        let mut weights = [[s.splat(0.0); 2]; R];
+        for r in 0..R {
+            let w = w[r][32 * i..][..32].as_chunks::<16>().0;
+            weights[r] = [T::load(s, &w[0]), T::load(s, &w[1])];
+        }
         for t in 0..N {
             let x = x[t][32 * i..][..32].as_chunks::<16>().0;
             for h in 0..2 {
-                sums[t][h] = s.add(sums[t][h], s.mul(w[h], s.load(&x[h])));
+                let x = s.load(&x[h]);
+                for r in 0..R {
+                    sums[r][t][h] = s.add(sums[r][t][h], s.mul(weights[r][h], x));
+                }
             }
         }
     }
+    let rest = 32 * chunks..x[0].len();
     if !rest.is_empty() {
-        let (mut padded, at) = ([T::zeroed(); 32], w.len() - rest.len());
-        padded[..rest.len()].copy_from_slice(rest);
-        let w = padded.as_chunks::<16>().0;
-        for t in 0..N {
-            let mut padded = [0.0; 32];
-            padded[..rest.len()].copy_from_slice(&x[t][at..]);
-            let x = padded.as_chunks::<16>().0;
-            for h in 0..2 {
-                sums[t][h] = s.add(sums[t][h], s.mul(T::load(s, &w[h]), s.load(&x[h])));
+        for r in 0..R {
+            let mut padded = [T::zeroed(); 32];
+            padded[..rest.len()].copy_from_slice(&w[r][rest.clone()]);
+            let w = padded.as_chunks::<16>().0;
+            for t in 0..N {
+                let mut padded = [0.0; 32];
+                padded[..rest.len()].copy_from_slice(&x[t][rest.clone()]);
+                let x = padded.as_chunks::<16>().0;
+                for h in 0..2 {
+                    let product = s.mul(T::load(s, &w[h]), s.load(&x[h]));
+                    sums[r][t][h] = s.add(sums[r][t][h], product);
+                }
             }
         }
     }
-    let mut y = [0.0; N];
-    for t in 0..N {
-        y[t] = s.sum(s.add(sums[t][0], sums[t][1]));
+    let mut y = [[0.0; N]; R];
+    for r in 0..R {
+        for t in 0..N {
+            y[r][t] = s.sum(s.add(sums[r][t][0], sums[r][t][1]));
+        }
     }
     y
 }
