@@ -2,6 +2,7 @@
 
 use std::hash::BuildHasher;
 
+use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use lapidary_formats::vocab::Pieces;
 
@@ -23,23 +24,20 @@ impl Index {
     /// Adds the id of the piece whose text is `text`. If there is such a piece already, returns its
     /// id and adds nothing.
     pub(super) fn insert(&mut self, pieces: &Pieces, text: &str, id: u32) -> Option<u32> {
-        let first = self.get(pieces, text);
-        if first.is_none() {
-            let hasher = &self.hasher;
-            let rehash = |id: &u32| hasher.hash_one(&*spelling(pieces.text(*id)));
-            self.ids.insert_unique(hasher.hash_one(text), id, rehash);
+        let hasher = &self.hasher;
+        let rehash = |id: &u32| hasher.hash_one(&*spelling(pieces.text(*id)));
+        match self.ids.entry(hasher.hash_one(text), |id| is_spelt(pieces, *id, text), rehash) {
+            Entry::Occupied(first) => Some(*first.get()),
+            Entry::Vacant(place) => {
+                place.insert(id);
+                None
+            }
         }
-        first
     }
 
     /// The id of the piece whose text is `text`, with spaces as `▁`.
     pub(super) fn get(&self, pieces: &Pieces, text: &str) -> Option<u32> {
-        let matches = |id: &u32| {
-            let found = pieces.text_bytes(*id);
-            found == text.as_bytes()
-                || (found.contains(&b' ') && spelling(pieces.text(*id)) == text)
-        };
-        self.ids.find(self.hasher.hash_one(text), matches).copied()
+        self.ids.find(self.hasher.hash_one(text), |id| is_spelt(pieces, *id, text)).copied()
     }
 
     /// Bytes of heap memory in use.
@@ -52,4 +50,10 @@ impl Index {
     pub(super) fn predicted_heap_bytes(n: usize) -> usize {
         (n * 8).div_ceil(7).next_power_of_two() * (size_of::<u32>() + 1)
     }
+}
+
+/// Whether `text` is that of piece `id`, with spaces as `▁`.
+fn is_spelt(pieces: &Pieces, id: u32, text: &str) -> bool {
+    let found = pieces.text_bytes(id);
+    found == text.as_bytes() || (found.contains(&b' ') && spelling(pieces.text(id)) == text)
 }
