@@ -143,6 +143,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let (engine, handle) = Engine::new(&model, &tokenizer, stop_ids.clone(), options);
     let card = args.card(&source);
     let app = Arc::new(App::new(handle.clone(), Arc::clone(&tokenizer), stop_ids, encode, card));
+    index_for_json(&app);
     let is_open = keys.is_empty() && loopback.is_none();
     let rules = Rules { keys, loopback };
     let router = server::router(app, rules, args.cors.clone());
@@ -170,6 +171,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         true => bail!("{name}: the thread that runs the model has ended"),
         false => Err(Interrupted.into()),
     }
+}
+
+/// Has the vocabulary indexed for answers that are JSON, which takes seconds, on a thread of its own. A
+/// request that comes sooner waits for it.
+fn index_for_json(app: &Arc<App>) {
+    let app = Arc::clone(app);
+    let thread = thread::Builder::new().name("grammars".into());
+    // The error of a model that has no such answers is for those who ask for one. If there is no thread,
+    // the first of them indexes the vocabulary.
+    let _ = thread.spawn(move || app.grammars().is_ok());
 }
 
 /// Serves requests until the server is asked to stop or the engine has ended. Returns whether the

@@ -53,7 +53,7 @@ pub struct App {
     pub bodies: Bodies,
     /// The tokens that end the model's answers.
     stop_ids: Vec<u32>,
-    /// Made when they are first asked for, as few servers need them.
+    /// Made by the first call of [`grammars`](Self::grammars).
     grammars: OnceLock<Result<Grammars, ConstraintError>>,
     preparing: Arc<Semaphore>,
 }
@@ -99,7 +99,7 @@ impl App {
         task.await.map_err(|_| ApiError::fault())?
     }
 
-    /// What holds answers to JSON. The first call takes a while.
+    /// What holds answers to JSON. The first call takes seconds, and others wait for it.
     pub fn grammars(&self) -> Result<&Grammars, ConstraintError> {
         let grammars = self.grammars.get_or_init(|| Grammars::new(&self.tokenizer, &self.stop_ids));
         grammars.as_ref().map_err(Clone::clone)
