@@ -31,7 +31,7 @@ impl Cpu {
 
     /// Number of threads.
     pub fn threads(&self) -> usize {
-        self.pool.threads()
+        self.pool.size()
     }
 
     /// The instructions.
