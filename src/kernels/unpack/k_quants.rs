@@ -1,10 +1,10 @@
 //! The blocks of the k-quants. `formats` describes their layouts.
 
-use lapidary_formats::quant::blocks::{BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, Scales};
+use lapidary_formats::quant::blocks::{BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K};
 use lapidary_formats::quant::Block;
 
 use super::{Headers, KBlock, Rule};
-use crate::kernels::isa::{Simd, SimdInt};
+use crate::kernels::isa::SimdInt;
 
 /// The 32 bytes from `32 * i` on, in both halves of a register.
 #[inline(always)]

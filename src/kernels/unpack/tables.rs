@@ -4,7 +4,7 @@
 use lapidary_formats::quant::blocks::{Symmetric, Unpack};
 
 use super::{biased, Headers, KBlock, Rule};
-use crate::kernels::isa::{Simd, SimdInt};
+use crate::kernels::isa::SimdInt;
 
 /// Unpacks the blocks `w` of a type.
 pub type UnpackBlocks = fn(w: &[u8], to: &mut [Symmetric]);
