@@ -20,6 +20,10 @@ pub struct Cpu {
 /// Values that one thread looks at and squashes at a time.
 const CHUNK: usize = 1 << 14;
 
+/// Items that together read no more bytes than this are not worth a second thread: the calling thread
+/// has done them, in 1 to 2 µs, before another would have begun.
+const ALONE: usize = 1 << 15;
+
 impl Cpu {
     /// `threads`, or as many as there are physical cores, and `isa`.
     ///
@@ -53,6 +57,22 @@ impl Cpu {
         work: impl Fn(&mut W, T) + Sync,
     ) {
         self.pool.for_each_with(items, scratch, work);
+    }
+
+    /// The same of items that together read `bytes` bytes of weights or of a cache, which may be so few
+    /// that the calling thread does them alone.
+    pub(super) fn for_each_reading<T: Send, W>(
+        &self,
+        bytes: usize,
+        items: Vec<T>,
+        scratch: impl Fn() -> W + Sync,
+        work: impl Fn(&mut W, T) + Sync,
+    ) {
+        if bytes > ALONE {
+            return self.pool.for_each_with(items, scratch, work);
+        }
+        let mut scratch = scratch();
+        items.into_iter().for_each(|item| work(&mut scratch, item));
     }
 
     /// Calls `work` with every item and what `scratch` made for the thread, on all threads, after the

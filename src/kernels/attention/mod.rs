@@ -16,7 +16,7 @@ pub use cache::{KvRows, KvType};
 use super::Cpu;
 use cache::{Slots, Spans};
 use span::{Partial, Span};
-use unit::Unit;
+use unit::{Unit, UNIT};
 
 /// Positions in a span, whose scores are held at a time.
 pub const SPAN: usize = 256;
@@ -169,8 +169,16 @@ impl Attention {
             })
             .collect();
         partials.resize_with(items.len().max(partials.len()), Partial::default);
-        let places = items.into_iter().zip(partials.iter_mut());
-        cpu.pool.for_each(places, |((range, group, at), to)| span(range, group, at, to));
+        let places: Vec<_> = items.into_iter().zip(partials.iter_mut()).collect();
+        let positions = |range: &TypedRange<'_, U>, at: usize| (range.pos + range.n - at).min(SPAN);
+        let positions: usize = places.iter().map(|((range, _, at), _)| positions(range, *at)).sum();
+        let bytes = positions * 2 * self.head_dim.div_ceil(UNIT) * size_of::<U>();
+        cpu.for_each_reading(
+            bytes,
+            places,
+            || (),
+            |(), ((range, group, at), to)| span(range, group, at, to),
+        );
         let (mut sum, mut rest) = (Partial::default(), partials.as_slice());
         for (range, groups) in few {
             let (of_range, others) =

@@ -125,6 +125,7 @@ impl Cpu {
         }
         products.iter().for_each(|p| self.prepare(x, p.w, n));
         let x = &*x;
+        let bytes = products.iter().map(|p| p.w.data.len() * n).sum();
         let items: Vec<_> = products
             .into_iter()
             .flat_map(|Product { w, out }| {
@@ -132,7 +133,7 @@ impl Cpu {
                 parts(out, w.rows, self.item_rows(w, n)).map(move |(first, out)| (w, first, out))
             })
             .collect();
-        self.pool.for_each_with(items, Scratch::default, |scratch, (w, first, mut out)| {
+        self.for_each_reading(bytes, items, Scratch::default, |scratch, (w, first, mut out)| {
             let part = w.part(first, out[0].len());
             multiply(self.isa, &part, x, &mut out, scratch);
         });
@@ -149,7 +150,8 @@ impl Cpu {
         let x = &*x;
         let items: Vec<_> = parts(out, gate.rows, self.item_rows(gate, n)).collect();
         type Buffers = (Scratch, Vec<f32>, Vec<f32>);
-        self.pool.for_each_with(items, Buffers::default, |buffers, (first, out)| {
+        let bytes = 2 * gate.data.len() * n;
+        self.for_each_reading(bytes, items, Buffers::default, |buffers, (first, out)| {
             let (scratch, g, u) = buffers;
             let rows = out[0].len();
             for (w, y) in [(gate, &mut *g), (up, &mut *u)] {
