@@ -2,14 +2,15 @@
 """Time lapidary and llama.cpp in turn on the same files and the same machine.
 
     llama_cpp_speed.py LAPIDARY FILE.gguf [FILE.gguf ...] [--threads 2] [--rounds 3] [-n 32]
-        [--depths 0,4096] [-p 512,4096] [--ik PYTHON] [--out RESULT.json]
+        [--depths 0,4096] [-p 512,4096] [--streams 1,2,4,8] [--ik PYTHON] [--out RESULT.json]
         [--settings repack+flash repack flash neither] [--kv f16]
 
 Run by hand, with the Python of a virtual environment that has `llama-cpp-python` (0.3.36), built from
 source so that llama.cpp uses what the processor has. LAPIDARY is the path of the program.
 
 Tests are named as llama-bench names them, speeds are tokens per second: `tg32@d4096` decodes 32
-tokens one by one behind 4096 others, `pp512` evaluates a prompt of 512 tokens. Both sides run each
+tokens one by one behind 4096 others, `pp512` evaluates a prompt of 512 tokens, `tg32x4` decodes 32 tokens
+of each of four sequences together, whose tokens are all counted. Both sides run each
 test once uncounted before the one that counts (`-r` for more), with random token ids, a cache in
 f16 (`--kv q8_0`: in blocks of 8 bits, which llama.cpp has with flash attention only), and logits for
 the last token only. At a depth the cache is filled once and rolled back after each test; the window's
@@ -60,22 +61,25 @@ class Test(NamedTuple):
     kind: str
     tokens: int
     depth: int
+    streams: int = 1
 
     @property
     def name(self):
-        return f"{self.kind}{self.tokens}" + (f"@d{self.depth}" if self.depth else "")
+        streams = f"x{self.streams}" if self.streams > 1 else ""
+        return f"{self.kind}{self.tokens}{streams}" + (f"@d{self.depth}" if self.depth else "")
 
     def probe(self):
         """A short test that takes as long per token."""
         tokens = min(self.tokens, PROBE[self.kind])
         middle = (self.tokens - tokens) // 2 if self.kind == "pp" else 0
-        return Test(self.kind, tokens, self.depth + middle)
+        return Test(self.kind, tokens, self.depth + middle, self.streams)
 
 
 class Sequence:
-    """A model in llama.cpp or ik_llama.cpp, and one sequence that can be rolled back."""
+    """A model in llama.cpp or ik_llama.cpp, and one sequence that can be rolled back, or several of one length
+    that are evaluated together."""
 
-    def __init__(self, engine, file, n_ctx, threads, settings, kv):
+    def __init__(self, engine, file, n_ctx, threads, settings, kv, streams=1):
         api = self.api = importlib.import_module(ENGINES[engine][1])
         repack, flash = SETTINGS[settings]
         api.llama_backend_init()
@@ -85,9 +89,10 @@ class Sequence:
             params.load_mode, params.use_extra_bufts = api.LLAMA_LOAD_MODE_MMAP, repack
         else:
             params.use_mmap, params.repack_tensors = not repack, repack
-        model = api.llama_model_load_from_file(str(file).encode(), params)
+        model = self.model = api.llama_model_load_from_file(str(file).encode(), params)
         params = api.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, N_BATCH, N_UBATCH
+        params.n_ctx, params.n_batch, params.n_ubatch = streams * n_ctx, N_BATCH, N_UBATCH
+        params.n_seq_max, self.streams = streams, streams
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = KV_TYPES[kv]
         if engine == "llama.cpp":
@@ -104,28 +109,33 @@ class Sequence:
         self.length = 0
 
     def evaluate(self, n):
-        """Evaluate the next n tokens of the sequence."""
-        for start in range(self.length, self.length + n, N_BATCH):
-            batch, end = self.batch, min(start + N_BATCH, self.length + n)
-            batch.n_tokens = end - start
+        """Evaluate the next n tokens of each sequence."""
+        together = N_BATCH // self.streams
+        for start in range(self.length, self.length + n, together):
+            batch, end = self.batch, min(start + together, self.length + n)
+            batch.n_tokens = (end - start) * self.streams
             for i in range(batch.n_tokens):
-                batch.token[i], batch.pos[i] = self.ids[start + i], start + i
-                batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-                batch.logits[i] = start + i + 1 == self.length + n
+                at, sequence = start + i // self.streams, i % self.streams
+                batch.token[i], batch.pos[i] = self.ids[at], at
+                batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
+                batch.logits[i] = at + 1 == self.length + n
             if self.api.llama_decode(self.context, batch) != 0:
                 raise SystemExit(f"cannot evaluate tokens {start} to {end}")
         self.length += n
 
     def roll_back(self, length):
         if hasattr(self.api, "llama_memory_seq_rm"):
-            removed = self.api.llama_memory_seq_rm(self.api.llama_get_memory(self.context), 0, length, -1)
+            remove, memory = self.api.llama_memory_seq_rm, self.api.llama_get_memory(self.context)
         else:
-            remove = self.api._lib.llama_kv_cache_seq_rm
+            remove, memory = self.api._lib.llama_kv_cache_seq_rm, self.context
             remove.argtypes, remove.restype = [ctypes.c_void_p] + [ctypes.c_int32] * 3, ctypes.c_bool
-            removed = remove(self.context, 0, length, -1)
-        if not removed:
+        if not all(remove(memory, sequence, length, -1) for sequence in range(self.streams)):
             raise SystemExit(f"cannot roll back to {length} tokens")
         self.length = length
+
+    def close(self):
+        self.api.llama_free(self.context)
+        self.api.llama_model_free(self.model)
 
     def speeds(self, test, repetitions):
         """Tokens per second of each repetition, after one that does not count."""
@@ -135,17 +145,22 @@ class Sequence:
             start = time.perf_counter()
             for tokens in [test.tokens] if test.kind == "pp" else [1] * test.tokens:
                 self.evaluate(tokens)
-            speeds.append(test.tokens / (time.perf_counter() - start))
+            speeds.append(test.tokens * self.streams / (time.perf_counter() - start))
             self.roll_back(test.depth)
         return speeds[1:]
 
 
 def work(job):
     """What a process of its own does: some tests with one engine and one setting of it."""
-    tests = sorted((Test(*test) for test in job["tests"]), key=lambda test: test.depth)
-    n_ctx = max(test.depth + test.tokens for test in tests)
-    sequence = Sequence(job["engine"], job["file"], n_ctx, job["threads"], job["settings"], job["kv"])
-    return {test.name: sequence.speeds(test, job["repetitions"]) for test in tests}
+    tests = sorted((Test(*test) for test in job["tests"]), key=lambda test: (test.streams, test.depth))
+    speeds = {}
+    for streams in dict.fromkeys(test.streams for test in tests):
+        group = [test for test in tests if test.streams == streams]
+        n_ctx = max(test.depth + test.tokens for test in group)
+        sequence = Sequence(job["engine"], job["file"], n_ctx, job["threads"], job["settings"], job["kv"], streams)
+        speeds |= {test.name: sequence.speeds(test, job["repetitions"]) for test in group}
+        sequence.close()
+    return speeds
 
 
 class Peer:
@@ -192,15 +207,16 @@ class Lapidary:
 
     def measure(self, tests, repetitions):
         speeds = {}
-        for kind, flags in (("tg", ["-p", "0", "-n"]), ("pp", ["-n", "0", "-p"])):
-            if group := [test for test in tests if test.kind == kind]:
-                _, *lists = zip(*group)
-                tokens, depths = (",".join(map(str, dict.fromkeys(of))) for of in lists)
-                found = json.loads(call([
-                    self.program, "bench", self.file, *flags, tokens, "--ctx-depth", depths, "--kv", self.kv,
-                    "--threads", str(self.threads), "-r", str(repetitions), "--json"]))
-                self.streams.append(found["stream_gb_per_s"])
-                speeds |= {result["test"]: result["tokens_per_second"] for result in found["results"]}
+        for kind, streams in dict.fromkeys((test.kind, test.streams) for test in tests):
+            group = [test for test in tests if (test.kind, test.streams) == (kind, streams)]
+            flags = ["-p", "0", "-n"] if kind == "tg" else ["-n", "0", "-p"]
+            _, *lists, _ = zip(*group)
+            tokens, depths = (",".join(map(str, dict.fromkeys(of))) for of in lists)
+            found = json.loads(call([
+                self.program, "bench", self.file, *flags, tokens, "--ctx-depth", depths, "--kv", self.kv,
+                "--streams", str(streams), "--threads", str(self.threads), "-r", str(repetitions), "--json"]))
+            self.streams.append(found["stream_gb_per_s"])
+            speeds |= {result["test"]: result["tokens_per_second"] for result in found["results"]}
         return speeds
 
 
@@ -217,7 +233,9 @@ def say(text):
 
 def measure_file(file, args, peers):
     """All rounds of one file."""
-    tests = [Test("tg", args.n, depth) for depth in args.depths if args.n] + [Test("pp", n, 0) for n in args.p if n]
+    tests = [Test("tg", args.n, depth) for depth in args.depths if args.n]
+    tests += [Test("tg", args.n, 0, streams) for streams in args.streams if streams > 1 and args.n]
+    tests += [Test("pp", n, 0) for n in args.p if n]
     peers = [Peer(name, python, file, args.threads, args.kv) for name, python in peers]
     for peer in peers:
         peer.calibrate(tests, args.settings)
@@ -271,6 +289,7 @@ def main():
     args.add_argument("-n", type=int, default=32)
     args.add_argument("--depths", type=numbers, default=[0, 4096])
     args.add_argument("-p", type=numbers, default=[512, 4096])
+    args.add_argument("--streams", type=numbers, default=[1])
     args.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     args.add_argument("--kv", choices=KV_TYPES, default="f16")
     args.add_argument("--ik", metavar="PYTHON")
