@@ -411,6 +411,9 @@ impl SimdInt for Avx2 {
             let a = _mm256_add_epi32(a, _mm256_shuffle_epi32::<0b10_11_00_01>(a));
             _mm256_add_epi32(a, _mm256_shuffle_epi32::<0b01_00_11_10>(a))
         }
+        fn shift_add<const BITS: i32>(a: __m256i, b: __m256i) -> __m256i {
+            _mm256_add_epi32(_mm256_slli_epi32::<BITS>(a), b)
+        }
         fn to_float(a: __m256i) -> __m256i { _mm256_castps_si256(_mm256_cvtepi32_ps(a)) }
         fn add_f(a: __m256i, b: __m256i) -> __m256i {
             let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));

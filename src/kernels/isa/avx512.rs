@@ -336,7 +336,11 @@ impl SimdInt for Avx512 {
             _mm512_dpbusd_epi32(sum, w, s)
         }
         fn pair_step(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-            _mm512_dpwssd_epi32(sum, a, b)
+            // No sum comes close to saturating. LLVM would split the form that wraps into two instructions.
+            _mm512_dpwssds_epi32(sum, a, b)
+        }
+        fn shift_add<const BITS: i32>(a: __m512i, b: __m512i) -> __m512i {
+            _mm512_add_epi32(_mm512_sllv_epi32(a, _mm512_set1_epi32(BITS)), b)
         }
         fn add_in_pairs(a: __m512i) -> __m512i {
             _mm512_add_epi32(a, _mm512_shuffle_epi32::<0b10_11_00_01>(a))

@@ -7,7 +7,11 @@ mod ops;
 mod places;
 mod scalar;
 mod simd;
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused))]
+mod tiles;
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -20,11 +24,14 @@ mod x86;
 use lapidary_formats::quant::Plain;
 
 pub use simd::{Simd, SimdInt};
+#[cfg(test)]
+pub use tiles::Emulated;
+pub use tiles::{TileOp, Tiles, TILE};
 
 #[cfg(target_arch = "aarch64")]
 use neon::Neon;
 #[cfg(target_arch = "x86_64")]
-use {avx2::Avx2, avx512::Avx512};
+use {amx::Amx, avx2::Avx2, avx512::Avx512};
 
 /// An instruction set that this machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +45,8 @@ enum Token {
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Amx(Amx),
     #[cfg(target_arch = "aarch64")]
     Neon(Neon),
 }
@@ -68,6 +77,8 @@ macro_rules! with_token {
             Token::Avx2($s) => $vector,
             #[cfg(target_arch = "x86_64")]
             Token::Avx512($s) => $vector,
+            #[cfg(target_arch = "x86_64")]
+            Token::Amx($s) => $vector,
             #[cfg(target_arch = "aarch64")]
             Token::Neon($s) => $vector,
         }
@@ -83,6 +94,7 @@ impl Isa {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
+            all.extend(Amx::detect().map(Token::Amx));
             all.extend(Avx512::detect().map(Token::Avx512));
             all.extend(Avx2::detect().map(Token::Avx2));
         }
@@ -112,9 +124,27 @@ impl Isa {
         with_token!(self, scalar => Err(op), s => Ok(s.enter(op)))
     }
 
+    /// Whether the instruction set has [`Tiles`].
+    pub fn has_tiles(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Token::Amx(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Runs a computation with tiles, or gives it back if this instruction set has none.
+    pub fn run_tiles<const K: usize, O: TileOp<K>>(self, op: O) -> Result<O::Out, O> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Token::Amx(amx) => Ok(amx.enter_tiles(op)),
+            _ => Err(op),
+        }
+    }
+
     /// Columns that the matrix kernels compute side by side; 0 for the reference.
     pub fn columns(self) -> usize {
-        with_token!(self, scalar => 0, s => columns(s))
+        self.run_int(Columns).unwrap_or(0)
     }
 }
 
@@ -124,8 +154,16 @@ impl Default for Isa {
     }
 }
 
-fn columns<S: SimdInt>(_: S) -> usize {
-    S::COLS
+/// See [`Isa::columns`].
+struct Columns;
+
+impl IntOp for Columns {
+    type Out = usize;
+
+    #[inline(always)]
+    fn run<S: SimdInt>(self, _: S) -> usize {
+        S::COLS
+    }
 }
 
 /// An [`Op`] as an [`IntOp`].

@@ -367,6 +367,9 @@ impl SimdInt for Neon {
         }
         fn add_in_pairs(a: int32x4_t) -> int32x4_t { vaddq_s32(a, vrev64q_s32(a)) }
         fn add_in_fours(a: int32x4_t) -> int32x4_t { vdupq_n_s32(vaddvq_s32(a)) }
+        fn shift_add<const BITS: i32>(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+            vaddq_s32(vshlq_n_s32::<BITS>(a), b)
+        }
         fn to_float(a: int32x4_t) -> int32x4_t { vreinterpretq_s32_f32(vcvtq_f32_s32(a)) }
         fn add_f(a: int32x4_t, b: int32x4_t) -> int32x4_t {
             let (a, b) = (vreinterpretq_f32_s32(a), vreinterpretq_f32_s32(b));

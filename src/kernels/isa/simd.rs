@@ -270,6 +270,8 @@ pub trait SimdInt: Simd {
     fn add_steps(self, sum: Self::Columns, steps: Self::Steps) -> Self::Columns;
     /// Adds the sum of the products of two words each, i32.
     fn pair_step(self, sum: Self::Columns, a: Self::Columns, b: Self::Columns) -> Self::Columns;
+    /// `(a << BITS) + b`, i32, wrapping.
+    fn shift_add<const BITS: i32>(self, a: Self::Columns, b: Self::Columns) -> Self::Columns;
     /// i32 to f32.
     fn to_float(self, a: Self::Columns) -> Self::Columns;
     /// `a + b`, f32.

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use bytemuck::{Pod, Zeroable};
 use lapidary_formats::quant::blocks::Symmetric;
 
+use super::amx;
 use crate::kernels::activations::{Line, Places32, PlacesK};
 use crate::kernels::isa::SimdInt;
 use crate::kernels::unpack::{biased, Block32, Codes, KBlock, Rule, UnpackBlocks};
@@ -83,6 +84,8 @@ pub struct Scratch {
     pub symmetric: Vec<Symmetric>,
     /// f32, `[rows, registers of columns]`
     sums: Vec<Line>,
+    /// What the kernels with tiles use instead.
+    pub tiles: amx::Scratch,
 }
 
 /// The number of steps whose sums of pairs fit 16 bits, with codes up to `max` and activations within
@@ -250,7 +253,7 @@ fn unpack_k<S: SimdInt, T: KBlock, const WIDTH: usize, const N: usize>(
 }
 
 /// For `shuffle`: the upper eight bytes of every quarter, twice.
-const UPPER_FIRST: [u8; 64] = {
+pub(super) const UPPER_FIRST: [u8; 64] = {
     let (mut places, mut i) = ([0; 64], 0);
     while i < 64 {
         places[i] = (8 + i % 8) as u8;

@@ -4,6 +4,7 @@
 //! block, then one addition of floats a block. So its bits do not depend on the instruction set, on
 //! the number of columns or on the threads.
 
+mod amx;
 mod by_table;
 mod dot;
 mod float;
@@ -89,6 +90,7 @@ const FEW: usize = 2;
 /// with as many codes as possible.
 fn width(isa: Isa, n: usize) -> usize {
     match isa.columns() {
+        _ if amx::takes(isa, n) => amx::WIDTH,
         columns if n <= columns / 4 => 16,
         columns if n <= columns / 2 => 8,
         _ => 4,
@@ -261,6 +263,11 @@ fn multiply(
     let layout = layout(isa, w.ty, out.len());
     match layout {
         Some((activation, Layout::Blocks)) => reference(w, x.blocks(activation), out),
+        Some((ty, Layout::Panels { columns, width })) if amx::takes(isa, out.len()) => {
+            let (panels, scratch) = (x.panels(ty, columns, width), &mut scratch.tiles);
+            let operands = amx::Operands { w, panels, out, scratch };
+            by_block(w.ty, amx::Multiply(isa, operands));
+        }
         _ => by_block(w.ty, Multiply { isa, w, x, layout, out, scratch }),
     }
 }

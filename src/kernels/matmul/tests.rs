@@ -8,7 +8,7 @@ use super::*;
 mod blocks;
 
 /// Draws that are the same everywhere.
-struct Noise(u64);
+pub(super) struct Noise(pub u64);
 
 impl Noise {
     fn bits(&mut self) -> u32 {
@@ -17,18 +17,18 @@ impl Noise {
     }
 
     /// Uniform in ±1.
-    fn float(&mut self) -> f32 {
+    pub fn float(&mut self) -> f32 {
         self.bits() as f32 / (1u32 << 31) as f32 - 1.0
     }
 }
 
 /// All types: also Q8_K, which no matrix has, as one that only the reference can multiply.
-fn types() -> impl Iterator<Item = QuantType> {
+pub(super) fn types() -> impl Iterator<Item = QuantType> {
     QuantType::all()
 }
 
 /// Blocks whose bytes `fill` gives, with scales that are finite and differ.
-fn blocks(ty: QuantType, count: usize, fill: impl FnMut() -> u8) -> Vec<u8> {
+pub(super) fn blocks(ty: QuantType, count: usize, fill: impl FnMut() -> u8) -> Vec<u8> {
     // As f16, from 2^-8 on and of both signs.
     blocks::blocks(ty, count, fill, |i, j| {
         let sign = if (i + j) % 3 == 2 { 0x8000 } else { 0 };
@@ -37,7 +37,7 @@ fn blocks(ty: QuantType, count: usize, fill: impl FnMut() -> u8) -> Vec<u8> {
 }
 
 /// A matrix of random blocks; floats are drawn as such.
-fn random(ty: QuantType, rows: usize, cols: usize, noise: &mut Noise) -> Vec<u8> {
+pub(super) fn random(ty: QuantType, rows: usize, cols: usize, noise: &mut Noise) -> Vec<u8> {
     if ty.block_len() == 1 {
         let x: Vec<f32> = (0..rows * cols).map(|_| noise.float()).collect();
         let mut bytes = vec![0; rows * ty.row_bytes(cols).unwrap()];
@@ -51,7 +51,7 @@ fn product(isa: Isa, ty: QuantType, cols: usize, w: &[u8], x: &[f32]) -> Vec<f32
     product_on(2, isa, ty, cols, w, x)
 }
 
-fn product_on(
+pub(super) fn product_on(
     threads: usize,
     isa: Isa,
     ty: QuantType,

@@ -56,6 +56,7 @@ impl Block32 for BlockMXFP4 {
 impl KBlock for BlockIQ4XS {
     const GROUP: usize = 32;
     const MAX_CODE: u32 = 127;
+    const SCALES: [i16; 2] = [-32, 31];
     const RULE: Rule = Rule::Signed;
 
     #[inline(always)]

@@ -68,6 +68,7 @@ pub(super) const fn repeat<const N: usize>(x: [u8; 16]) -> [u8; N] {
 impl KBlock for BlockQ2K {
     const GROUP: usize = 16;
     const MAX_CODE: u32 = 3;
+    const SCALES: [i16; 2] = [0, 15];
     const RULE: Rule = Rule::Affine;
 
     #[inline(always)]
@@ -91,6 +92,7 @@ impl KBlock for BlockQ2K {
 impl KBlock for BlockQ3K {
     const GROUP: usize = 16;
     const MAX_CODE: u32 = 7;
+    const SCALES: [i16; 2] = [-32, 31];
     const RULE: Rule = Rule::Symmetric(4);
 
     #[inline(always)]
@@ -161,6 +163,7 @@ fn headers_of_six_bits<S: SimdInt, T: Block>(s: S, w: [&T; 4]) -> Headers<S> {
 impl KBlock for BlockQ4K {
     const GROUP: usize = 32;
     const MAX_CODE: u32 = 15;
+    const SCALES: [i16; 2] = [0, 63];
     const RULE: Rule = Rule::Affine;
 
     #[inline(always)]
@@ -177,6 +180,7 @@ impl KBlock for BlockQ4K {
 impl KBlock for BlockQ5K {
     const GROUP: usize = 32;
     const MAX_CODE: u32 = 31;
+    const SCALES: [i16; 2] = [0, 63];
     const RULE: Rule = Rule::Affine;
 
     #[inline(always)]
@@ -200,6 +204,7 @@ impl KBlock for BlockQ5K {
 impl KBlock for BlockQ6K {
     const GROUP: usize = 16;
     const MAX_CODE: u32 = 63;
+    const SCALES: [i16; 2] = [-128, 127];
     const RULE: Rule = Rule::Symmetric(32);
 
     #[inline(always)]

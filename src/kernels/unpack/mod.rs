@@ -91,6 +91,8 @@ pub trait KBlock: Block {
     const GROUP: usize;
     /// The largest code, if they are unsigned.
     const MAX_CODE: u32;
+    /// The least and the largest scale.
+    const SCALES: [i16; 2];
     /// How scales and minimums combine.
     const RULE: Rule;
 

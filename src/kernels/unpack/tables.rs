@@ -18,6 +18,7 @@ pub fn unpack_blocks<T: Unpack>(w: &[u8], to: &mut [Symmetric]) {
 impl KBlock for Symmetric {
     const GROUP: usize = 16;
     const MAX_CODE: u32 = 127;
+    const SCALES: [i16; 2] = [-128, 127];
     const RULE: Rule = Rule::Signed;
 
     #[inline(always)]
