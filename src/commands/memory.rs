@@ -7,7 +7,7 @@ use anyhow::bail;
 use clap::Args;
 use lapidary::kernels::KvType;
 use lapidary::machine::{limits, LimitKind};
-use lapidary::memory::{Load, Memory, MemoryRequest};
+use lapidary::memory::{Drafting, Load, Memory, MemoryRequest};
 use lapidary::model::{Source, StateOptions};
 use serde_json::json;
 
@@ -48,10 +48,20 @@ pub struct MemoryPlan {
 }
 
 impl MemoryArgs {
-    /// Chooses the options that were not given and checks that the run fits in memory.
-    pub fn plan(&self, source: &Source, threads: usize, load: Load) -> anyhow::Result<MemoryPlan> {
+    /// Chooses the options that were not given and checks that the run, with its drafts if there are
+    /// any, fits in memory.
+    pub fn plan(
+        &self,
+        source: &Source,
+        threads: usize,
+        load: Load,
+        drafting: Option<Drafting<'_>>,
+    ) -> anyhow::Result<MemoryPlan> {
+        let config = source.config();
         let needs = |options: &StateOptions| {
-            Memory::new(source.config(), file_bytes(source), *options, threads, load)
+            let memory = Memory::new(config, file_bytes(source), *options, threads, load);
+            let with = |drafting| memory.with_drafting(config, *options, load, drafting);
+            drafting.map_or(memory, with)
         };
         let request = self.request(source)?;
         let model = source.path().display();

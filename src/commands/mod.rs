@@ -16,6 +16,7 @@ mod budget;
 mod bundled;
 mod check;
 mod conversation;
+mod draft;
 mod importance;
 pub mod interrupt;
 mod json;

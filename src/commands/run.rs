@@ -15,6 +15,7 @@ use lapidary::tokenizer::{Special, Tokenizer};
 
 use super::answer::{line_end, write_answer};
 use super::conversation::{Conversation, Decoded};
+use super::draft::{Draft, DraftArgs};
 use super::interrupt::{self, Interrupted};
 use super::json::json_line;
 use super::memory::MemoryArgs;
@@ -63,6 +64,8 @@ pub struct Args {
     cpu: CpuArgs,
     #[command(flatten)]
     session: SessionArgs,
+    #[command(flatten)]
+    draft: DraftArgs,
     /// Print one JSON object at the end instead of the text
     #[arg(long)]
     json: bool,
@@ -99,14 +102,23 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let seed = sampler.seed();
     // Before the prompt, for which standard input may have to be read.
     let source = args.model.open()?;
+    let draft = args.draft.open()?;
     let prompt = args.prompt()?;
     let cpu = args.cpu.cpu()?;
-    let plan = args.memory.plan(&source, cpu.threads(), Load::One)?;
+    let drafting = draft.as_ref().map(Draft::memory);
+    let plan = args.memory.plan(&source, cpu.threads(), Load::One, drafting)?;
     let tokenizer = super::options::tokenizer(&source)?;
+    let draft_model = match &draft {
+        Some(draft) => draft.model(&cpu, &source, &tokenizer)?,
+        None => None,
+    };
     let model = Model::on(cpu, &source)?;
     let stop_ids = source.stop_ids(tokenizer.vocab());
     let n_ctx = plan.options.n_ctx;
     let mut session = Session::new(&model, &tokenizer, stop_ids, sampler, plan.options);
+    if let Some(draft) = &draft {
+        session.set_speculation(draft.speculation(draft_model.as_ref(), plan.options, 1));
+    }
     let cache = args.session.prompt_cache(&source)?;
     let turns = match &cache {
         Some(cache) => cache.restore(&mut session)?,

@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::oneshot;
 
+use super::draft::{Draft, DraftArgs};
 use super::interrupt::{self, Interrupted};
 use super::memory::{file_bytes, MemoryArgs};
 use super::options::{CpuArgs, ModelArg};
@@ -76,6 +77,8 @@ pub struct Args {
     memory: MemoryArgs,
     #[command(flatten)]
     cpu: CpuArgs,
+    #[command(flatten)]
+    draft: DraftArgs,
 }
 
 /// More than any machine has memory for.
@@ -116,9 +119,11 @@ fn origin(origin: &str) -> Result<HeaderValue, String> {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let keys = args.keys()?;
     let source = args.model.open()?;
+    let draft = args.draft.open()?;
     let cpu = args.cpu.cpu()?;
     let load = Load::Engine { parallel: args.parallel };
-    let plan = args.memory.plan(&source, cpu.threads(), load)?;
+    let drafting = draft.as_ref().map(Draft::memory);
+    let plan = args.memory.plan(&source, cpu.threads(), load, drafting)?;
     let name = source.path().display().to_string();
     let tokenizer = Arc::new(super::options::tokenizer(&source)?);
     let template = chat_template(&source, &tokenizer);
@@ -128,6 +133,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         writeln!(terminal::stderr(), "{error}; chats are refused, but texts are completed")?;
     }
     let encode = encode(template, Arc::clone(&tokenizer));
+    let draft_model = match &draft {
+        Some(draft) => draft.model(&cpu, &source, &tokenizer)?,
+        None => None,
+    };
     let model = Model::on(cpu, &source)?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
@@ -140,7 +149,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
     let stop_ids = source.stop_ids(tokenizer.vocab());
     let options = EngineOptions { parallel: args.parallel, queue: args.queue, state: plan.options };
-    let (engine, handle) = Engine::new(&model, &tokenizer, stop_ids.clone(), options);
+    let (mut engine, handle) = Engine::new(&model, &tokenizer, stop_ids.clone(), options);
+    if let Some(draft) = &draft {
+        let model = draft_model.as_ref();
+        engine.set_speculation(draft.speculation(model, plan.options, args.parallel));
+    }
     let card = args.card(&source);
     let app = Arc::new(App::new(handle.clone(), Arc::clone(&tokenizer), stop_ids, encode, card));
     index_for_json(&app);

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::Instant;
 
-use lapidary::generate::{Answer, End, Finish};
+use lapidary::generate::{Answer, DraftStats, End, Finish};
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::memory::MemoryPlan;
@@ -42,6 +42,9 @@ impl Stats<'_> {
         writeln!(err, "prompt  {} tokens{cached}{prompt}{first}", a.prompt_tokens)?;
         let (generated, speed) = (a.tokens, speed(a.decode_speed()));
         writeln!(err, "answer  {generated} tokens{speed}{}, {}", self.shifts(), self.end())?;
+        if let Some(draft) = &a.draft {
+            writeln!(err, "draft   {}", drafted(draft))?;
+        }
         writeln!(err, "seed    {}", self.seed)
     }
 
@@ -70,7 +73,7 @@ impl Stats<'_> {
     /// The statistics as one JSON object.
     pub fn json(&self) -> serde_json::Value {
         let a = self.answer;
-        serde_json::json!({
+        let mut json = serde_json::json!({
             "text": self.text,
             "stop": match a.end {
                 Some(End::Finished(Finish::Stop)) => "stop",
@@ -94,8 +97,29 @@ impl Stats<'_> {
                 "prompt": a.prompt_speed(),
                 "decode": a.decode_speed(),
             },
-        })
+        });
+        if let Some(draft) = &a.draft {
+            json["draft"] = serde_json::json!({
+                "drafted": draft.drafted,
+                "accepted": draft.accepted,
+                "passes": draft.passes,
+                "tokens_per_pass": draft.tokens_per_pass(),
+                "speedup": draft.speedup(),
+            });
+        }
+        json
     }
+}
+
+/// What drafts did, in words.
+fn drafted(draft: &DraftStats) -> String {
+    let DraftStats { drafted, accepted, .. } = *draft;
+    let share = if drafted > 0 { accepted as f64 * 100.0 / drafted as f64 } else { 0.0 };
+    let per_pass =
+        draft.tokens_per_pass().map_or(String::new(), |n| format!(", {n:.2} tokens/pass"));
+    let speedup =
+        draft.speedup().map_or(String::new(), |x| format!(", {x:.2} times as fast as without"));
+    format!("{drafted} tokens drafted, {accepted} accepted ({share:.0} %){per_pass}{speedup}")
 }
 
 fn speed(tokens_per_second: Option<f64>) -> String {

@@ -30,6 +30,14 @@ pub struct Totals {
     pub generated_tokens: u64,
     /// Passes over the weights.
     pub steps: u64,
+    /// Passes that evaluated drafted tokens.
+    pub draft_steps: u64,
+    /// Tokens that were drafted.
+    pub drafted_tokens: u64,
+    /// Drafted tokens that were accepted as tokens of answers.
+    pub accepted_tokens: u64,
+    /// Drafters that were given up because their model computes values that are NaN or infinite.
+    pub draft_failures: u64,
     /// Requests that were accepted.
     pub requests: u64,
     /// Answers that the model, a stop text or a constraint ended.

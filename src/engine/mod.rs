@@ -4,13 +4,15 @@
 //!
 //! Every answer is the same, bit for bit, as if it were generated alone: see [`crate::model`]. The
 //! beginning of a prompt is copied from any sequence that has the same beginning, whether that
-//! sequence is in use or not.
+//! sequence is in use or not. With a [`Speculation`], a pass also evaluates tokens that are guessed
+//! to follow each answer.
 
 mod handle;
 mod pick;
 mod plan;
 mod request;
 mod slot;
+mod speculate;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,6 +26,7 @@ use pick::{pick, Row};
 use plan::{plan, Need, Pace};
 use slot::Slot;
 
+use crate::generate::draft::Speculation;
 use crate::model::{BatchEntry, Model, ModelError, StateOptions, Workspace, LOGIT_ROWS};
 use crate::tokenizer::Tokenizer;
 
@@ -49,6 +52,7 @@ pub struct Engine<'m> {
     slots: Vec<Slot<'m>>,
     work: Workspace,
     pace: Pace,
+    speculation: Option<Speculation<'m>>,
     /// Number of passes so far.
     steps: u64,
 }
@@ -69,8 +73,18 @@ impl<'m> Engine<'m> {
         let handle = Handle::new(Arc::clone(&shared), options, model.config().n_vocab);
         let slots = (0..options.parallel).map(|_| Slot::new(model.config(), options.state));
         let (slots, work) = (slots.collect(), Workspace::new(model.config()));
-        let (pace, steps) = (Pace::default(), 0);
-        let engine = Self { model, tokenizer, stop_ids, options, shared, slots, work, pace, steps };
+        let engine = Self {
+            model,
+            tokenizer,
+            stop_ids,
+            options,
+            shared,
+            slots,
+            work,
+            pace: Pace::default(),
+            speculation: None,
+            steps: 0,
+        };
         (engine, handle)
     }
 
@@ -117,14 +131,17 @@ impl<'m> Engine<'m> {
     /// the beginning of the prompt, otherwise the slot that has not been used for longest.
     fn begin(&mut self, queued: QueuedRequest) {
         let prompt = &queued.request.prompt;
-        let free = self.slots.iter_mut().filter(|slot| slot.running.is_none());
+        let slots = self.slots.iter_mut().enumerate();
+        let free = slots.filter(|(_, slot)| slot.running.is_none());
         let preference = |slot: &Slot<'_>| {
             let shared = slot.common_prefix(prompt);
             (if shared == slot.sequence.len() { shared } else { 0 }, u64::MAX - slot.used)
         };
-        if let Some(slot) = free.max_by_key(|slot| preference(slot)) {
+        let free = free.max_by_key(|(_, slot)| preference(slot));
+        if let Some((i, slot)) = free {
             slot.begin(queued, self.tokenizer);
             slot.used = self.steps;
+            self.speculation.iter_mut().for_each(|speculation| speculation.begin(i));
         }
     }
 
@@ -132,12 +149,21 @@ impl<'m> Engine<'m> {
     fn step(&mut self) {
         self.steps += 1;
         self.share_prefixes();
-        let planned = self.plan();
+        let mut planned = self.plan();
         let prompts = planned.iter().any(|(slot, _)| self.slots[*slot].is_reading());
-        let tokens: usize = planned.iter().map(|(_, n)| n).sum();
         let start = Instant::now();
+        let drafted = self.add_drafts(&mut planned);
+        let tokens: usize = planned.iter().map(|(_, n)| n).sum();
+        let pass = Instant::now();
         if let Err(error) = self.evaluate(&planned) {
             self.evaluate_separately(&planned, error);
+        }
+        if let Some(speculation) = self.speculation.as_mut().filter(|_| !prompts) {
+            speculation.add_pass(tokens, pass.elapsed());
+        }
+        self.add_compared(drafted);
+        if prompts {
+            self.read_prompts_ahead(&planned);
         }
         let time = start.elapsed();
         let mut state = self.shared.lock();
@@ -206,11 +232,16 @@ impl<'m> Engine<'m> {
             let Some(running) = &slot.running else { continue };
             let (at, all) = (slot.sequence.len(), running.prompt_logprobs().is_some());
             slot.used = steps;
-            // The last row is followed by a token to be sampled. Other rows are needed only if
-            // log-probabilities of the prompt were asked for.
-            let row_of =
-                |r: usize| Row { slot: i, row: row + r, next: slot.ids.get(at + r + 1).copied() };
-            rows.extend((0..*n).map(row_of).filter(|row| all || row.next.is_none()));
+            // The last row is followed by a token to be sampled, and so are drafted ones. Other rows
+            // are needed only if log-probabilities of the prompt were asked for.
+            let known = slot.known();
+            let row_of = |pos: usize| Row {
+                slot: i,
+                row: row + pos - at,
+                pos,
+                next: known.get(pos + 1).copied(),
+            };
+            rows.extend((at..at + n).map(row_of).filter(|row| all || row.next.is_none()));
             row += n;
             batch.push(BatchEntry { sequence: &mut slot.sequence, tokens: &slot.ids[at..at + n] });
         }
@@ -219,46 +250,72 @@ impl<'m> Engine<'m> {
         Ok(())
     }
 
-    /// Called after a pass with values that are NaN or infinite. Evaluates its slots one by one, so
-    /// that only those fail that cause such values.
+    /// Called after a pass with values that are NaN or infinite. Evaluates its slots one by one and
+    /// without drafts, so that only those fail that cause such values.
     fn evaluate_separately(&mut self, planned: &[(usize, usize)], error: ModelError) {
-        if let [(slot, _)] = planned {
+        let mut again = Vec::new();
+        for (slot, n) in planned {
+            let slot_of = &mut self.slots[*slot];
+            slot_of.sequence.truncate(slot_of.sequence.len() - n);
+            again.push((*slot, n - slot_of.drop_draft()));
+        }
+        if let ([(slot, _)], true) = (&again[..], again == planned) {
             return self.fail(*slot, &error);
         }
-        for (slot, n) in planned {
-            let sequence = &mut self.slots[*slot].sequence;
-            sequence.truncate(sequence.len() - n);
-        }
-        for (slot, n) in planned {
-            if let Err(error) = self.evaluate(&[(*slot, *n)]) {
-                self.fail(*slot, &error);
+        for planned in again {
+            if let Err(error) = self.evaluate(&[planned]) {
+                self.fail(planned.0, &error);
             }
         }
     }
 
-    /// Processes some rows of the last pass: determines the tokens that follow them.
+    /// Processes some rows of the last pass: determines the tokens that follow them. A drafted row
+    /// is of use only if its token is the one that is sampled from the row before.
     fn process_rows(&mut self, rows: &[Row]) {
+        let is_needed = |slots: &[Slot<'_>], row: &Row| match row.next {
+            Some(_) => true,
+            None => slots[row.slot].running.is_some() && row.pos < slots[row.slot].sequence.len(),
+        };
+        let rows: Vec<Row> =
+            rows.iter().filter(|row| is_needed(&self.slots, row)).copied().collect();
+        if rows.is_empty() {
+            return;
+        }
         let indexes: Vec<usize> = rows.iter().map(|row| row.row).collect();
         let logits = match self.model.logits_of(&mut self.work, &indexes) {
             Ok(logits) => logits,
-            Err(error) => match rows {
+            Err(error) => match &rows[..] {
                 [row] => return self.fail(row.slot, &error),
                 // Some of the rows may be finite.
                 rows => return rows.chunks(1).for_each(|row| self.process_rows(row)),
             },
         };
-        let picked = pick(&mut self.slots, rows, logits, &self.stop_ids, self.model.cpu());
+        let n_vocab = logits.len() / rows.len();
         let shared = Arc::clone(&self.shared);
-        let mut state = shared.lock();
-        for (row, picked) in rows.iter().zip(picked) {
-            let slot = &mut self.slots[row.slot];
-            match (row.next, picked) {
-                (Some(_), Some(Ok(token))) => slot.add_prompt_token(token),
-                (_, Some(picked)) => slot.add_token(picked, &self.stop_ids, &mut state.totals),
-                (_, None) => {}
+        // Each round takes the rows whose turn it is: all but the drafted ones in the first.
+        for round in 0.. {
+            let is_next = |row: &Row| match row.next {
+                Some(_) => round == 0,
+                None => self.slots[row.slot].samples_from(row.pos),
+            };
+            let places = rows.iter().copied().zip(logits.chunks_exact_mut(n_vocab));
+            let places: Vec<_> = places.filter(|(row, _)| is_next(row)).collect();
+            if places.is_empty() {
+                break;
             }
+            let taken: Vec<Row> = places.iter().map(|(row, _)| *row).collect();
+            let picked = pick(&mut self.slots, places, &self.stop_ids, self.model.cpu());
+            let mut state = shared.lock();
+            for (row, picked) in taken.iter().zip(picked) {
+                let slot = &mut self.slots[row.slot];
+                match (row.next, picked) {
+                    (Some(_), Some(Ok(token))) => slot.add_prompt_token(token),
+                    (_, Some(picked)) => slot.add_token(picked, &self.stop_ids, &mut state.totals),
+                    (_, None) => {}
+                }
+            }
+            state.busy = busy(&self.slots);
         }
-        state.busy = busy(&self.slots);
     }
 
     /// Ends the answer of a slot whose values are NaN or infinite.

@@ -13,6 +13,8 @@ pub(super) struct Row {
     pub slot: usize,
     /// Index of the row in the pass.
     pub row: usize,
+    /// Position of its token in the sequence.
+    pub pos: usize,
     /// The prompt token that follows the row; `None` if the token is to be sampled.
     pub next: Option<u32>,
 }
@@ -34,26 +36,23 @@ enum Next<'a, 't> {
     Sample { running: &'a mut Running<'t>, ids: &'a [u32] },
 }
 
-/// The tokens that follow `rows`, which are in the order of the slots, from their logits,
-/// `[rows, n_vocab]`. A result is `None` if its slot's answer has ended meanwhile. The logits are
-/// changed.
+/// The tokens that follow some rows, which are in the order of the slots, from their logits,
+/// `[n_vocab]`. A result is `None` if its slot's answer has ended meanwhile. The logits are changed.
 pub(super) fn pick(
     slots: &mut [Slot<'_>],
-    rows: &[Row],
-    logits: &mut [f32],
+    rows: Vec<(Row, &mut [f32])>,
     stop_ids: &[u32],
     cpu: &Cpu,
 ) -> Vec<Option<Picked>> {
     let mut picked: Vec<Option<Picked>> = rows.iter().map(|_| None).collect();
-    let n_vocab = logits.len() / rows.len();
-    let places = logits.chunks_exact_mut(n_vocab).zip(&mut picked);
-    let mut places = rows.iter().zip(places).peekable();
+    let mut places = rows.into_iter().zip(&mut picked).peekable();
     let mut tasks = Vec::new();
     for (i, slot) in slots.iter_mut().enumerate() {
-        let Slot { ids, running, .. } = slot;
+        let Slot { ids, draft, running, .. } = slot;
+        let ids = draft.known(ids);
         let prompt_logprobs = running.as_ref().and_then(Running::prompt_logprobs);
         let mut running = running.as_mut();
-        while let Some((row, (logits, picked))) = places.next_if(|(row, _)| row.slot == i) {
+        while let Some(((row, logits), picked)) = places.next_if(|((row, _), _)| row.slot == i) {
             let next = match (row.next, prompt_logprobs) {
                 (Some(id), Some(logprobs)) => Next::Prompt { id, logprobs },
                 (Some(_), None) => continue,

@@ -71,6 +71,10 @@ pub struct Done {
     pub prompt_time: Duration,
     /// Time from then to the end.
     pub decode_time: Duration,
+    /// Tokens that were drafted, if there is a drafter.
+    pub drafted: usize,
+    /// How many of these were accepted as tokens of the answer.
+    pub accepted: usize,
 }
 
 /// Why an answer could not be completed.

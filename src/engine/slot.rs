@@ -21,9 +21,23 @@ pub(super) struct Slot<'t> {
     pub sequence: Sequence,
     /// The tokens of the sequence, followed by those that are still to be evaluated.
     pub ids: Vec<u32>,
+    pub draft: Draft,
     pub running: Option<Running<'t>>,
     /// The pass in which the slot was last used.
     pub used: u64,
+}
+
+/// The last of a slot's tokens that are drafted, and were not compared with sampled ones yet; and
+/// what became of those before, in this pass.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Draft {
+    /// Tokens that are left.
+    left: usize,
+    /// Tokens that were drafted.
+    pub drafted: usize,
+    /// Tokens that were compared, and how many of them were the sampled ones.
+    pub compared: usize,
+    pub accepted: usize,
 }
 
 /// An answer that is being generated.
@@ -38,12 +52,22 @@ pub(super) struct Running<'t> {
     started: Instant,
     /// When the prompt had been evaluated.
     read: Option<Instant>,
+    /// Tokens that were drafted, and how many of them were accepted.
+    drafted: usize,
+    accepted: usize,
+}
+
+impl Draft {
+    /// The tokens of `ids`, which end with the draft, without it.
+    pub fn known(self, ids: &[u32]) -> &[u32] {
+        &ids[..ids.len() - self.left]
+    }
 }
 
 impl<'t> Slot<'t> {
     pub fn new(config: &Config, options: StateOptions) -> Self {
         let sequence = Sequence::new(config, options);
-        Self { sequence, ids: Vec::new(), running: None, used: 0 }
+        Self { sequence, ids: Vec::new(), draft: Draft::default(), running: None, used: 0 }
     }
 
     /// The tokens whose keys and values are in the cache.
@@ -90,8 +114,16 @@ impl<'t> Slot<'t> {
             logprobs: request.logprobs,
         };
         let generation = Generation::new(tokenizer, options);
-        let (logprobs, started) = (Vec::new(), Instant::now());
-        self.running = Some(Running { queued, generation, cached, logprobs, started, read: None });
+        self.running = Some(Running {
+            queued,
+            generation,
+            cached,
+            logprobs: Vec::new(),
+            started: Instant::now(),
+            read: None,
+            drafted: 0,
+            accepted: 0,
+        });
     }
 
     /// Copies what `other` holds of the prompt, if that is so much more than this slot holds that
@@ -104,6 +136,62 @@ impl<'t> Slot<'t> {
             if let Some(running) = &mut self.running {
                 running.cached += now - before;
             }
+        }
+    }
+
+    /// The tokens without the draft.
+    pub fn known(&self) -> &[u32] {
+        self.draft.known(&self.ids)
+    }
+
+    /// Most tokens that may be drafted: a draft of all tokens that the answer may still have would
+    /// leave none to be sampled.
+    pub fn most_drafted(&self) -> usize {
+        let StateOptions { n_ctx, n_ubatch, .. } = *self.sequence.options();
+        let remaining = self.running.as_ref().and_then(|running| running.generation.remaining());
+        let remaining = remaining.unwrap_or(usize::MAX).min(n_ubatch);
+        remaining.saturating_sub(1).min(n_ctx - self.ids.len())
+    }
+
+    /// Adds drafted tokens, to be evaluated in the next pass.
+    pub fn add_draft(&mut self, draft: &[u32]) {
+        self.ids.extend_from_slice(draft);
+        let drafted = draft.len();
+        self.draft = Draft { left: drafted, drafted, ..Draft::default() };
+        if let Some(running) = &mut self.running {
+            running.drafted += drafted;
+        }
+    }
+
+    /// Drops what is left of the draft, evaluated or not. Returns the number of its tokens.
+    pub fn drop_draft(&mut self) -> usize {
+        let left = std::mem::take(&mut self.draft.left);
+        if left > 0 {
+            self.ids.truncate(self.ids.len() - left);
+            self.sequence.truncate(self.ids.len());
+        }
+        left
+    }
+
+    /// Whether the next token is sampled from the row of position `pos`: the row is evaluated, and
+    /// no token is known to follow it.
+    pub fn samples_from(&self, pos: usize) -> bool {
+        let is_evaluated = pos < self.sequence.len();
+        self.running.is_some() && is_evaluated && pos + 1 == self.known().len()
+    }
+
+    /// Adds the sampled token `id`, which is to be evaluated unless it is the next one of the
+    /// draft. If it is not, the draft is dropped.
+    fn add_sampled(&mut self, id: u32) {
+        let drafted = self.ids.get(self.ids.len() - self.draft.left).copied();
+        self.draft.compared += usize::from(drafted.is_some());
+        if drafted == Some(id) {
+            self.draft.left -= 1;
+            self.draft.accepted += 1;
+            self.running.iter_mut().for_each(|running| running.accepted += 1);
+        } else {
+            self.drop_draft();
+            self.ids.push(id);
         }
     }
 
@@ -135,7 +223,7 @@ impl<'t> Slot<'t> {
                 let id = token.id;
                 let finish = running.push(token, stop_ids);
                 if finish.is_none() {
-                    self.ids.push(id);
+                    self.add_sampled(id);
                 }
                 Ok(finish)
             }
@@ -157,6 +245,7 @@ impl<'t> Slot<'t> {
     /// Ends the answer, complete or not, and returns it. The tokens that were not evaluated are
     /// dropped.
     pub fn end(&mut self) -> Option<Running<'t>> {
+        self.drop_draft();
         self.ids.truncate(self.sequence.len());
         self.running.take()
     }
@@ -223,6 +312,8 @@ impl Running<'_> {
             queued: self.started - self.queued.arrived,
             prompt_time: read - self.started,
             decode_time: self.read.map_or(Duration::ZERO, |read| read.elapsed()),
+            drafted: self.drafted,
+            accepted: self.accepted,
         };
         self.send(Event::Done(done));
     }

@@ -59,6 +59,11 @@ impl<'t> Generation<'t> {
         self.options.max_tokens == Some(self.tokens)
     }
 
+    /// How many tokens may still follow; `None` for no limit.
+    pub fn remaining(&self) -> Option<usize> {
+        self.options.max_tokens.map(|max| max.saturating_sub(self.tokens))
+    }
+
     /// Samples the token that follows `ids` from its logits, `[n_vocab]`, which are changed.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //!   shown, and detects the end. [`Session`] and the slots of an [engine](crate::engine) both use it.
 //! - [`Session`]: a single sequence. [`Session::generate`] is an iterator over the tokens of a text,
 //!   which can be cancelled.
+//! - [`draft`]: guesses the next tokens, so that one pass over the weights gives several.
 //! - [`Shift`]: chooses the tokens with which a session continues when its context is full.
 //!
 //! ```
@@ -34,6 +35,9 @@
 //! # }
 //! ```
 
+mod ahead;
+mod answer;
+pub mod draft;
 mod error;
 mod generation;
 mod session;
@@ -41,9 +45,10 @@ mod shift;
 mod text;
 mod token;
 
+pub use answer::{tokens_per_second, Answer, DraftStats, End};
 pub use error::{GenerateError, PromptTooLong};
 pub use generation::{Finish, Generation, GenerationOptions};
-pub use session::{tokens_per_second, Answer, End, Limits, Session, Tokens};
+pub use session::{Limits, Session, Tokens};
 pub use shift::{OldestHalf, Shift};
 pub use text::Shown;
 pub use token::{Token, TokenLogprobs};

@@ -1,8 +1,13 @@
 //! Generates text with a single sequence, as an iterator over its tokens.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::{Finish, GenerateError, Generation, GenerationOptions, PromptTooLong, Shift, Shown};
+use super::ahead::Ahead;
+use super::draft::Speculation;
+use super::{
+    Answer, DraftStats, End, Finish, GenerateError, Generation, GenerationOptions, PromptTooLong,
+    Shift, Shown,
+};
 use crate::model::{Model, ModelError, State, StateOptions};
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
@@ -10,15 +15,17 @@ use crate::tokenizer::Tokenizer;
 /// A model and one sequence: the tokens that it has evaluated so far, and a sampler for the next
 /// ones.
 pub struct Session<'m> {
-    model: &'m Model<'m>,
+    pub(super) model: &'m Model<'m>,
     tokenizer: &'m Tokenizer,
     stop_ids: Vec<u32>,
     sampler: Sampler,
-    state: State,
-    /// The tokens whose keys and values are in `state`.
+    pub(super) state: State,
+    /// The tokens whose keys and values are in `state`. Drafted tokens may follow there.
     pub(super) ids: Vec<u32>,
     /// The logits of the last of them, `[n_vocab]`.
     pub(super) logits: Vec<f32>,
+    pub(super) speculation: Option<Speculation<'m>>,
+    pub(super) ahead: Ahead,
 }
 
 /// When to stop, in addition to where the model ends the text.
@@ -28,42 +35,6 @@ pub struct Limits<'c> {
     pub max_tokens: Option<usize>,
     /// Called before every evaluation; generation stops when it returns true.
     pub cancelled: &'c dyn Fn() -> bool,
-}
-
-/// Why a text ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The model ended it, or it has as many tokens as `max_tokens` allows.
-    Finished(Finish),
-    /// The context is full.
-    ContextFull,
-    /// It was cancelled.
-    Cancelled,
-}
-
-/// What was generated, with statistics.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// Number of tokens in its text. A stop token at the end is not counted.
-    pub tokens: usize,
-    /// The latest of these tokens; all of them, unless they are more than the context holds.
-    pub ids: Vec<u32>,
-    /// Why it ended; `None` while it continues.
-    pub end: Option<End>,
-    /// Number of tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// How many of these had to be evaluated because the session did not hold them.
-    pub prompt_evaluated: usize,
-    /// How often the context was full and was shifted.
-    pub shifts: usize,
-    /// Time from the prompt's arrival until it had been evaluated.
-    pub prompt_time: Duration,
-    /// Number of evaluations after the prompt, of one token each.
-    pub decoded: usize,
-    /// Their time, including sampling.
-    pub decode_time: Duration,
-    /// When the first token was sampled.
-    pub first_token: Option<Instant>,
 }
 
 impl<'m> Session<'m> {
@@ -76,7 +47,17 @@ impl<'m> Session<'m> {
         options: StateOptions,
     ) -> Self {
         let state = State::new(model.config(), options);
-        Self { model, tokenizer, stop_ids, sampler, state, ids: Vec::new(), logits: Vec::new() }
+        Self {
+            model,
+            tokenizer,
+            stop_ids,
+            sampler,
+            state,
+            ids: Vec::new(),
+            logits: Vec::new(),
+            speculation: None,
+            ahead: Ahead::default(),
+        }
     }
 
     /// Replaces the sequence with a saved one, whose tokens are `ids`.
@@ -140,7 +121,11 @@ impl<'m> Session<'m> {
         let options =
             GenerationOptions { max_tokens: limits.max_tokens, ..GenerationOptions::default() };
         let generation = Generation::new(self.tokenizer, options);
-        let answer = Answer::new(prompt.len());
+        if let Some(speculation) = &mut self.speculation {
+            speculation.begin(0);
+        }
+        let draft = self.speculation.as_ref().map(|_| DraftStats::default());
+        let answer = Answer::new(prompt.len(), draft);
         let prompt = prompt[held..].to_vec();
         let cancelled = limits.cancelled;
         Ok(Tokens { session: self, generation, shift, cancelled, prompt, start, answer })
@@ -164,6 +149,9 @@ impl<'m> Session<'m> {
                 return Ok(false);
             }
             self.evaluate(ubatch)?;
+            if !self.read_ahead(cancelled)? {
+                return Ok(false);
+            }
         }
         Ok(true)
     }
@@ -197,7 +185,7 @@ impl Tokens<'_, '_> {
 
     /// What was generated in the end.
     pub fn into_answer(self) -> Answer {
-        self.answer
+        self.answer.clone()
     }
 
     /// Generates one token: evaluates, samples and checks for the end.
@@ -238,15 +226,22 @@ impl Tokens<'_, '_> {
         Ok(if (self.cancelled)() { Some(End::Cancelled) } else { full })
     }
 
-    /// Evaluates the last token. Returns why the text ends here, if it does.
+    /// Evaluates the last token, unless it was drafted and evaluated already. Returns why the text
+    /// ends here, if it does.
     fn evaluate_last(&mut self) -> Result<Option<End>, GenerateError> {
         if (self.cancelled)() {
             return Ok(Some(End::Cancelled));
         }
         let session = &mut *self.session;
-        let last = &self.answer.ids[self.answer.ids.len() - 1..];
-        if session.ids.len() < session.n_ctx() {
-            session.evaluate(last)?;
+        let last = self.answer.ids[self.answer.ids.len() - 1];
+        let (held, n_ctx) = (session.ids.len(), session.n_ctx());
+        if session.take_drafted(last) {
+            self.answer.draft.iter_mut().for_each(|draft| draft.accepted += 1);
+        } else if held < n_ctx {
+            // A draft of all remaining tokens would leave none to be sampled.
+            let remaining = self.generation.remaining().unwrap_or(usize::MAX);
+            let most = (n_ctx - held).min(remaining).min(session.state.options().n_ubatch) - 1;
+            session.evaluate_ahead(last, most, self.answer.draft.as_mut())?;
         } else {
             let shifted = self.shift.shift(&session.ids, &self.answer.ids);
             let Some(ids) = shifted.map_err(GenerateError::Shift)? else {
@@ -284,44 +279,9 @@ impl Iterator for Tokens<'_, '_> {
     }
 }
 
-impl Answer {
-    fn new(prompt_tokens: usize) -> Self {
-        Self {
-            tokens: 0,
-            ids: Vec::new(),
-            end: None,
-            prompt_tokens,
-            prompt_evaluated: 0,
-            shifts: 0,
-            prompt_time: Duration::ZERO,
-            decoded: 0,
-            decode_time: Duration::ZERO,
-            first_token: None,
-        }
+impl Drop for Tokens<'_, '_> {
+    /// Leaves the session with the tokens of the text only.
+    fn drop(&mut self) {
+        self.session.end_draft();
     }
-
-    /// Evaluated tokens of the prompt per second.
-    pub fn prompt_speed(&self) -> Option<f64> {
-        tokens_per_second(self.prompt_evaluated, self.prompt_time)
-    }
-
-    /// Decoded tokens per second.
-    pub fn decode_speed(&self) -> Option<f64> {
-        tokens_per_second(self.decoded, self.decode_time)
-    }
-
-    /// Adds a token. A text may be endless, so only as many ids are kept as a context of `n_ctx`
-    /// may need.
-    fn push(&mut self, id: u32, n_ctx: usize) {
-        self.tokens += 1;
-        self.ids.push(id);
-        if self.ids.len() > 2 * n_ctx {
-            self.ids.drain(..n_ctx);
-        }
-    }
-}
-
-/// Tokens per second; `None` if there are no tokens or no time has passed.
-pub fn tokens_per_second(tokens: usize, time: Duration) -> Option<f64> {
-    (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64())
 }

@@ -31,10 +31,19 @@ impl Load {
     }
 }
 
+/// What drafting adds to a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Drafting<'c> {
+    /// Most tokens of a draft.
+    pub tokens: usize,
+    /// The draft model, if there is one: its configuration, and the size of its file in bytes.
+    pub model: Option<(&'c Config, u64)>,
+}
+
 /// Most resident memory while text is generated, in bytes by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// The mapped file: weights, texts of the SentencePiece pieces and metadata.
+    /// The mapped files: weights, texts of the SentencePiece pieces and metadata.
     pub file: u64,
     /// The KV cache, with the context of every sequence full.
     pub kv_cache: u64,
@@ -64,8 +73,6 @@ impl Memory {
         threads: usize,
         load: Load,
     ) -> Self {
-        let norms = tensors(config, false).into_iter().filter(|spec| spec.role() == Role::Norm);
-        let norms = norms.map(|spec| spec.values() * size_of::<f32>()).sum::<usize>();
         let grammars = match load {
             Load::One => 0,
             Load::Engine { .. } => Grammars::predicted_heap_bytes(config.n_vocab),
@@ -76,8 +83,35 @@ impl Memory {
             kv_cache: (load.sequences() * Sequence::bytes(config, options)) as u64,
             buffers: buffers(config, options, threads, load) as u64,
             tokenizer: tokenizer as u64,
-            program: (PROGRAM + norms + threads * THREAD) as u64,
+            program: (PROGRAM + norms(config) + threads * THREAD) as u64,
         }
+    }
+
+    /// The same with drafts: a second model with sequences of its own, and rows for drafted tokens
+    /// in the passes of the first. The draft model reads at most a ubatch at a time, or two tokens
+    /// of each sequence.
+    pub fn with_drafting(
+        mut self,
+        config: &Config,
+        options: StateOptions,
+        load: Load,
+        drafting: Drafting<'_>,
+    ) -> Self {
+        let sequences = load.sequences();
+        // What an engine computes at a time is counted already.
+        let logit_rows = if load == Load::One { drafting.tokens } else { 0 };
+        // One sequence reads a ubatch or decodes, and a draft is shorter than a ubatch.
+        let rows = Workspace::bytes(config, options, (sequences - 1) * drafting.tokens, 0);
+        self.buffers += (rows + logit_rows * config.n_vocab * size_of::<f32>()) as u64;
+        if let Some((draft, file)) = drafting.model {
+            let rows = options.n_ctx.min(options.n_ubatch) + 2 * sequences;
+            let logits = sequences.min(LOGIT_ROWS) * draft.n_vocab * size_of::<f32>();
+            self.file += file;
+            self.kv_cache += (sequences * Sequence::bytes(draft, options)) as u64;
+            self.buffers += (Workspace::bytes(draft, options, rows, sequences) + logits) as u64;
+            self.program += norms(draft) as u64;
+        }
+        self
     }
 
     /// The sum of all parts.
@@ -105,6 +139,12 @@ impl Memory {
             ("program", self.program),
         ]
     }
+}
+
+/// Bytes of the norms, which are copied from the file.
+fn norms(config: &Config) -> usize {
+    let norms = tensors(config, false).into_iter().filter(|spec| spec.role() == Role::Norm);
+    norms.map(|spec| spec.values() * size_of::<f32>()).sum()
 }
 
 /// The buffers of a pass, the logits that are computed together, and the samplers on this many

@@ -253,6 +253,12 @@ impl State {
         &self.sequence.options
     }
 
+    /// The logits that were computed last, `[rows, n_vocab]`. Whoever computed them may have changed
+    /// them.
+    pub fn logits(&self) -> &[f32] {
+        &self.work.buffers.logits
+    }
+
     /// Drops all positions.
     pub fn clear(&mut self) {
         self.truncate(0);

@@ -102,6 +102,8 @@ mod tests {
             queued: Duration::ZERO,
             prompt_time: Duration::ZERO,
             decode_time: Duration::ZERO,
+            drafted: 0,
+            accepted: 0,
         };
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let done_later = stream::once(async { (0_usize, receiver.await.ok().map(Event::Done)) });

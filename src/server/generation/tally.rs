@@ -17,6 +17,10 @@ pub struct Tally {
     pub evaluated: usize,
     /// Tokens of the answers.
     pub generated: usize,
+    /// Tokens that were drafted for the answers.
+    pub drafted: usize,
+    /// How many of these were accepted.
+    pub accepted: usize,
     /// The longest time that a prompt took.
     pub prompt_time: Duration,
     /// The longest time that an answer took after its prompt.
@@ -32,6 +36,8 @@ impl Tally {
             cached: 0,
             evaluated: 0,
             generated: 0,
+            drafted: 0,
+            accepted: 0,
             prompt_time: Duration::ZERO,
             decode_time: Duration::ZERO,
         }
@@ -53,6 +59,8 @@ impl Tally {
             }
             Event::Done(done) => {
                 self.generated += done.tokens;
+                self.drafted += done.drafted;
+                self.accepted += done.accepted;
                 self.prompt_time = self.prompt_time.max(done.prompt_time);
                 self.decode_time = self.decode_time.max(done.decode_time);
             }
@@ -74,12 +82,20 @@ mod tests {
         }
         for (index, tokens) in [(0, 1), (1, 2), (2, 3), (3, 4)] {
             let time = Duration::from_millis(500 * tokens as u64);
-            let finish = Finish::Stop;
-            let done = Done { finish, tokens, queued: time, prompt_time: time, decode_time: time };
+            let done = Done {
+                finish: Finish::Stop,
+                tokens,
+                queued: time,
+                prompt_time: time,
+                decode_time: time,
+                drafted: tokens,
+                accepted: tokens / 2,
+            };
             tally.count(index, &Event::Done(done));
         }
         assert_eq!((tally.prompt(), tally.cached), (30, 5));
         assert_eq!((tally.evaluated, tally.generated), (27, 10));
+        assert_eq!((tally.drafted, tally.accepted), (10, 4));
         let longest = Duration::from_secs(2);
         assert_eq!((tally.prompt_time, tally.decode_time), (longest, longest));
     }

@@ -67,6 +67,18 @@ impl Collector for Snapshot {
             ("cached_tokens", "Tokens of prompts that were in the cache", totals.cached_tokens),
             ("generated_tokens", "Tokens of answers", totals.generated_tokens),
             ("steps", "Passes over the model's weights", totals.steps),
+            ("draft_steps", "Passes that evaluated drafted tokens", totals.draft_steps),
+            ("drafted_tokens", "Tokens that were drafted", totals.drafted_tokens),
+            (
+                "accepted_tokens",
+                "Drafted tokens that became answers' tokens",
+                totals.accepted_tokens,
+            ),
+            (
+                "draft_failures",
+                "Drafters that were given up because their values are NaN or infinite",
+                totals.draft_failures,
+            ),
             ("requests", "Answers that were taken on", totals.requests),
             ("finished_stop", "Answers that came to their end", totals.finished_stop),
             ("finished_length", "Answers that came to their length", totals.finished_length),

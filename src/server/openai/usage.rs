@@ -17,10 +17,11 @@ pub fn usage(tally: &Tally) -> Value {
 }
 
 /// In llama.cpp's words
-/// (<https://github.com/ggml-org/llama.cpp/tree/master/tools/server#timings-and-context-usage>).
+/// (<https://github.com/ggml-org/llama.cpp/tree/master/tools/server#timings-and-context-usage>). As
+/// there, `draft_n` and `draft_n_accepted` are left out if nothing was drafted.
 pub fn timings(tally: &Tally) -> Value {
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
-    json!({
+    let mut timings = json!({
         "cache_n": tally.cached,
         "prompt_n": tally.evaluated,
         "prompt_ms": milliseconds(tally.prompt_time),
@@ -28,7 +29,12 @@ pub fn timings(tally: &Tally) -> Value {
         "predicted_n": tally.generated,
         "predicted_ms": milliseconds(tally.decode_time),
         "predicted_per_second": per_second(tally.generated, tally.decode_time),
-    })
+    });
+    if tally.drafted > 0 {
+        timings["draft_n"] = json!(tally.drafted);
+        timings["draft_n_accepted"] = json!(tally.accepted);
+    }
+    timings
 }
 
 /// Tokens per second, if there are tokens and time.
@@ -50,10 +56,13 @@ mod tests {
             "prompt_tokens_details": {"cached_tokens": 5},
         });
         assert_eq!(usage(&tally), expected);
-        let expected = json!({
+        let mut expected = json!({
             "cache_n": 5, "prompt_n": 27, "prompt_ms": 0.0, "prompt_per_second": null,
             "predicted_n": 10, "predicted_ms": 2000.0, "predicted_per_second": 5.0,
         });
+        assert_eq!(timings(&tally), expected);
+        (tally.drafted, tally.accepted) = (8, 6);
+        (expected["draft_n"], expected["draft_n_accepted"]) = (json!(8), json!(6));
         assert_eq!(timings(&tally), expected);
     }
 }
