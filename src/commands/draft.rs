@@ -74,15 +74,19 @@ impl Draft {
         Ok(Some(Model::on(cpu.clone(), draft)?))
     }
 
-    /// Drafts for this many sequences with these options, by `model` if there is one.
+    /// Drafts for this many sequences of `source` with these options, by `model` if there is one.
     pub fn speculation<'m>(
         &self,
         model: Option<&'m Model<'m>>,
+        source: &Source,
         options: StateOptions,
         sequences: usize,
     ) -> Speculation<'m> {
         let drafter: Box<dyn Drafter + 'm> = match model {
-            Some(model) => Box::new(DraftModel::new(model, options, sequences)),
+            Some(model) => {
+                let n_vocab = source.config().n_vocab;
+                Box::new(DraftModel::new(model, n_vocab, options, sequences))
+            }
             None => Box::new(Lookup),
         };
         Speculation::new(drafter, self.tokens, sequences)

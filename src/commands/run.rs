@@ -117,7 +117,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let n_ctx = plan.options.n_ctx;
     let mut session = Session::new(&model, &tokenizer, stop_ids, sampler, plan.options);
     if let Some(draft) = &draft {
-        session.set_speculation(draft.speculation(draft_model.as_ref(), plan.options, 1));
+        session.set_speculation(draft.speculation(draft_model.as_ref(), &source, plan.options, 1));
     }
     let cache = args.session.prompt_cache(&source)?;
     let turns = match &cache {

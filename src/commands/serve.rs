@@ -152,7 +152,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let (mut engine, handle) = Engine::new(&model, &tokenizer, stop_ids.clone(), options);
     if let Some(draft) = &draft {
         let model = draft_model.as_ref();
-        engine.set_speculation(draft.speculation(model, plan.options, args.parallel));
+        engine.set_speculation(draft.speculation(model, &source, plan.options, args.parallel));
     }
     let card = args.card(&source);
     let app = Arc::new(App::new(handle.clone(), Arc::clone(&tokenizer), stop_ids, encode, card));

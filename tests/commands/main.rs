@@ -3,6 +3,7 @@
 mod bench;
 mod cli;
 mod conversation;
+mod drafts;
 mod exit_codes;
 mod inspect;
 mod memory;

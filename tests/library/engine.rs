@@ -7,6 +7,7 @@ use lapidary::engine::{
     Answer, Done, Engine, EngineError, EngineOptions, Event, Finish, Handle, Request, SubmitError,
     TokenLogprobs,
 };
+use lapidary::generate::draft::Speculation;
 use lapidary::kernels::{log_sum_exp, Isa, KvType};
 use lapidary::model::{Model, Rows, Source, State, StateOptions};
 use lapidary::sampling::{Constraint, ConstraintError, Sampler, SamplerConfig};
@@ -14,20 +15,20 @@ use lapidary::tokenizer::{ControlPieces, Special, Tokenizer};
 
 use crate::fixtures::{held_out, micro, tiny};
 
-const N_CTX: usize = 400;
+pub const N_CTX: usize = 400;
 
 /// Micro's window is 16, and a ring with this ubatch holds 256 positions.
 const N_UBATCH: usize = 40;
 
 /// A model with its tokenizer, and the text that prompts are taken from.
-struct Bench {
+pub struct Bench {
     source: Source,
     tokenizer: Tokenizer,
-    ids: Vec<u32>,
+    pub ids: Vec<u32>,
 }
 
 impl Bench {
-    fn new(checkpoint: &std::path::Path) -> Self {
+    pub fn new(checkpoint: &std::path::Path) -> Self {
         let source = Source::open(checkpoint).unwrap();
         let tokenizer = Tokenizer::new(source.vocab().unwrap()).unwrap();
         let text = std::fs::read_to_string(held_out()).unwrap();
@@ -35,15 +36,27 @@ impl Bench {
         Self { source, tokenizer, ids }
     }
 
-    fn stop_ids(&self) -> Vec<u32> {
+    pub fn stop_ids(&self) -> Vec<u32> {
         self.source.stop_ids(self.tokenizer.vocab())
     }
 
     /// Runs an engine on a thread of its own while `drive` uses it.
-    fn engine(&self, parallel: usize, queue: usize, drive: impl FnOnce(&Model<'_>, Handle)) {
+    pub fn engine(&self, parallel: usize, queue: usize, drive: impl FnOnce(&Model<'_>, Handle)) {
+        self.engine_with(parallel, queue, None, drive);
+    }
+
+    /// The same with drafts.
+    pub fn engine_with<'m>(
+        &'m self,
+        parallel: usize,
+        queue: usize,
+        speculation: Option<Speculation<'m>>,
+        drive: impl FnOnce(&Model<'_>, Handle),
+    ) {
         let model = Model::load(&self.source, Some(2)).unwrap();
         let options = EngineOptions { parallel, queue, state: options() };
-        let (engine, handle) = Engine::new(&model, &self.tokenizer, self.stop_ids(), options);
+        let (mut engine, handle) = Engine::new(&model, &self.tokenizer, self.stop_ids(), options);
+        speculation.into_iter().for_each(|speculation| engine.set_speculation(speculation));
         thread::scope(|scope| {
             scope.spawn(|| engine.run());
             drive(&model, handle);
@@ -69,11 +82,11 @@ impl Bench {
     }
 }
 
-fn options() -> StateOptions {
+pub fn options() -> StateOptions {
     StateOptions { n_ubatch: N_UBATCH, ..StateOptions::new(N_CTX, KvType::F16) }
 }
 
-fn request(prompt: &[u32], max_tokens: usize, sampler: SamplerConfig) -> Request {
+pub fn request(prompt: &[u32], max_tokens: usize, sampler: SamplerConfig) -> Request {
     Request {
         prompt: prompt.to_vec(),
         max_tokens: Some(max_tokens),
@@ -86,28 +99,28 @@ fn request(prompt: &[u32], max_tokens: usize, sampler: SamplerConfig) -> Request
     }
 }
 
-fn greedy() -> SamplerConfig {
+pub fn greedy() -> SamplerConfig {
     SamplerConfig { temperature: 0.0, ..SamplerConfig::default() }
 }
 
-fn seeded(seed: u64) -> SamplerConfig {
+pub fn seeded(seed: u64) -> SamplerConfig {
     let seed = Some(seed);
     SamplerConfig { temperature: 1.0, frequency_penalty: 0.5, seed, ..SamplerConfig::default() }
 }
 
 /// All that came of a request.
 #[derive(Debug, Default)]
-struct Whole {
-    ids: Vec<u32>,
-    text: String,
-    logprobs: Vec<TokenLogprobs>,
-    cached: usize,
-    prompt_logprobs: Vec<TokenLogprobs>,
-    done: Option<Done>,
-    error: Option<EngineError>,
+pub struct Whole {
+    pub ids: Vec<u32>,
+    pub text: String,
+    pub logprobs: Vec<TokenLogprobs>,
+    pub cached: usize,
+    pub prompt_logprobs: Vec<TokenLogprobs>,
+    pub done: Option<Done>,
+    pub error: Option<EngineError>,
 }
 
-fn wait(mut answer: Answer) -> Whole {
+pub fn wait(mut answer: Answer) -> Whole {
     let mut whole = Whole::default();
     while let Some(event) = answer.next_blocking() {
         match event {
@@ -126,7 +139,7 @@ fn wait(mut answer: Answer) -> Whole {
     whole
 }
 
-fn one(handle: &Handle, request: Request) -> Answer {
+pub fn one(handle: &Handle, request: Request) -> Answer {
     handle.submit(vec![request]).unwrap().remove(0)
 }
 
@@ -279,9 +292,9 @@ fn an_answer_ends_where_it_should() {
 
 /// Nothing but one token, so many times.
 #[derive(Debug)]
-struct Only {
-    id: u32,
-    left: usize,
+pub struct Only {
+    pub id: u32,
+    pub left: usize,
 }
 
 impl Constraint for Only {

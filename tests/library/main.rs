@@ -4,6 +4,7 @@
 mod cache;
 mod chat;
 mod checkpoints;
+mod drafts;
 mod engine;
 mod family;
 mod gemma3;

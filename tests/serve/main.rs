@@ -5,6 +5,7 @@ mod capacity;
 mod chat;
 mod client;
 mod completions;
+mod drafts;
 mod guard;
 mod running;
 mod status;

@@ -11,6 +11,8 @@ pub struct DraftModel<'m> {
     model: &'m Model<'m>,
     work: Workspace,
     held: Vec<Held>,
+    /// The ids below are those that both models have.
+    n_vocab: usize,
 }
 
 /// A sequence of the draft model, and its tokens.
@@ -27,11 +29,18 @@ const CATCH_UP: usize = 128;
 const MIN_COPY: usize = 16;
 
 impl<'m> DraftModel<'m> {
-    /// A draft model for this many sequences, with these options for its own.
-    pub fn new(model: &'m Model<'m>, options: StateOptions, sequences: usize) -> Self {
+    /// A draft model for this many sequences of a model with `n_vocab` tokens, with these options
+    /// for its own.
+    pub fn new(
+        model: &'m Model<'m>,
+        n_vocab: usize,
+        options: StateOptions,
+        sequences: usize,
+    ) -> Self {
         let held = || Held { sequence: Sequence::new(model.config(), options), ids: Vec::new() };
         let held = (0..sequences).map(|_| held()).collect();
-        Self { model, work: Workspace::new(model.config()), held }
+        let n_vocab = n_vocab.min(model.config().n_vocab);
+        Self { model, work: Workspace::new(model.config()), held, n_vocab }
     }
 
     /// Drops what a sequence holds besides the first tokens of a text, and of these all from
@@ -76,8 +85,11 @@ impl<'m> DraftModel<'m> {
         texts: &[(usize, &[u32])],
         budget: usize,
     ) -> Result<Vec<usize>, ModelError> {
-        let missing =
-            |(sequence, ids): &(usize, &[u32])| ids.len() - self.held[*sequence].ids.len();
+        // A text is read up to the first token that the draft model does not have.
+        let missing = |(sequence, ids): &(usize, &[u32])| {
+            let ids = &ids[self.held[*sequence].ids.len()..];
+            ids.iter().take_while(|id| (**id as usize) < self.n_vocab).count()
+        };
         let missing: Vec<usize> = texts.iter().map(missing).collect();
         let mut order: Vec<usize> = (0..texts.len()).collect();
         order.sort_by_key(|i| missing[*i]);
@@ -104,7 +116,8 @@ impl<'m> DraftModel<'m> {
         let mut likeliest = Vec::with_capacity(rows.len());
         for rows in rows.chunks(LOGIT_ROWS) {
             let logits = self.model.logits_of(&mut self.work, rows)?;
-            likeliest.extend(logits.chunks_exact(n_vocab).map(|row| argmax(isa, row) as u32));
+            let rows = logits.chunks_exact(n_vocab).map(|row| &row[..self.n_vocab]);
+            likeliest.extend(rows.map(|row| argmax(isa, row) as u32));
         }
         Ok(likeliest)
     }
