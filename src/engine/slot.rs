@@ -150,7 +150,7 @@ impl<'t> Slot<'t> {
         let StateOptions { n_ctx, n_ubatch, .. } = *self.sequence.options();
         let remaining = self.running.as_ref().and_then(|running| running.generation.remaining());
         let remaining = remaining.unwrap_or(usize::MAX).min(n_ubatch);
-        remaining.saturating_sub(1).min(n_ctx - self.ids.len())
+        remaining.saturating_sub(1).min(n_ctx.saturating_sub(self.ids.len()))
     }
 
     /// Adds drafted tokens, to be evaluated in the next pass.

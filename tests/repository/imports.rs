@@ -31,7 +31,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("server::http", &["server::limits", "engine", "chat", "grammar", "sampling", "tokenizer"]),
     ("server::limits", &[]),
     ("engine", &["generate", "sampling", "model", "tokenizer", "kernels"]),
-    ("generate", &["sampling", "model", "tokenizer", "kernels"]),
+    ("generate", &["sampling", "model", "tokenizer", "kernels", "formats::vocab"]),
     ("verify", &["convert", "chat", "model", "tokenizer", "kernels", "formats"]),
     ("convert", &["memory", "perplexity", "chat", "model", "tokenizer", "kernels", "formats"]),
     ("memory", &["grammar", "sampling", "model", "tokenizer", "kernels"]),

@@ -18,8 +18,8 @@ const SHORTEST: usize = 2;
 impl Drafter for Lookup {
     fn offer(&mut self, request: &DraftRequest<'_>) -> Offer {
         match find(request.ids) {
-            Some((n, _)) => Offer { most: request.most, kind: n - SHORTEST },
-            None => Offer { most: 0, kind: 0 },
+            Some((n, _)) => Offer { most: request.most, kind: n - SHORTEST, behind: 0 },
+            None => Offer { most: 0, kind: 0, behind: 0 },
         }
     }
 
@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(find(&[7, 8, 1, 7, 8, 2, 7, 8]), Some((2, 5)));
         let kinds = [&ids[..7], &ids].map(|ids| offer(ids).kind);
         assert_eq!(kinds, [0, 1]);
-        assert_eq!(offer(&[1, 2, 3, 4, 9, 1, 2, 3, 4]), Offer { most: 3, kind: 2 });
+        assert_eq!(offer(&[1, 2, 3, 4, 9, 1, 2, 3, 4]), Offer { most: 3, kind: 2, behind: 0 });
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub struct Offer {
     pub most: usize,
     /// How sure it is, as one of [`KINDS`] that have nothing in common.
     pub kind: usize,
+    /// How many tokens of the text it has to read before.
+    pub behind: usize,
 }
 
 /// How many tokens are drafted at a time.

@@ -168,7 +168,9 @@ impl<'m> DraftModel<'m> {
 
 impl Drafter for DraftModel<'_> {
     fn offer(&mut self, request: &DraftRequest<'_>) -> Offer {
-        Offer { most: request.most, kind: 0 }
+        let held = &self.held[request.sequence].ids;
+        let common = held.iter().zip(request.ids).take_while(|(a, b)| a == b).count();
+        Offer { most: request.most, kind: 0, behind: request.ids.len() - common }
     }
 
     fn draft(&mut self, requests: &[DraftRequest<'_>]) -> Result<Vec<Vec<u32>>, ModelError> {

@@ -93,6 +93,10 @@ impl Rate {
 const FIRST_WAIT: usize = 64;
 const LONGEST_WAIT: usize = 1024;
 
+/// A look is skipped if the drafter has to read more than so many tokens for each that was waited
+/// for.
+const MOST_BEHIND: usize = 3;
+
 /// Drafts of one token in a look.
 const LOOKS: usize = 6;
 
@@ -118,8 +122,9 @@ impl Tracker {
     }
 
     /// The number of tokens to draft where `chosen` promises the most: the same, but now and then
-    /// one in place of none, to see whether things have changed.
-    pub fn look(&mut self, chosen: usize) -> usize {
+    /// one in place of none, to see whether things have changed. Not if the drafter is so far
+    /// `behind` that to read these tokens would cost too much.
+    pub fn look(&mut self, chosen: usize, behind: usize) -> usize {
         if chosen > 0 {
             (self.quiet, self.wait, self.looks) = (0, FIRST_WAIT, 0);
             return chosen;
@@ -129,9 +134,10 @@ impl Tracker {
             if self.quiet <= self.wait {
                 return 0;
             }
-            (self.quiet, self.wait, self.looks) = (0, LONGEST_WAIT.min(2 * self.wait), LOOKS);
+            self.looks = if behind <= MOST_BEHIND * self.wait { LOOKS } else { 0 };
+            (self.quiet, self.wait) = (0, LONGEST_WAIT.min(2 * self.wait));
         }
-        1
+        self.looks.min(1)
     }
 
     /// Counts a draft that was made.
@@ -225,7 +231,7 @@ mod tests {
         let mut tracker = Tracker::new([Rate::new(0.1, 5.0); KINDS]);
         let mut looks = Vec::new();
         for token in 0..2000 {
-            if tracker.look(0) > 0 {
+            if tracker.look(0, 0) > 0 {
                 tracker.drafted();
                 looks.push(token);
             }
@@ -235,12 +241,18 @@ mod tests {
         let gaps: Vec<usize> = bursts.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(bursts[0] == FIRST_WAIT && gaps.len() >= 3, "{bursts:?}");
         assert!(gaps.windows(2).all(|pair| pair[1] > pair[0] + pair[0] / 2), "{gaps:?}");
+        // Not if there is too much to read first.
+        let mut tracker = Tracker::new([Rate::new(0.1, 5.0); KINDS]);
+        let first = (0..1900).find(|token| tracker.look(0, 600 + token) > 0);
+        assert_eq!(first, None);
+        let first = (0..1900).find(|_| tracker.look(0, 300) > 0);
+        assert!(first.is_some());
         // A draft that was not made does not count, and one that pays ends the waiting.
         let mut tracker = Tracker::new([Rate::new(0.1, 5.0); KINDS]);
-        (0..FIRST_WAIT).for_each(|_| assert_eq!(tracker.look(0), 0));
-        (0..LOOKS * 3).for_each(|_| assert_eq!(tracker.look(0), 1));
-        assert_eq!(tracker.look(5), 5);
-        (0..FIRST_WAIT).for_each(|_| assert_eq!(tracker.look(0), 0));
-        assert_eq!(tracker.look(0), 1);
+        (0..FIRST_WAIT).for_each(|_| assert_eq!(tracker.look(0, 0), 0));
+        (0..LOOKS * 3).for_each(|_| assert_eq!(tracker.look(0, 0), 1));
+        assert_eq!(tracker.look(5, 0), 5);
+        (0..FIRST_WAIT).for_each(|_| assert_eq!(tracker.look(0, 0), 0));
+        assert_eq!(tracker.look(0, 0), 1);
     }
 }

@@ -177,10 +177,8 @@ impl<'m> Speculation<'m> {
                 return self.detour(counts, most);
             }
         }
-        for ((n, request), most) in counts.iter_mut().zip(requests).zip(most) {
-            if *most > 0 {
-                *n = self.sequences[request.sequence].look(*n);
-            }
+        for (i, n) in counts.iter_mut().enumerate().filter(|(i, _)| most[*i] > 0) {
+            *n = self.sequences[requests[i].sequence].look(*n, offers[i].behind);
         }
         counts
     }
@@ -205,7 +203,7 @@ mod tests {
 
     impl Drafter for Zeros {
         fn offer(&mut self, request: &DraftRequest<'_>) -> Offer {
-            Offer { most: request.most, kind: 0 }
+            Offer { most: request.most, kind: 0, behind: 0 }
         }
 
         fn draft(&mut self, requests: &[DraftRequest<'_>]) -> Result<Vec<Vec<u32>>, ModelError> {

@@ -63,7 +63,7 @@ struct Script(Vec<Vec<u32>>);
 
 impl Drafter for Script {
     fn offer(&mut self, request: &DraftRequest<'_>) -> Offer {
-        Offer { most: request.most, kind: 0 }
+        Offer { most: request.most, kind: 0, behind: 0 }
     }
 
     fn draft(&mut self, requests: &[DraftRequest<'_>]) -> Result<Vec<Vec<u32>>, ModelError> {
@@ -82,7 +82,7 @@ struct Broken;
 
 impl Drafter for Broken {
     fn offer(&mut self, request: &DraftRequest<'_>) -> Offer {
-        Offer { most: request.most, kind: 0 }
+        Offer { most: request.most, kind: 0, behind: 0 }
     }
 
     fn draft(&mut self, _: &[DraftRequest<'_>]) -> Result<Vec<Vec<u32>>, ModelError> {
