@@ -33,8 +33,6 @@ pub(super) struct Slot<'t> {
 pub(super) struct Draft {
     /// Tokens that are left.
     left: usize,
-    /// Tokens that were drafted.
-    pub drafted: usize,
     /// Tokens that were compared, and how many of them were the sampled ones.
     pub compared: usize,
     pub accepted: usize,
@@ -156,10 +154,9 @@ impl<'t> Slot<'t> {
     /// Adds drafted tokens, to be evaluated in the next pass.
     pub fn add_draft(&mut self, draft: &[u32]) {
         self.ids.extend_from_slice(draft);
-        let drafted = draft.len();
-        self.draft = Draft { left: drafted, drafted, ..Draft::default() };
+        self.draft = Draft { left: draft.len(), ..Draft::default() };
         if let Some(running) = &mut self.running {
-            running.drafted += drafted;
+            running.drafted += draft.len();
         }
     }
 
@@ -181,11 +178,12 @@ impl<'t> Slot<'t> {
     }
 
     /// Adds the sampled token `id`, which is to be evaluated unless it is the next one of the
-    /// draft. If it is not, the draft is dropped.
-    fn add_sampled(&mut self, id: u32) {
+    /// draft. If it is not, the draft is dropped. Returns whether it is.
+    fn add_sampled(&mut self, id: u32) -> bool {
         let drafted = self.ids.get(self.ids.len() - self.draft.left).copied();
         self.draft.compared += usize::from(drafted.is_some());
-        if drafted == Some(id) {
+        let is_accepted = drafted == Some(id);
+        if is_accepted {
             self.draft.left -= 1;
             self.draft.accepted += 1;
             self.running.iter_mut().for_each(|running| running.accepted += 1);
@@ -193,6 +191,7 @@ impl<'t> Slot<'t> {
             self.drop_draft();
             self.ids.push(id);
         }
+        is_accepted
     }
 
     /// Stores the log-probabilities of a prompt token.
@@ -223,7 +222,7 @@ impl<'t> Slot<'t> {
                 let id = token.id;
                 let finish = running.push(token, stop_ids);
                 if finish.is_none() {
-                    self.add_sampled(id);
+                    totals.accepted_tokens += u64::from(self.add_sampled(id));
                 }
                 Ok(finish)
             }

@@ -37,27 +37,24 @@ impl<'m> Engine<'m> {
         };
         let slots: Vec<usize> = requests.iter().map(|request| request.sequence).collect();
         let drafts = slots.into_iter().zip(drafts).filter(|(_, draft)| !draft.is_empty());
-        let mut drafted = Vec::new();
-        for (i, draft) in drafts {
-            self.slots[i].add_draft(&draft);
-            planned.iter_mut().filter(|(slot, _)| *slot == i).for_each(|(_, n)| *n += draft.len());
-            drafted.push(i);
+        let drafts: Vec<(usize, Vec<u32>)> = drafts.collect();
+        for (i, draft) in &drafts {
+            self.slots[*i].add_draft(draft);
+            planned.iter_mut().filter(|(slot, _)| slot == i).for_each(|(_, n)| *n += draft.len());
         }
-        drafted
+        let mut state = self.shared.lock();
+        let tokens: usize = drafts.iter().map(|(_, draft)| draft.len()).sum();
+        state.totals.draft_steps += u64::from(tokens > 0);
+        state.totals.drafted_tokens += tokens as u64;
+        drafts.into_iter().map(|(i, _)| i).collect()
     }
 
-    /// Counts what became of the drafts of these slots.
+    /// Tells the speculation what became of the drafts of these slots.
     pub(super) fn add_compared(&mut self, drafted: Vec<usize>) {
-        let Some(speculation) = self.speculation.as_mut().filter(|_| !drafted.is_empty()) else {
-            return;
-        };
-        let mut state = self.shared.lock();
-        state.totals.draft_steps += 1;
+        let Some(speculation) = &mut self.speculation else { return };
         for i in drafted {
             let draft = self.slots[i].draft;
             speculation.add_compared(i, draft.compared, draft.accepted);
-            state.totals.drafted_tokens += draft.drafted as u64;
-            state.totals.accepted_tokens += draft.accepted as u64;
         }
     }
 
