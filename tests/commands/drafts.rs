@@ -24,7 +24,7 @@ static Q2_K: LazyLock<PathBuf> = LazyLock::new(|| {
 
 fn run(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
-    command.arg("run").arg(tiny()).args(["-p", PROMPT]).args(args);
+    command.arg("run").arg(tiny()).args(["-p", PROMPT, "--threads", "1"]).args(args);
     command.stdin(Stdio::null()).output().unwrap()
 }
 
@@ -47,13 +47,12 @@ fn a_text_is_the_same_with_drafts_and_they_are_counted() {
     let longer = ["-n", "200", "--ctx", "64", "--context-shift"];
     let eight_bits = ["-n", "60", "--kv", "q8_0", "--ubatch-size", "8"];
     for options in [&["-n", "60"][..], &longer, &eight_bits, &["-n", "60", "--chat"]] {
-        for sampling in [&["--temp", "0"][..], &["--seed", "1"], &["--seed", "2", "--temp", "1.2"]]
-        {
+        for sampling in [&["--temp", "0"][..], &["--seed", "1", "--repeat-penalty", "1.2"]] {
             let args = [options, sampling].concat();
             let plain = json(&args);
             assert!(plain.get("draft").is_none(), "{plain}");
             for drafter in [&["--draft", draft][..], &["--lookup"]] {
-                for tokens in ["1", "8", "auto"] {
+                for tokens in ["3", "auto"] {
                     let more = [drafter, &["--draft-tokens", tokens]].concat();
                     let found = json(&[&args[..], &more].concat());
                     for key in ["text", "stop", "generated_tokens", "shifts"] {
@@ -104,11 +103,11 @@ fn a_prompt_cache_goes_on_with_drafts_and_without() {
 #[test]
 fn another_vocabulary_is_refused_by_both_names() {
     let other = copy_of(&micro());
-    let path = other.path().join("tokenizer.json");
-    let text = std::fs::read_to_string(&path).unwrap();
-    let changed = text.replace("<unused7>", "<nothing7>");
-    assert_ne!(changed, text);
-    std::fs::write(&path, changed).unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        let path = other.path().join(name);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("<unused7>", "<nothing7>")).unwrap();
+    }
     let said = refused(&["--draft", other.path().to_str().unwrap()], 1);
     let line = said.lines().last().unwrap();
     let names = [other.path().to_str().unwrap(), "tiny-gemma2", "<unused7>", "<nothing7>"];
