@@ -254,10 +254,10 @@ impl<'m> Engine<'m> {
     /// without drafts, so that only those fail that cause such values.
     fn evaluate_separately(&mut self, planned: &[(usize, usize)], error: ModelError) {
         let mut again = Vec::new();
-        for (slot, n) in planned {
-            let slot_of = &mut self.slots[*slot];
-            slot_of.sequence.truncate(slot_of.sequence.len() - n);
-            again.push((*slot, n - slot_of.drop_draft()));
+        for (i, n) in planned {
+            let slot = &mut self.slots[*i];
+            slot.sequence.truncate(slot.sequence.len() - n);
+            again.push((*i, n - slot.drop_draft()));
         }
         if let ([(slot, _)], true) = (&again[..], again == planned) {
             return self.fail(*slot, &error);

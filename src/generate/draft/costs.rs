@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Moving averages of the time that something takes, by its size.
 #[derive(Clone, Debug, Default)]
-pub struct Costs(BTreeMap<usize, f64>);
+pub(super) struct Costs(BTreeMap<usize, f64>);
 
 /// Weight of a shorter time in the average, and of a longer one. Other programs can only make a
 /// pass longer, so a short time says more.

@@ -21,10 +21,8 @@ mod vocab;
 use std::fmt::Debug;
 use std::str::FromStr;
 
-pub use costs::Costs;
 pub use lookup::Lookup;
 pub use model::DraftModel;
-pub use policy::{choose, Candidate};
 pub use speculation::Speculation;
 pub use vocab::{compare_vocabularies, VocabularyDifference};
 

@@ -5,7 +5,7 @@ use super::KINDS;
 
 /// A sequence that gets one token in the next pass, and may get more.
 #[derive(Clone, Copy, Debug)]
-pub struct Candidate {
+pub(super) struct Candidate {
     /// The probability that a drafted token is accepted if those before it were.
     pub acceptance: f64,
     /// Most tokens to draft.
@@ -25,7 +25,7 @@ const MIN_PROBABILITY: f64 = 0.02;
 /// drafts. `draft` gives the seconds that drafting one more token takes for some sequences at a
 /// time. Tokens are added one by one, always the likeliest of all sequences to be accepted, and the
 /// best number of them wins.
-pub fn choose(
+pub(super) fn choose(
     candidates: &[Candidate],
     rows: usize,
     pass: impl Fn(usize) -> f64,

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::costs::Costs;
 use super::policy::{choose, Candidate, Rate, Tracker};
-use super::{Costs, DraftRequest, DraftTokens, Drafter, Offer, KINDS, MAX_DRAFT};
+use super::{DraftRequest, DraftTokens, Drafter, Offer, KINDS, MAX_DRAFT};
 use crate::model::ModelError;
 
 /// Drafts for some sequences with a [`Drafter`]. With [`DraftTokens::Auto`], how much is drafted
