@@ -5,7 +5,7 @@ use lapidary::generate::draft::{DraftTokens, Lookup, Speculation};
 use lapidary::model::{Model, Source};
 use lapidary::sampling::SamplerConfig;
 
-use super::{Broken, By, Q2_K, TOKENS};
+use super::{By, Q2_K, TOKENS};
 use crate::engine::{greedy, one, options, request, seeded, wait, Bench, Only, N_CTX};
 use crate::fixtures::{micro, tiny};
 
@@ -144,16 +144,5 @@ fn who_goes_away_in_the_middle_of_a_draft_leaves_the_others_alone() {
             drop(leaving);
             assert_eq!(wait(staying).ids, expected);
         }
-    });
-}
-
-#[test]
-fn answers_do_not_need_the_drafter() {
-    let bench = Bench::new(&micro());
-    let broken = Speculation::new(Box::new(Broken), DraftTokens::Fixed(2), 2);
-    bench.engine_with(2, 2, Some(broken), |_, handle| {
-        let found = wait(one(&handle, request(&bench.ids[..60], 40, greedy())));
-        assert_eq!((found.ids.len(), found.done.unwrap().drafted), (40, 0));
-        assert_eq!(handle.status().totals.draft_failures, 1);
     });
 }

@@ -1,5 +1,6 @@
 //! Drafts change how soon a text comes, and nothing of what it is.
 
+mod damaged;
 mod engine;
 mod session;
 
@@ -73,19 +74,5 @@ impl Drafter for Script {
             Some(next.map(|at| if at % 7 == 3 { known[at] ^ 1 } else { known[at] }).collect())
         };
         Ok(requests.iter().map(|request| draft(request).unwrap_or_default()).collect())
-    }
-}
-
-/// Cannot draft, as a model with damaged weights.
-#[derive(Debug)]
-struct Broken;
-
-impl Drafter for Broken {
-    fn offer(&mut self, request: &DraftRequest<'_>) -> Offer {
-        Offer { most: request.most, kind: 0, behind: 0 }
-    }
-
-    fn draft(&mut self, _: &[DraftRequest<'_>]) -> Result<Vec<Vec<u32>>, ModelError> {
-        Err(ModelError::NotFinite { path: "small.gguf".into() })
     }
 }

@@ -1,27 +1,27 @@
 //! Drafts in a single sequence.
 
-use lapidary::generate::draft::{DraftTokens, Speculation};
+use lapidary::generate::draft::DraftTokens;
 use lapidary::generate::{Answer, Limits, OldestHalf, Session, Shift};
 use lapidary::kernels::KvType;
 use lapidary::model::{Model, Source, StateOptions};
 use lapidary::sampling::{Sampler, SamplerConfig};
 use lapidary::tokenizer::Tokenizer;
 
-use super::{Broken, By, Q2_K, TOKENS};
+use super::{By, Q2_K, TOKENS};
 use crate::fixtures::{micro, tiny};
 use crate::tokens::held_out_ids;
 
 /// Models of the same vocabulary, one of which drafts for the other.
-struct Setup {
+pub struct Setup {
     source: Source,
     draft: Source,
     tokenizer: Tokenizer,
     stop_ids: Vec<u32>,
-    ids: Vec<u32>,
+    pub ids: Vec<u32>,
 }
 
 impl Setup {
-    fn new(source: &std::path::Path, draft: &std::path::Path) -> Self {
+    pub fn new(source: &std::path::Path, draft: &std::path::Path) -> Self {
         let [source, draft] = [source, draft].map(|path| Source::open(path).unwrap());
         let tokenizer = Tokenizer::new(source.vocab().unwrap()).unwrap();
         let (ids, stop_ids) = (held_out_ids(&source), source.stop_ids(tokenizer.vocab()));
@@ -33,11 +33,11 @@ impl Setup {
     }
 
     /// The model and the one that drafts. One thread, because they are too small to be shared.
-    fn models(&self) -> [Model<'_>; 2] {
+    pub fn models(&self) -> [Model<'_>; 2] {
         [&self.source, &self.draft].map(|source| Model::load(source, Some(1)).unwrap())
     }
 
-    fn session<'a>(
+    pub fn session<'a>(
         &'a self,
         model: &'a Model<'a>,
         sampler: &SamplerConfig,
@@ -48,7 +48,7 @@ impl Setup {
     }
 }
 
-fn greedy() -> SamplerConfig {
+pub fn greedy() -> SamplerConfig {
     SamplerConfig { temperature: 0.0, ..SamplerConfig::default() }
 }
 
@@ -59,7 +59,7 @@ fn samplers() -> [SamplerConfig; 4] {
 }
 
 /// What each token adds, and the answer.
-fn generate(
+pub fn generate(
     session: &mut Session<'_>,
     prompt: &[u32],
     n: usize,
@@ -193,18 +193,4 @@ fn a_text_that_is_left_can_be_continued() {
         });
         assert!(plain == drafting, "{taken}");
     }
-}
-
-#[test]
-fn a_draft_model_that_fails_is_named() {
-    let setup = Setup::tiny();
-    let [model, _] = setup.models();
-    let mut session = setup.session(&model, &greedy(), StateOptions::new(100, KvType::F16));
-    session.set_speculation(Speculation::new(Box::new(Broken), DraftTokens::Fixed(2), 1));
-    let limits = Limits { max_tokens: Some(9), cancelled: &|| false };
-    let mut shift = ();
-    let tokens = session.generate(&setup.ids[..20], limits, &mut shift).unwrap();
-    let error = tokens.filter_map(Result::err).next().unwrap().to_string();
-    assert!(error.contains("small.gguf"), "{error}");
-    assert_eq!(session.ids().len(), session.state().len());
 }
