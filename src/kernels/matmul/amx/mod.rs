@@ -20,7 +20,8 @@ use legacy::Dot32;
 /// Bytes that a column has of a register of a panel: sixteen columns are side by side.
 pub const WIDTH: usize = 4;
 
-/// From so many columns on, it is worth unpacking rows to tiles. Estimated.
+/// From so many columns on, it is worth unpacking rows to tiles. Measured for sixteen: 0.6 to 1.0 of
+/// AVX-512's time, which is the same for nine.
 const FROM: usize = 9;
 
 /// Whether `isa` has tiles, and it is worth using them for `n` columns.
