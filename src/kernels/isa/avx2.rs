@@ -312,6 +312,11 @@ impl SimdInt for Avx2 {
         fn high_bytes(x: Self::Bytes) -> Self::Words {
             [_mm256_srai_epi16::<8>(x[0]), _mm256_srai_epi16::<8>(x[1])]
         }
+        fn merge_words(a: Self::Words, b: Self::Words) -> Self::Bytes {
+            let odd = _mm256_set1_epi16(-256);
+            let first = _mm256_blendv_epi8(a[0], _mm256_slli_epi16::<8>(b[0]), odd);
+            [first, _mm256_blendv_epi8(a[1], _mm256_slli_epi16::<8>(b[1]), odd)]
+        }
         fn widen_half<const HALF: i32>(x: Self::Bytes) -> Self::Words {
             let x = x[HALF as usize];
             let second = _mm256_extracti128_si256::<1>(x);

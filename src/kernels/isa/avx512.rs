@@ -243,6 +243,9 @@ impl SimdInt for Avx512 {
 
         fn load_words(x: &[i16; 32]) -> __m512i { _mm512_loadu_si512(x.as_ptr().cast()) }
         fn high_bytes(x: __m512i) -> __m512i { _mm512_srai_epi16::<8>(x) }
+        fn merge_words(a: __m512i, b: __m512i) -> __m512i {
+            _mm512_mask_blend_epi8(0xaaaa_aaaa_aaaa_aaaa, a, _mm512_slli_epi16::<8>(b))
+        }
         fn widen_half<const HALF: i32>(x: __m512i) -> __m512i {
             _mm512_cvtepi8_epi16(match HALF {
                 0 => _mm512_castsi512_si256(x),

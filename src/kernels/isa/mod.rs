@@ -177,3 +177,35 @@ impl<O: Op> IntOp for AnyOp<O> {
         self.0.run(s)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Merge<'a>(&'a [i16; 32], &'a [i16; 32]);
+
+    impl IntOp for Merge<'_> {
+        type Out = [u8; 64];
+
+        #[inline(always)]
+        fn run<S: SimdInt>(self, s: S) -> [u8; 64] {
+            let mut bytes = [0; 64];
+            s.store_bytes(s.merge_words(s.load_words(self.0), s.load_words(self.1)), &mut bytes);
+            bytes
+        }
+    }
+
+    /// Which kernels use it depends on the instruction set.
+    #[test]
+    fn merged_words_alternate() {
+        let a = std::array::from_fn(|i| 1009 * i as i16 - 9000);
+        let b = std::array::from_fn(|i| 77 - 1013 * i as i16);
+        for isa in Isa::available() {
+            let Ok(bytes) = isa.run_int(Merge(&a, &b)) else { continue };
+            for i in 0..32 {
+                let found = [bytes[2 * i], bytes[2 * i + 1]];
+                assert_eq!(found, [a[i] as u8, b[i] as u8], "{}", isa.name());
+            }
+        }
+    }
+}

@@ -260,6 +260,12 @@ impl SimdInt for Neon {
         fn high_bytes(x: Bytes) -> Words {
             four!(I => vshrq_n_s16::<8>(vreinterpretq_s16_u8(x[I])))
         }
+        fn merge_words(a: Words, b: Words) -> Bytes {
+            four!(I => {
+                let (a, b) = (vreinterpretq_u8_s16(a[I]), vreinterpretq_u8_s16(b[I]));
+                vtrn1q_u8(a, b)
+            })
+        }
         fn widen_half<const HALF: i32>(x: Bytes) -> Words {
             let (first, second) = (2 * HALF as usize, 2 * HALF as usize + 1);
             let (a, b) = (vreinterpretq_s8_u8(x[first]), vreinterpretq_s8_u8(x[second]));

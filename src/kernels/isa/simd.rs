@@ -140,6 +140,8 @@ pub trait SimdInt: Simd {
     fn words(self, x: Self::Bytes) -> Self::Words;
     /// The second one of every two bytes, signed, as a word.
     fn high_bytes(self, x: Self::Bytes) -> Self::Words;
+    /// The lower bytes of the words of `a` and `b`, alternating: one of `a` first.
+    fn merge_words(self, a: Self::Words, b: Self::Words) -> Self::Bytes;
     /// The bytes of the first half (`HALF` is 0) or the second (1), signed, each as a word.
     fn widen_half<const HALF: i32>(self, x: Self::Bytes) -> Self::Words;
 

@@ -114,6 +114,32 @@ const fn sums_fit_words<T: KBlock, const WIDTH: usize>() -> bool {
     !matches!(T::RULE, Rule::Signed) && products * 127 * T::MAX_CODE as usize <= i16::MAX as usize
 }
 
+/// What is added to the products of codes and scales so that they are unsigned bytes, if they all are
+/// then and `step` sums them in 32 bits. Blocks are unpacked to these bytes, and no scale is left to
+/// multiply with.
+const fn scaled_bias<S: SimdInt, T: KBlock, const WIDTH: usize>() -> Option<i16> {
+    let [least, most] = T::SCALES;
+    let max_code = T::MAX_CODE as i16;
+    match T::RULE {
+        _ if !S::WIDE => None,
+        Rule::Affine if max_code * most <= u8::MAX as i16 => Some(0),
+        // This takes longer to unpack, and pays for many columns only.
+        Rule::Symmetric(_) if WIDTH > 4 => None,
+        // The code minus the offset is the lowest where the scale is the highest, or the other way round.
+        Rule::Symmetric(offset) => {
+            let (low, high) = (-(offset as i16), max_code - offset as i16);
+            let min = if low * most < high * least { low * most } else { high * least };
+            let max = if low * least > high * most { low * least } else { high * most };
+            if max - min <= u8::MAX as i16 {
+                Some(-min)
+            } else {
+                None
+            }
+        }
+        _ => None,
+    }
+}
+
 impl<T: KBlock> Kind for KQuant<T> {
     const LEN: usize = T::LEN;
     type Unpacked = UnpackedK;
@@ -162,9 +188,24 @@ impl<T: KBlock> Kind for KQuant<T> {
         if matches!(T::RULE, Rule::Symmetric(_)) || signed && S::BIAS != 0 {
             add_mins::<S, T, R, C, WIDTH>(s, w, x, &mut p);
         }
+        if const { scaled_bias::<S, T, WIDTH>().is_some() } {
+            // With few sums at a time, several chains of additions, since each takes some cycles.
+            let chains = if R * C < 8 { 4 } else { 1 };
+            let steps = 256 / WIDTH / chains;
+            for chain in 0..chains {
+                let part = part::<S, R, C, WIDTH>(s, w, x, chain * steps, steps);
+                for r in 0..R {
+                    for c in 0..C {
+                        p[r][c] = s.add_steps(p[r][c], part[r][c]);
+                    }
+                }
+            }
+        }
         let steps = T::GROUP / WIDTH;
         let safe = steps_together::<S>(signed, T::MAX_CODE, steps);
-        for group in 0..256 / T::GROUP {
+        let groups =
+            if const { scaled_bias::<S, T, WIDTH>().is_some() } { 0 } else { 256 / T::GROUP };
+        for group in 0..groups {
             let mut step = 0;
             while step < steps {
                 let mut part = [[s.no_steps(); C]; R];
@@ -214,6 +255,27 @@ impl<T: KBlock> Kind for KQuant<T> {
     }
 }
 
+/// The sums of `steps` steps from step `first` on.
+#[inline(always)]
+fn part<S: SimdInt, const R: usize, const C: usize, const WIDTH: usize>(
+    s: S,
+    w: [&UnpackedK; R],
+    x: &[[S::Columns; C]],
+    first: usize,
+    steps: usize,
+) -> [[S::Steps; C]; R] {
+    let mut part = [[s.no_steps(); C]; R];
+    for k in first..first + steps {
+        for r in 0..R {
+            let codes = s.splat_bytes::<WIDTH>(&w[r].codes[k * WIDTH..]);
+            for c in 0..C {
+                part[r][c] = s.step(part[r][c], codes, x[k][c]);
+            }
+        }
+    }
+    part
+}
+
 /// Unpacks the first `N` of four blocks: all of them, or one.
 #[inline(always)]
 fn unpack_k<S: SimdInt, T: KBlock, const WIDTH: usize, const N: usize>(
@@ -229,11 +291,22 @@ fn unpack_k<S: SimdInt, T: KBlock, const WIDTH: usize, const N: usize>(
         Rule::Symmetric(offset) => (headers.scales, -i16::from(offset)),
         Rule::Signed => (headers.scales, -i16::from(S::BIAS)),
     };
+    let surplus = surplus::<S, T, WIDTH>(s, headers.scales);
     // Unrolled by hand, so that constants stay in registers.
     macro_rules! block {
         ($i:literal) => {
             if $i < N {
-                let (codes, to) = (w[$i].codes(s), &mut to[$i]);
+                let (mut codes, to) = (w[$i].codes(s), &mut to[$i]);
+                if const { scaled_bias::<S, T, WIDTH>().is_some() } {
+                    let scales = s.broadcast_quarter::<$i>(headers.scales);
+                    let surplus = s.broadcast_quarter::<$i>(surplus);
+                    codes = [
+                        scaled::<S, T, 0>(s, codes[0], scales, surplus),
+                        scaled::<S, T, 1>(s, codes[1], scales, surplus),
+                        scaled::<S, T, 2>(s, codes[2], scales, surplus),
+                        scaled::<S, T, 3>(s, codes[3], scales, surplus),
+                    ];
+                }
                 let to_codes: &mut [[u8; 64]; 4] = bytemuck::cast_mut(&mut to.codes);
                 s.store_bytes(codes[0], &mut to_codes[0]);
                 s.store_bytes(codes[1], &mut to_codes[1]);
@@ -241,7 +314,10 @@ fn unpack_k<S: SimdInt, T: KBlock, const WIDTH: usize, const N: usize>(
                 s.store_bytes(codes[3], &mut to_codes[3]);
                 let words = sums_fit_words::<T, WIDTH>();
                 s.store_scales::<$i>(headers.scales, words, &mut to.scales);
-                s.store_words::<$i>(mins, factor, &mut to.mins);
+                match const { (T::RULE, scaled_bias::<S, T, WIDTH>()) } {
+                    (Rule::Symmetric(_), Some(bias)) => to.mins = [-bias; 16],
+                    _ => s.store_words::<$i>(mins, factor, &mut to.mins),
+                }
                 (to.d, to.dmin) = (headers.d[$i], headers.dmin[$i]);
             }
         };
@@ -250,6 +326,53 @@ fn unpack_k<S: SimdInt, T: KBlock, const WIDTH: usize, const N: usize>(
     block!(1);
     block!(2);
     block!(3);
+}
+
+/// For types with a [`scaled_bias`]: what the products of a code and each of the scales have too much.
+#[inline(always)]
+fn surplus<S: SimdInt, T: KBlock, const WIDTH: usize>(s: S, scales: S::Bytes) -> S::Bytes {
+    let Rule::Symmetric(offset) = T::RULE else { return s.splat_byte(0) };
+    let bias = const { scaled_bias::<S, T, WIDTH>() }.unwrap_or(0);
+    let mut deficit = s.splat_byte(bias as u8);
+    for _ in 0..offset {
+        deficit = s.sub_bytes(deficit, scales);
+    }
+    s.sub_bytes(s.splat_byte(0), deficit)
+}
+
+/// Codes of register `U` of a block times their scales, without their `surplus`. Both are bytes, the same
+/// in every quarter.
+#[inline(always)]
+fn scaled<S: SimdInt, T: KBlock, const U: usize>(
+    s: S,
+    codes: S::Bytes,
+    scales: S::Bytes,
+    surplus: S::Bytes,
+) -> S::Bytes {
+    let even = s.shuffle(scales, const { &groups(T::GROUP, U, Some(0)) });
+    let odd = s.shuffle(scales, const { &groups(T::GROUP, U, Some(1)) });
+    let products = s.merge_words(s.pairs(codes, even), s.pairs(codes, odd));
+    match T::RULE {
+        Rule::Affine => products,
+        _ => s.sub_bytes(products, s.shuffle(surplus, const { &groups(T::GROUP, U, None) })),
+    }
+}
+
+/// For `shuffle`: the group of each code of register `u`; only of every second one, the first or the
+/// second of two, if `only` is 0 or 1.
+const fn groups(group: usize, u: usize, only: Option<usize>) -> [u8; 64] {
+    let (mut places, mut i) = ([255; 64], 0);
+    while i < 64 {
+        let counts = match only {
+            None => true,
+            Some(only) => i % 2 == only,
+        };
+        if counts {
+            places[i] = ((64 * u + i) / group) as u8;
+        }
+        i += 1;
+    }
+    places
 }
 
 /// For `shuffle`: the upper eight bytes of every quarter, twice.
@@ -272,8 +395,12 @@ fn add_mins<S: SimdInt, T: KBlock, const R: usize, const C: usize, const WIDTH: 
 ) {
     let places = const { PlacesK::new(WIDTH) };
     // Two bytes for each group.
-    let (first, count) = match T::GROUP {
-        32 => (places.pair_sums, 16 / WIDTH),
+    let (first, count) = match (T::GROUP, T::RULE) {
+        (32, _) => (places.pair_sums, 16 / WIDTH),
+        // The same for all groups.
+        (_, Rule::Symmetric(_)) if const { scaled_bias::<S, T, WIDTH>().is_some() } => {
+            (places.pair_sums, 16 / WIDTH)
+        }
         _ => (places.bsums, 32 / WIDTH),
     };
     for k in 0..count {
