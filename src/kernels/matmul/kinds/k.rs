@@ -1,4 +1,4 @@
-//! The two kinds of blocks, and how [`tile`](super::tile) unpacks and multiplies them.
+//! Blocks of k-quants.
 #![allow(clippy::needless_range_loop, reason = "a tile's arrays are walked side by side")]
 
 use std::marker::PhantomData;
@@ -6,49 +6,11 @@ use std::marker::PhantomData;
 use bytemuck::{Pod, Zeroable};
 use lapidary_formats::quant::blocks::Symmetric;
 
-use super::amx;
-use crate::kernels::activations::{Line, Places32, PlacesK};
+use super::scaled::{scaled, scaled_bias, surplus};
+use super::{safe_steps, steps_together, ByTable, KQuant, Kind, Scratch};
+use crate::kernels::activations::{Line, PlacesK};
 use crate::kernels::isa::SimdInt;
-use crate::kernels::unpack::{biased, Block32, Codes, KBlock, Rule, UnpackBlocks};
-
-/// How blocks of a kind are unpacked and multiplied.
-pub trait Kind: Copy {
-    /// Weights of a block.
-    const LEN: usize;
-    /// An unpacked block, of which every few bytes can be broadcast to the columns of a register.
-    type Unpacked: Pod;
-    /// Registers that a block of activations takes in a panel one register wide, whose columns have
-    /// `width` bytes each.
-    fn registers(width: usize) -> usize;
-
-    /// The parts of a thread's scratch memory: unpacked blocks and sums.
-    fn scratch(scratch: &mut Scratch) -> (&mut Vec<Self::Unpacked>, &mut Vec<Line>);
-
-    /// Unpacks blocks from the file's bytes, for columns of `WIDTH` bytes.
-    fn unpack<S: SimdInt, const WIDTH: usize>(self, s: S, w: &[u8], to: &mut [Self::Unpacked]);
-
-    /// Adds the products of `R` blocks, of different rows, and a block `x` of the panel,
-    /// `[registers][C]`, to the f32 `sums`. A column has `WIDTH` bytes of a register, and its sum is
-    /// in all dwords of them.
-    fn multiply<S: SimdInt, const R: usize, const C: usize, const WIDTH: usize>(
-        s: S,
-        w: [&Self::Unpacked; R],
-        x: &[[S::Columns; C]],
-        sums: &mut [[S::Columns; C]; R],
-    );
-}
-
-/// The k-quant `T`.
-#[derive(Clone, Copy)]
-pub struct KQuant<T>(pub PhantomData<T>);
-
-/// The type `T`, with 32 weights a block.
-#[derive(Clone, Copy)]
-pub struct Legacy<T>(pub PhantomData<T>);
-
-/// A type that is unpacked by tables.
-#[derive(Clone, Copy)]
-pub struct ByTable(pub UnpackBlocks);
+use crate::kernels::unpack::{KBlock, Rule};
 
 /// A block of a k-quant, in whole cache lines.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -65,79 +27,11 @@ pub struct UnpackedK {
     unused: [u32; 6],
 }
 
-/// A block of 32 weights.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-pub struct Unpacked32 {
-    /// In the weights' order.
-    codes: [u8; 32],
-    d: f32,
-    m: f32,
-}
-
-/// Memory that a thread reuses for all its items of a product.
-#[derive(Default)]
-pub struct Scratch {
-    k: Vec<UnpackedK>,
-    legacy: Vec<Unpacked32>,
-    /// Blocks of a type that is unpacked by tables, before they are multiplied.
-    pub symmetric: Vec<Symmetric>,
-    /// f32, `[rows, registers of columns]`
-    sums: Vec<Line>,
-    /// What the kernels with tiles use instead.
-    pub tiles: amx::Scratch,
-}
-
-/// The number of steps whose sums of pairs fit 16 bits, with codes up to `max` and activations within
-/// ±127.
-const fn safe_steps(max: u32) -> usize {
-    (i16::MAX as u32 / (2 * 127 * max)) as usize
-}
-
-/// The number of steps, of `steps`, that are summed at a time.
-const fn steps_together<S: SimdInt>(signed: bool, max_code: u32, steps: usize) -> usize {
-    if S::WIDE {
-        return steps;
-    }
-    let safe = if signed { 1 } else { safe_steps(max_code) };
-    if safe < steps {
-        safe
-    } else {
-        steps
-    }
-}
-
 /// Whether the sums of a group's products with activations within ±127 fit words in every dword of a
 /// column, which has so many bytes.
 const fn sums_fit_words<T: KBlock, const WIDTH: usize>() -> bool {
     let products = 4 * T::GROUP / WIDTH;
     !matches!(T::RULE, Rule::Signed) && products * 127 * T::MAX_CODE as usize <= i16::MAX as usize
-}
-
-/// What is added to the products of codes and scales so that they are unsigned bytes, if they all are
-/// then and `step` sums them in 32 bits. Blocks are unpacked to these bytes, and no scale is left to
-/// multiply with.
-const fn scaled_bias<S: SimdInt, T: KBlock, const WIDTH: usize>() -> Option<i16> {
-    let [least, most] = T::SCALES;
-    let max_code = T::MAX_CODE as i16;
-    match T::RULE {
-        _ if !S::WIDE => None,
-        Rule::Affine if max_code * most <= u8::MAX as i16 => Some(0),
-        // This takes longer to unpack, and pays for many columns only.
-        Rule::Symmetric(_) if WIDTH > 4 => None,
-        // The code minus the offset is the lowest where the scale is the highest, or the other way round.
-        Rule::Symmetric(offset) => {
-            let (low, high) = (-(offset as i16), max_code - offset as i16);
-            let min = if low * most < high * least { low * most } else { high * least };
-            let max = if low * least > high * most { low * least } else { high * most };
-            if max - min <= u8::MAX as i16 {
-                Some(-min)
-            } else {
-                None
-            }
-        }
-        _ => None,
-    }
 }
 
 impl<T: KBlock> Kind for KQuant<T> {
@@ -328,55 +222,8 @@ fn unpack_k<S: SimdInt, T: KBlock, const WIDTH: usize, const N: usize>(
     block!(3);
 }
 
-/// For types with a [`scaled_bias`]: what the products of a code and each of the scales have too much.
-#[inline(always)]
-fn surplus<S: SimdInt, T: KBlock, const WIDTH: usize>(s: S, scales: S::Bytes) -> S::Bytes {
-    let Rule::Symmetric(offset) = T::RULE else { return s.splat_byte(0) };
-    let bias = const { scaled_bias::<S, T, WIDTH>() }.unwrap_or(0);
-    let mut deficit = s.splat_byte(bias as u8);
-    for _ in 0..offset {
-        deficit = s.sub_bytes(deficit, scales);
-    }
-    s.sub_bytes(s.splat_byte(0), deficit)
-}
-
-/// Codes of register `U` of a block times their scales, without their `surplus`. Both are bytes, the same
-/// in every quarter.
-#[inline(always)]
-fn scaled<S: SimdInt, T: KBlock, const U: usize>(
-    s: S,
-    codes: S::Bytes,
-    scales: S::Bytes,
-    surplus: S::Bytes,
-) -> S::Bytes {
-    let even = s.shuffle(scales, const { &groups(T::GROUP, U, Some(0)) });
-    let odd = s.shuffle(scales, const { &groups(T::GROUP, U, Some(1)) });
-    let products = s.merge_words(s.pairs(codes, even), s.pairs(codes, odd));
-    match T::RULE {
-        Rule::Affine => products,
-        _ => s.sub_bytes(products, s.shuffle(surplus, const { &groups(T::GROUP, U, None) })),
-    }
-}
-
-/// For `shuffle`: the group of each code of register `u`; only of every second one, the first or the
-/// second of two, if `only` is 0 or 1.
-const fn groups(group: usize, u: usize, only: Option<usize>) -> [u8; 64] {
-    let (mut places, mut i) = ([255; 64], 0);
-    while i < 64 {
-        let counts = match only {
-            None => true,
-            Some(only) => i % 2 == only,
-        };
-        if counts {
-            places[i] = ((64 * u + i) / group) as u8;
-        }
-        i += 1;
-    }
-    places
-}
-
 /// For `shuffle`: the upper eight bytes of every quarter, twice.
-pub(super) const UPPER_FIRST: [u8; 64] = {
+pub const UPPER_FIRST: [u8; 64] = {
     let (mut places, mut i) = ([0; 64], 0);
     while i < 64 {
         places[i] = (8 + i % 8) as u8;
@@ -452,107 +299,5 @@ impl Kind for ByTable {
         sums: &mut [[S::Columns; C]; R],
     ) {
         KQuant::<Symmetric>::multiply::<S, R, C, WIDTH>(s, w, x, sums);
-    }
-}
-
-impl<T: Block32> Kind for Legacy<T> {
-    const LEN: usize = T::LEN;
-    type Unpacked = Unpacked32;
-
-    #[inline(always)]
-    fn registers(width: usize) -> usize {
-        Places32::new(width).registers
-    }
-
-    #[inline(always)]
-    fn scratch(scratch: &mut Scratch) -> (&mut Vec<Unpacked32>, &mut Vec<Line>) {
-        (&mut scratch.legacy, &mut scratch.sums)
-    }
-
-    #[inline(always)]
-    fn unpack<S: SimdInt, const WIDTH: usize>(self, s: S, w: &[u8], to: &mut [Unpacked32]) {
-        let (quads, rest) = bytemuck::cast_slice::<_, T>(w).as_chunks::<4>();
-        let (to_quads, to_rest) = to.as_chunks_mut::<4>();
-        for ([a, b, c, d], to) in quads.iter().zip(to_quads) {
-            unpack_32(s, [a, b, c, d], to);
-        }
-        for (w, to) in rest.iter().zip(to_rest) {
-            let mut four = [*to; 4];
-            unpack_32(s, [w; 4], &mut four);
-            *to = four[0];
-        }
-    }
-
-    #[inline(always)]
-    fn multiply<S: SimdInt, const R: usize, const C: usize, const WIDTH: usize>(
-        s: S,
-        w: [&Unpacked32; R],
-        x: &[[S::Columns; C]],
-        sums: &mut [[S::Columns; C]; R],
-    ) {
-        let places = const { Places32::new(WIDTH) };
-        let x = &x[..places.registers];
-        let (total, a) = (&x[places.sum], &x[places.d]);
-        let mut p = [[s.splat_u32(0); C]; R];
-        let (signed, steps) = (T::CODES == Codes::Signed, 32 / WIDTH);
-        let safe = steps_together::<S>(signed, T::MAX_CODE, steps);
-        for part_of in 0..steps / safe {
-            let mut part = [[s.no_steps(); C]; R];
-            for k in part_of * safe..(part_of + 1) * safe {
-                for r in 0..R {
-                    let codes = s.splat_bytes::<WIDTH>(&w[r].codes[k * WIDTH..]);
-                    for c in 0..C {
-                        part[r][c] = match signed {
-                            true => s.step_signed(part[r][c], codes, x[k][c]),
-                            false => s.step(part[r][c], codes, x[k][c]),
-                        };
-                    }
-                }
-            }
-            for r in 0..R {
-                for c in 0..C {
-                    p[r][c] = s.add_steps(p[r][c], part[r][c]);
-                }
-            }
-        }
-        // What the codes have too much, times the sum of the activations.
-        let offset = i16::from(match T::CODES {
-            Codes::Offset(offset) => offset,
-            Codes::Signed => S::BIAS,
-        });
-        // In the lower of two words: a sum of 32 codes fits one.
-        let offset = s.splat_u32(u32::from(-offset as u16));
-        for r in 0..R {
-            let (d, m) = (s.splat_u32(w[r].d.to_bits()), s.splat_u32(w[r].m.to_bits()));
-            for c in 0..C {
-                let mut p = s.add_dwords::<WIDTH>(p[r][c]);
-                if T::CODES != Codes::Offset(0) && (T::CODES != Codes::Signed || S::BIAS != 0) {
-                    p = s.pair_step(p, offset, total[c]);
-                }
-                let mut product = s.mul_f(d, s.mul_f(a[c], s.to_float(p)));
-                if T::HAS_M {
-                    let m = s.mul_f(m, s.mul_f(a[c], s.to_float(total[c])));
-                    product = s.add_f(product, m);
-                }
-                sums[r][c] = s.add_f(sums[r][c], product);
-            }
-        }
-    }
-}
-
-/// Unpacks four blocks of a row.
-#[inline(always)]
-fn unpack_32<S: SimdInt, T: Block32>(s: S, w: [&T; 4], to: &mut [Unpacked32; 4]) {
-    let (scales, ms) = (T::d(s, w), T::m(s, w));
-    let [a, b, c, d] = to;
-    for (w, to) in [([w[0], w[1]], [&mut *a, &mut *b]), ([w[2], w[3]], [&mut *c, &mut *d])] {
-        let codes = T::codes(s, w[0], w[1]);
-        // As `step` or `step_signed` takes them.
-        let codes = if T::CODES == Codes::Signed { biased(s, codes) } else { codes };
-        let [first, second] = to;
-        s.store_halves(codes, &mut first.codes, &mut second.codes);
-    }
-    for (i, to) in [a, b, c, d].into_iter().enumerate() {
-        (to.d, to.m) = (scales[i], ms[i]);
     }
 }
