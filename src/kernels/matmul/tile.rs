@@ -56,8 +56,10 @@ impl<K: Kind> IntOp for Tile<'_, '_, K> {
         match (4 * S::COLS / self.columns, S::WIDE) {
             (4, true) if self.out.len() > S::COLS => self.many::<S, 6, 8, 24>(s),
             (4, false) if self.out.len() > S::COLS => self.many::<S, 3, 6, 6>(s),
-            (4, _) => self.four_rows::<S, 4>(s),
-            (8, _) => self.four_rows::<S, 8>(s),
+            (4, true) => self.in_groups::<S, 8, 4>(s),
+            (4, false) => self.in_groups::<S, 4, 4>(s),
+            (8, true) => self.in_groups::<S, 8, 8>(s),
+            (8, false) => self.in_groups::<S, 4, 8>(s),
             _ => self.in_order::<S, 16>(s),
         }
     }
@@ -95,8 +97,7 @@ impl<K: Kind> Tile<'_, '_, K> {
     /// The same in tiles of four rows. The columns are read once for all of them: where a row's codes
     /// take longer to multiply than to read, that counts for more.
     #[inline(always)]
-    fn four_rows<S: SimdInt, const WIDTH: usize>(self, s: S) {
-        const R: usize = 4;
+    fn in_groups<S: SimdInt, const R: usize, const WIDTH: usize>(self, s: S) {
         let Self { kind, w, panels, out, scratch, .. } = self;
         let (blocks, registers) = (w.cols / K::LEN, K::registers(WIDTH));
         let (block_bytes, depth) = (w.row_bytes / blocks, FEW_DEPTH / K::LEN);
