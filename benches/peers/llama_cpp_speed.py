@@ -135,7 +135,10 @@ class Sequence:
 
     def close(self):
         self.api.llama_free(self.context)
-        self.api.llama_model_free(self.model)
+        if hasattr(self.api, "llama_model_free"):
+            self.api.llama_model_free(self.model)
+        else:
+            self.api.llama_free_model(self.model)
 
     def speeds(self, test, repetitions):
         """Tokens per second of each repetition, after one that does not count."""
