@@ -371,7 +371,7 @@ impl SimdInt for Avx2 {
     }
 
     #[inline(always)]
-    fn dot_signed(self, w: Self::Bytes, s: Self::Bytes) -> Self::HalfSums {
+    fn dot_biased(self, w: Self::Bytes, s: Self::Bytes) -> Self::HalfSums {
         self.products_by_half(self.signed_pairs(w, s), self.ones())
     }
 

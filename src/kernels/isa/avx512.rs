@@ -270,10 +270,8 @@ impl SimdInt for Avx512 {
         fn dot(u: __m512i, s: __m512i) -> __m512i {
             _mm512_dpbusd_epi32(_mm512_setzero_si512(), u, s)
         }
-        fn dot_signed(w: __m512i, s: __m512i) -> __m512i {
-            let negative = _mm512_movepi8_mask(w);
-            let s = _mm512_mask_sub_epi8(s, negative, _mm512_setzero_si512(), s);
-            _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_abs_epi8(w), s)
+        fn dot_biased(w: __m512i, s: __m512i) -> __m512i {
+            _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, s)
         }
         fn half_sums(x: [__m512i; 2]) -> [i32; 4] { half_sums!(x[0], x[1]) }
     }

@@ -295,7 +295,7 @@ impl SimdInt for Neon {
         }
 
         fn dot(u: Bytes, s: Bytes) -> [int32x4_t; 2] { dot(u, s) }
-        fn dot_signed(w: Bytes, s: Bytes) -> [int32x4_t; 2] { dot(w, s) }
+        fn dot_biased(w: Bytes, s: Bytes) -> [int32x4_t; 2] { dot(w, s) }
         fn half_sums(x: [[int32x4_t; 2]; 2]) -> [i32; 4] {
             let (x, y) = (vpaddq_s32(x[0][0], x[0][1]), vpaddq_s32(x[1][0], x[1][1]));
             bytemuck::cast(vpaddq_s32(x, y))

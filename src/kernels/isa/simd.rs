@@ -186,11 +186,11 @@ pub trait SimdInt: Simd {
     fn products_by_quarter(self, a: Self::Words, b: Self::Words) -> [i32; 4];
     /// The lanes of `a` added up into those of one half, the lanes of `b` into those of the other.
     fn fold(self, a: Self::Sums, b: Self::Sums) -> Self::HalfSums;
-    /// Sums of four products of bytes of the same half. Bytes of `u` are unsigned and at most 127, or
-    /// signed bytes plus [`BIAS`](SimdInt::BIAS) if that is not 0; those of `s` are signed.
+    /// Sums of four products of bytes of the same half. Bytes of `u` are unsigned and at most 127, those
+    /// of `s` are signed.
     fn dot(self, u: Self::Bytes, s: Self::Bytes) -> Self::HalfSums;
-    /// The same of signed bytes, if [`BIAS`](SimdInt::BIAS) is 0; those of `s` are at least -127.
-    fn dot_signed(self, w: Self::Bytes, s: Self::Bytes) -> Self::HalfSums;
+    /// The same of signed bytes plus [`BIAS`](SimdInt::BIAS); those of `s` are at least -127.
+    fn dot_biased(self, w: Self::Bytes, s: Self::Bytes) -> Self::HalfSums;
     /// The sums of the first and of the second half, of each.
     fn half_sums(self, x: [Self::HalfSums; 2]) -> [i32; 4];
 

@@ -99,9 +99,8 @@ impl<T: KBlock> IntOp for DotK<'_, '_, T> {
         let Rows { w, blocks, x, out } = self.0;
         let qs: &[[[u8; 64]; 4]] = bytemuck::cast_slice(&x.qs);
         let (stride, mut first) = (blocks + WRAPPED, 0);
-        // With 32 registers, the sums of four columns stay in them.
-        let together = if S::WIDE { 4 } else { 2 };
-        for out in out.chunks_mut(together) {
+        // The sums of two columns stay in registers.
+        for out in out.chunks_mut(2) {
             let column = |t: usize| ColumnK {
                 qs: &qs[(first + t) * stride..][..stride],
                 bsums: &x.bsums[(first + t) * stride..][..stride],
@@ -109,18 +108,11 @@ impl<T: KBlock> IntOp for DotK<'_, '_, T> {
                 d: &x.d[(first + t) * stride..][..stride],
             };
             match out {
-                [a, b, c, d] => {
-                    let x = [column(0), column(1), column(2), column(3)];
-                    rows_k(s, w, blocks, x, [a, b, c, d]);
-                }
-                [a, b, c] => {
-                    rows_k(s, w, blocks, [column(0), column(1), column(2)], [a, b, c]);
-                }
                 [a, b] => rows_k(s, w, blocks, [column(0), column(1)], [a, b]),
                 [a] => rows_k(s, w, blocks, [column(0)], [a]),
                 _ => {}
             }
-            first += together;
+            first += 2;
         }
     }
 }
@@ -172,8 +164,8 @@ fn rows_k<S: SimdInt, T: KBlock, const N: usize>(
     }
 }
 
-/// The products of `B` blocks, 4 or 1, and the blocks of each column from `at` on. The headers of four blocks are
-/// unpacked together, and their sums are formed together.
+/// The products of `B` blocks, 4 or 1, and the blocks of each column from `at` on. The headers of four
+/// blocks are unpacked together, and their sums are formed together.
 #[inline(always)]
 fn blocks_k<S: SimdInt, T: KBlock, const N: usize, const B: usize>(
     s: S,
@@ -387,12 +379,9 @@ fn products_32<S: SimdInt, T: Block32>(
 ) -> [f32; 4] {
     let q = [s.load_halves(&q[0], &q[1]), s.load_halves(&q[2], &q[3])];
     let (dots, offset) = match T::CODES {
-        Codes::Signed if S::BIAS == 0 => {
-            ([s.dot_signed(codes[0], q[0]), s.dot_signed(codes[1], q[1])], 0)
-        }
         Codes::Signed => {
             let codes = [biased(s, codes[0]), biased(s, codes[1])];
-            ([s.dot(codes[0], q[0]), s.dot(codes[1], q[1])], S::BIAS)
+            ([s.dot_biased(codes[0], q[0]), s.dot_biased(codes[1], q[1])], S::BIAS)
         }
         Codes::Offset(offset) => ([s.dot(codes[0], q[0]), s.dot(codes[1], q[1])], offset),
     };

@@ -11,12 +11,9 @@ use super::{prefetch, Matrix};
 use crate::kernels::activations::{Line, PANEL};
 use crate::kernels::isa::{IntOp, SimdInt};
 
-/// Values of a row that are unpacked at a time: a panel as deep stays in the first-level cache.
+/// Values of a row that are unpacked at a time: a panel as deep stays in the first-level cache. And where
+/// memory is the limit, unpacking and multiplying alternate at short intervals.
 const DEPTH: usize = 1024;
-
-/// Values that are unpacked at a time when the columns fit one register. The weights come from memory as
-/// fast as they are used, so unpacking and multiplying have to alternate at short intervals.
-const FEW_DEPTH: usize = 1024;
 
 /// Columns that are transposed together, from sums by row to output by column.
 const TRANSPOSED: usize = 8;
@@ -73,7 +70,7 @@ impl<K: Kind> Tile<'_, '_, K> {
     fn in_order<S: SimdInt, const WIDTH: usize>(self, s: S) {
         let Self { kind, w, panels, out, scratch, .. } = self;
         let (blocks, registers) = (w.cols / K::LEN, K::registers(WIDTH));
-        let (block_bytes, depth) = (w.row_bytes / blocks, FEW_DEPTH / K::LEN);
+        let (block_bytes, depth) = (w.row_bytes / blocks, DEPTH / K::LEN);
         let panels: &[[S::Columns; 1]] = bytemuck::cast_slice(panels);
         let (unpacked, _) = K::scratch(scratch);
         unpacked.resize(unpacked.len().max(depth), K::Unpacked::zeroed());
@@ -94,13 +91,13 @@ impl<K: Kind> Tile<'_, '_, K> {
         }
     }
 
-    /// The same in tiles of four rows. The columns are read once for all of them: where a row's codes
+    /// The same in tiles of `R` rows. The columns are read once for all of them: where a row's codes
     /// take longer to multiply than to read, that counts for more.
     #[inline(always)]
     fn in_groups<S: SimdInt, const R: usize, const WIDTH: usize>(self, s: S) {
         let Self { kind, w, panels, out, scratch, .. } = self;
         let (blocks, registers) = (w.cols / K::LEN, K::registers(WIDTH));
-        let (block_bytes, depth) = (w.row_bytes / blocks, FEW_DEPTH / K::LEN);
+        let (block_bytes, depth) = (w.row_bytes / blocks, DEPTH / K::LEN);
         let panels: &[[S::Columns; 1]] = bytemuck::cast_slice(panels);
         let (unpacked, _) = K::scratch(scratch);
         unpacked.resize(unpacked.len().max(R * depth), K::Unpacked::zeroed());

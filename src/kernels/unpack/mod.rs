@@ -103,6 +103,27 @@ pub trait KBlock: Block {
     fn headers<S: SimdInt>(s: S, w: [&Self; 4]) -> Headers<S>;
 }
 
+/// The least and the largest product of a scale and a code, from which its offset was subtracted; 0 if
+/// all are above or below it.
+pub const fn product_range<T: KBlock>() -> [i32; 2] {
+    let max = T::MAX_CODE as i32;
+    let codes = match T::RULE {
+        Rule::Affine => [0, max],
+        Rule::Symmetric(offset) => [-(offset as i32), max - offset as i32],
+        Rule::Signed => [-max, max],
+    };
+    let (mut range, mut i) = ([0, 0], 0);
+    while i < 4 {
+        let product = codes[i / 2] * T::SCALES[i % 2] as i32;
+        range = [
+            if product < range[0] { product } else { range[0] },
+            if product > range[1] { product } else { range[1] },
+        ];
+        i += 1;
+    }
+    range
+}
+
 /// See [`KBlock`]. The order of operations is the reference's, so that the bits are too.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Rule {

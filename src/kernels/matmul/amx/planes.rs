@@ -12,7 +12,7 @@ use bytemuck::{Pod, Zeroable};
 use super::super::kinds::UPPER_FIRST;
 use crate::kernels::activations::Line;
 use crate::kernels::isa::{SimdInt, TILE};
-use crate::kernels::unpack::{KBlock, Rule};
+use crate::kernels::unpack::{product_range, KBlock, Rule};
 
 /// Bits of the low one of two planes.
 pub const LOW_BITS: i32 = 7;
@@ -40,24 +40,7 @@ pub struct Planes<B>(PhantomData<B>);
 
 impl<B: KBlock> Planes<B> {
     /// The least and the largest product.
-    const RANGE: [i32; 2] = {
-        let max = B::MAX_CODE as i32;
-        let codes = match B::RULE {
-            Rule::Affine => [0, max],
-            Rule::Symmetric(offset) => [-(offset as i32), max - offset as i32],
-            Rule::Signed => [-max, max],
-        };
-        let (mut range, mut i) = ([0, 0], 0);
-        while i < 4 {
-            let product = codes[i / 2] * B::SCALES[i % 2] as i32;
-            range = [
-                if product < range[0] { product } else { range[0] },
-                if product > range[1] { product } else { range[1] },
-            ];
-            i += 1;
-        }
-        range
-    };
+    const RANGE: [i32; 2] = product_range::<B>();
 
     /// Whether negated products fit a signed byte. They are taken negated because the products of Q3_K
     /// are up to 128, but not as low as -128.

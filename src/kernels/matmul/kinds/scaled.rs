@@ -1,30 +1,18 @@
 //! Blocks whose codes are multiplied with their scales when they are unpacked.
 
 use crate::kernels::isa::SimdInt;
-use crate::kernels::unpack::{KBlock, Rule};
+use crate::kernels::unpack::{product_range, KBlock, Rule};
 
 /// What is added to the products of codes and scales so that they are unsigned bytes, if they all are
 /// then and `step` sums them in 32 bits. Blocks are unpacked to these bytes, and no scale is left to
 /// multiply with.
 pub const fn scaled_bias<S: SimdInt, T: KBlock, const WIDTH: usize>() -> Option<i16> {
-    let [least, most] = T::SCALES;
-    let max_code = T::MAX_CODE as i16;
+    let [least, most] = product_range::<T>();
+    let fit = most - least <= u8::MAX as i32;
     match T::RULE {
-        _ if !S::WIDE => None,
-        Rule::Affine if max_code * most <= u8::MAX as i16 => Some(0),
-        // This takes longer to unpack, and pays for many columns only.
+        // With a bias they take longer to unpack, which pays for many columns only.
         Rule::Symmetric(_) if WIDTH > 4 => None,
-        // The code minus the offset is the lowest where the scale is the highest, or the other way round.
-        Rule::Symmetric(offset) => {
-            let (low, high) = (-(offset as i16), max_code - offset as i16);
-            let min = if low * most < high * least { low * most } else { high * least };
-            let max = if low * least > high * most { low * least } else { high * most };
-            if max - min <= u8::MAX as i16 {
-                Some(-min)
-            } else {
-                None
-            }
-        }
+        Rule::Affine | Rule::Symmetric(_) if S::WIDE && fit => Some(-least as i16),
         _ => None,
     }
 }
