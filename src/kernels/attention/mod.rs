@@ -7,6 +7,7 @@
 
 mod cache;
 mod span;
+mod tiles;
 mod unit;
 
 use std::ops::Range;
@@ -21,8 +22,9 @@ use unit::{Unit, UNIT};
 /// Positions in a span, whose scores are held at a time.
 pub const SPAN: usize = 256;
 
-/// Queries that share the reading of keys and values: query heads of one group times positions.
-const QUERIES: usize = 16;
+/// How many queries share the reading of keys and values: query heads of one group times positions.
+/// Fewer where there would be too few groups for all threads.
+const QUERIES: Range<usize> = 16..128;
 
 /// A sequence with at most so many new positions has its spans shared out to the threads. More
 /// positions are shared out themselves. All of these few positions are in one [`QueryGroup`] for each
@@ -143,7 +145,7 @@ impl Attention {
             let len = range.n * self.n_head * self.head_dim;
             (q_of, q) = q.split_at(len);
             (out_of, out) = out.split_at_mut(len);
-            let groups = self.query_groups(range.pos, q_of, out_of);
+            let groups = self.query_groups(range.pos, cpu.threads(), q_of, out_of);
             match range.n > FEW {
                 true => many.extend(groups.into_iter().map(|group| (range, group))),
                 false => few.push((range, groups)),
@@ -193,17 +195,20 @@ impl Attention {
         }
     }
 
-    /// The queries in groups that share keys and values: by a few positions, and then by key/value
+    /// The queries in groups that share keys and values: by some positions, and then by key/value
     /// head.
     fn query_groups<'a>(
         &self,
         pos: usize,
+        threads: usize,
         q: &'a [f32],
         out: &'a mut [f32],
     ) -> Vec<QueryGroup<'a>> {
         let row = self.n_head * self.head_dim;
         let group_row = row / self.n_head_kv;
-        let together = (QUERIES * self.n_head_kv / self.n_head).max(FEW);
+        let (queries, n_groups) = (q.len() / self.head_dim, 4 * threads);
+        let queries = (queries / n_groups).clamp(QUERIES.start, QUERIES.end);
+        let together = (queries * self.n_head_kv / self.n_head).max(FEW);
         let mut groups = Vec::new();
         for (i, (q, out)) in
             q.chunks(together * row).zip(out.chunks_mut(together * row)).enumerate()

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::unit::{Unit, UNIT};
+use super::tiles::{scores, weighted};
+use super::unit::{Unit, Wide, UNIT};
 use super::{Attention, SPAN};
 use crate::kernels::isa::{Op, Simd};
 use crate::kernels::math;
@@ -31,10 +32,12 @@ pub struct Partial {
     max: Vec<f32>,
     /// Σ exp(score - max) · v, `[queries, padded head_dim]`.
     sums: Vec<f32>,
-    /// The queries of the span that is being computed, `[queries, padded head_dim]`.
-    q: Vec<f32>,
+    /// The queries of the span that is being computed, `[queries, units of a head]`.
+    q: Vec<Wide>,
     /// The scores of that span and then their exponentials, `[queries, SPAN]`.
     p: Vec<f32>,
+    /// Keys or values in single precision.
+    widened: Vec<Wide>,
 }
 
 /// With scores squashed to at most this, no maximum has to be subtracted before exp: sums of 2^23
@@ -68,16 +71,15 @@ impl<U: Unit> Op for SpanOp<'_, U> {
             start.saturating_sub(span.at)..end.saturating_sub(span.at).min(SPAN)
         };
         let keys = causal_range(0).start..causal_range(span.q.len() - 1).end;
-        let Partial { denominators, max, sums, q, p } = to;
+        let Partial { denominators, max, sums, q, p, widened } = to;
         q.clear();
         for row in span.q {
             for head in row.chunks_exact(d) {
-                q.extend_from_slice(head);
-                q.resize(q.len().next_multiple_of(width), 0.0);
+                q.extend(head.chunks(UNIT).map(Wide::padded));
             }
         }
         p.resize(queries * SPAN, 0.0);
-        scores(s, q, span.k, width / UNIT, keys.clone(), p);
+        scores(s, q, span.k, width / UNIT, keys.clone(), widened, p);
         denominators.clear();
         max.clear();
         let group = queries / span.q.len();
@@ -90,137 +92,7 @@ impl<U: Unit> Op for SpanOp<'_, U> {
         }
         sums.clear();
         sums.resize(queries * width, 0.0);
-        weighted(s, p, span.v, width / UNIT, keys, sums);
-    }
-}
-
-/// Covers all queries with tiles: `$tile` gets a number of queries, a number of keys (or of registers
-/// of a value) and the first query. The sums of a tile fill the registers. Tiles have many queries if
-/// there are many, so that each key or value is loaded and widened once for all of them.
-macro_rules! in_tiles {
-    ($s:ty, $queries:expr, $tile:ident) => {
-        let mut first = 0;
-        while first < $queries {
-            match $queries - first {
-                8.. if <$s>::FLOATS >= 32 => {
-                    $tile!(8, 2, first);
-                    first += 8;
-                }
-                2.. if <$s>::FLOATS >= 32 => {
-                    $tile!(2, 8, first);
-                    first += 2;
-                }
-                2.. => {
-                    $tile!(2, 2, first);
-                    first += 2;
-                }
-                _ => {
-                    $tile!(1, 4, first);
-                    first += 1;
-                }
-            }
-        }
-    };
-}
-
-/// How far ahead of its use the cache is prefetched, in bytes, where there are few queries and memory
-/// is the limit.
-const AHEAD: usize = 4096;
-
-/// Prefetches as many bytes as `x` has, [`AHEAD`] bytes after it.
-#[inline(always)]
-fn prefetch<S: Simd, T>(s: S, x: &[T]) {
-    let at = x.as_ptr().cast::<u8>().wrapping_add(AHEAD);
-    for line in (0..size_of_val(x)).step_by(64) {
-        s.prefetch(at.wrapping_add(line));
-    }
-}
-
-/// `p[i][j] = q[i] · k[j]`
-#[inline(always)]
-fn scores<S: Simd, U: Unit>(
-    s: S,
-    q: &[f32],
-    k: &[U],
-    units: usize,
-    keys: Range<usize>,
-    p: &mut [f32],
-) {
-    macro_rules! tile {
-        ($n:literal, $with:literal, $first:expr) => {{
-            let (q, p) = (&q[$first * units * UNIT..], &mut p[$first * SPAN..]);
-            score_row::<S, U, $n, $with>(s, q, k, units, &keys, p);
-        }};
-    }
-    in_tiles!(S, q.len() / (units * UNIT), tile);
-}
-
-/// `Q` queries × all keys, `K` at a time.
-#[inline(always)]
-fn score_row<S: Simd, U: Unit, const Q: usize, const K: usize>(
-    s: S,
-    q: &[f32],
-    k: &[U],
-    units: usize,
-    keys: &Range<usize>,
-    p: &mut [f32],
-) {
-    let whole = keys.start + keys.len() / K * K;
-    for j in (keys.start..whole).step_by(K) {
-        let k = &k[j * units..][..K * units];
-        if Q <= 2 {
-            prefetch(s, k);
-        }
-        score_tile::<S, U, Q, K>(s, q, k, units, &mut p[j..]);
-    }
-    for j in whole..keys.end {
-        score_tile::<S, U, Q, 1>(s, q, &k[j * units..][..units], units, &mut p[j..]);
-    }
-}
-
-#[inline(always)]
-fn score_tile<S: Simd, U: Unit, const Q: usize, const K: usize>(
-    s: S,
-    q: &[f32],
-    k: &[U],
-    units: usize,
-    p: &mut [f32],
-) {
-    let (q, k) = (&q.as_chunks::<16>().0[..Q * 2 * units], &k[..K * units]);
-    let mut sums = [[s.splat(0.0); K]; Q];
-    for unit in 0..units {
-        for half in 0..2 {
-            let mut keys = [s.splat(0.0); K];
-            for j in 0..K {
-                keys[j] = k[j * units + unit].load(s, half);
-            }
-            for i in 0..Q {
-                let q = s.load(&q[(i * units + unit) * 2 + half]);
-                for j in 0..K {
-                    sums[i][j] = s.add(sums[i][j], s.mul(q, keys[j]));
-                }
-            }
-        }
-    }
-    for i in 0..Q {
-        if K.is_multiple_of(4) {
-            for j in (0..K).step_by(4) {
-                let sums = &sums[i];
-                let four = [sums[j], sums[j + 1], sums[j + 2], sums[j + 3]];
-                p[i * SPAN + j..][..4].copy_from_slice(&s.sum_each(four));
-            }
-        } else if K == 2 && Q.is_multiple_of(2) {
-            if i % 2 == 0 {
-                let [a, b] = [&sums[i], &sums[i + 1]];
-                let [a, b, c, d] = s.sum_each([a[0], a[1], b[0], b[1]]);
-                p[i * SPAN..][..2].copy_from_slice(&[a, b]);
-                p[(i + 1) * SPAN..][..2].copy_from_slice(&[c, d]);
-            }
-        } else {
-            for j in 0..K {
-                p[i * SPAN + j] = s.sum(sums[i][j]);
-            }
-        }
+        weighted(s, p, span.v, width / UNIT, keys, widened, sums);
     }
 }
 
@@ -260,85 +132,6 @@ fn exponentials<S: Simd>(s: S, shape: &Attention, p: &mut [f32], keys: Range<usi
         sum = s.add(sum, s.load(x));
     }
     (max, s.sum(sum))
-}
-
-/// `sums[i] = Σ p[i][j] · v[j]`, from the first key to the last.
-#[inline(always)]
-fn weighted<S: Simd, U: Unit>(
-    s: S,
-    p: &[f32],
-    v: &[U],
-    units: usize,
-    keys: Range<usize>,
-    sums: &mut [f32],
-) {
-    macro_rules! tile {
-        ($n:literal, $with:literal, $first:expr) => {{
-            let (p, sums) = (&p[$first * SPAN..], &mut sums[$first * units * UNIT..]);
-            weighted_row::<S, U, $n, { $with / 2 }>(s, p, v, units, &keys, sums);
-        }};
-    }
-    in_tiles!(S, sums.len() / (units * UNIT), tile);
-}
-
-/// `Q` queries × all units of a head, `D` at a time.
-#[inline(always)]
-fn weighted_row<S: Simd, U: Unit, const Q: usize, const D: usize>(
-    s: S,
-    p: &[f32],
-    v: &[U],
-    units: usize,
-    keys: &Range<usize>,
-    sums: &mut [f32],
-) {
-    let whole = units / D * D;
-    for first in (0..whole).step_by(D) {
-        weighted_tile::<S, U, Q, D>(s, p, v, units, keys, first, sums);
-    }
-    for first in whole..units {
-        weighted_tile::<S, U, Q, 1>(s, p, v, units, keys, first, sums);
-    }
-}
-
-#[inline(always)]
-fn weighted_tile<S: Simd, U: Unit, const Q: usize, const D: usize>(
-    s: S,
-    p: &[f32],
-    v: &[U],
-    units: usize,
-    keys: &Range<usize>,
-    first: usize,
-    sums: &mut [f32],
-) {
-    let rows = v[keys.start * units..].chunks_exact(units);
-    let p = &p[..Q * SPAN];
-    let mut tile = [[[s.splat(0.0); 2]; D]; Q];
-    for (j, row) in keys.clone().zip(rows) {
-        if Q <= 2 && first == 0 {
-            prefetch(s, row);
-        }
-        let row = &row[first..first + D];
-        let mut v = [[s.splat(0.0); 2]; D];
-        for d in 0..D {
-            v[d] = [row[d].load(s, 0), row[d].load(s, 1)];
-        }
-        for i in 0..Q {
-            let p = s.splat(p[i * SPAN + j]);
-            for d in 0..D {
-                for half in 0..2 {
-                    tile[i][d][half] = s.add(tile[i][d][half], s.mul(p, v[d][half]));
-                }
-            }
-        }
-    }
-    let sums = sums.as_chunks_mut::<16>().0;
-    for i in 0..Q {
-        for d in 0..D {
-            for half in 0..2 {
-                s.store(tile[i][d][half], &mut sums[(i * units + first + d) * 2 + half]);
-            }
-        }
-    }
 }
 
 /// Width of a head in whole units.

@@ -1,6 +1,6 @@
 //! How keys and values are stored, 32 values at a time.
 
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use lapidary_formats::quant::blocks::{BlockQ8_0, F16};
@@ -13,12 +13,57 @@ pub const UNIT: usize = 32;
 
 /// 32 values of a head in the cache.
 pub trait Unit: Pod + Send + Sync {
+    /// Whether units come from the cache of keys and values, which is in memory.
+    const FROM_MEMORY: bool = true;
+
     /// From single precision.
     fn store<S: Simd>(s: S, x: &[f32; UNIT]) -> Self;
     /// The first sixteen values (`half` is 0) or the last (1), widened.
     fn load<S: Simd>(&self, s: S, half: usize) -> S::F;
     /// The same with little-endian bytes, as in files, or back again.
     fn to_le(self) -> Self;
+}
+
+/// 32 values in single precision, on whole cache lines.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct Wide([f32; UNIT]);
+
+impl Wide {
+    /// The values of a unit.
+    #[inline(always)]
+    pub fn of<S: Simd>(s: S, unit: &impl Unit) -> Self {
+        let mut wide = Self([0.0; UNIT]);
+        let halves = wide.0.as_chunks_mut().0;
+        s.store(unit.load(s, 0), &mut halves[0]);
+        s.store(unit.load(s, 1), &mut halves[1]);
+        wide
+    }
+
+    /// At most 32 values, and zeros.
+    pub fn padded(x: &[f32]) -> Self {
+        let mut wide = Self([0.0; UNIT]);
+        wide.0[..x.len()].copy_from_slice(x);
+        wide
+    }
+}
+
+impl Unit for Wide {
+    const FROM_MEMORY: bool = false;
+
+    #[inline(always)]
+    fn store<S: Simd>(_: S, x: &[f32; UNIT]) -> Self {
+        Self(*x)
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(&self, s: S, half: usize) -> S::F {
+        self.0.load(s, half)
+    }
+
+    fn to_le(self) -> Self {
+        Self(self.0.to_le())
+    }
 }
 
 impl Unit for [u16; UNIT] {
