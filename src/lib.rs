@@ -62,6 +62,7 @@ pub mod engine;
 pub mod fault;
 pub mod generate;
 pub mod grammar;
+pub mod hessian;
 pub mod imatrix;
 pub mod kernels;
 pub mod machine;

@@ -12,7 +12,8 @@ use clap::{Parser, Subcommand};
 
 use commands::interrupt::Interrupted;
 use commands::{
-    bench, convert, demo, imatrix, inspect, perplexity, run, sandbox, serve, terminal, verify,
+    bench, convert, demo, hessian, imatrix, inspect, perplexity, run, sandbox, serve, terminal,
+    verify,
 };
 use lapidary::fault;
 use lapidary_formats::printable::{is_control, Printable};
@@ -29,6 +30,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Convert(convert::Args),
+    Hessian(hessian::Args),
     Imatrix(imatrix::Args),
     Run(run::Args),
     Serve(serve::Args),
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Convert(args) => convert::run(args),
+        Command::Hessian(args) => hessian::run(args),
         Command::Imatrix(args) => imatrix::run(args),
         Command::Run(args) => run::run(args),
         Command::Serve(args) => serve::run(args),

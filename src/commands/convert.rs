@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::anyhow;
 use clap::Args as ClapArgs;
@@ -88,7 +89,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     args.report_resume()?;
     args.report_same_text()?;
     let mut bar = Bar(bar());
-    let weighting = args.importance.weighting(&source, &tokenizer, cpu.clone());
+    let second_order = args.importance.second_order(&source)?;
+    let weighting =
+        args.importance.weighting(&source, &tokenizer, second_order.as_ref(), cpu.clone());
     let weighting = weighting.map_err(|error| match error.is::<Interrupted>() {
         true => cancelled(),
         false => error,
@@ -96,6 +99,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let chosen = args.types.choose(&source, weighting, options, &mut bar);
     let mut chosen = chosen.map_err(with_advice)?;
     chosen.plan.effort = args.effort;
+    chosen.plan.second_order = second_order.map(Arc::new);
     let mut out = terminal::stdout();
     let Some(output) = args.output() else {
         bar.0.finish_and_clear();

@@ -5,11 +5,13 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use lapidary::convert::Weighting;
+use lapidary::convert::{SecondOrder, Weighting};
+use lapidary::hessian::HessianFile;
 use lapidary::kernels::Cpu;
-use lapidary::model::{Model, Source};
+use lapidary::model::{Extent, Model, RowSource, Source};
 use lapidary::tokenizer::Tokenizer;
 use lapidary_formats::imatrix::{Flaw, Imatrix};
+use lapidary_formats::quant::Search;
 
 use super::imatrix::collected;
 use super::terminal;
@@ -23,8 +25,12 @@ const N_CTX: NonZeroUsize = NonZeroUsize::new(512).expect("it is not zero");
 pub struct ImportanceArgs {
     /// Use this importance matrix, made by `lapidary imatrix` or llama.cpp, to keep the weights
     /// that matter most more exact
-    #[arg(long, value_name = "FILE", conflicts_with = "calibrate")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["calibrate", "hessian"])]
     imatrix: Option<PathBuf>,
+    /// Use these statistics, made by `lapidary hessian`, to round so that the outputs of the matrices
+    /// keep their values
+    #[arg(long, value_name = "FILE", conflicts_with = "calibrate")]
+    hessian: Option<PathBuf>,
     /// Run the model over this text first, and use the importance matrix that results
     #[arg(long, value_name = "TEXT")]
     calibrate: Option<PathBuf>,
@@ -33,7 +39,14 @@ pub struct ImportanceArgs {
 impl ImportanceArgs {
     /// The file that is read, if any.
     pub fn input(&self) -> Option<&Path> {
-        self.imatrix.as_deref().or(self.calibrate.as_deref())
+        self.imatrix.as_deref().or(self.calibrate.as_deref()).or(self.hessian.as_deref())
+    }
+
+    /// The statistics for second-order rounding, if an option asks for it.
+    pub fn second_order(&self, source: &Source) -> anyhow::Result<Option<SecondOrder>> {
+        let Some(path) = &self.hessian else { return Ok(None) };
+        let file = HessianFile::open(path, &source.fingerprint(Extent::Sample)?)?;
+        Ok(Some(SecondOrder::new(file, Search { refits: 2, sweeps: 3 })))
     }
 
     /// Whether the importance is measured on `text`: on the same contents, or according to the matrix
@@ -57,8 +70,12 @@ impl ImportanceArgs {
         &self,
         source: &Source,
         tokenizer: &Tokenizer,
+        second_order: Option<&SecondOrder>,
         cpu: Cpu,
     ) -> anyhow::Result<Option<Weighting>> {
+        if let Some(second_order) = second_order {
+            return Ok(Some(Weighting::new(source, &second_order.imatrix(source)?)));
+        }
         let (imatrix, of) = match (&self.imatrix, &self.calibrate) {
             (Some(file), _) => (Imatrix::open(file)?, file),
             (None, Some(text)) => (calibrate(source, tokenizer, text, cpu)?, text),

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod convert;
 pub mod demo;
+pub mod hessian;
 pub mod imatrix;
 pub mod inspect;
 pub mod perplexity;

@@ -16,6 +16,9 @@ use crate::tokenizer::TokenizerError;
 /// unfinished file only in the case [`Unfinished`](Self::Unfinished).
 #[derive(Debug, Error)]
 pub enum ConvertError {
+    /// Statistics cannot be used.
+    #[error(transparent)]
+    Hessian(#[from] crate::hessian::FileError),
     /// The source's vocabulary or chat template cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),

@@ -17,9 +17,11 @@ use super::metadata::header;
 use super::options::{Options, Progress};
 use super::report::llama_cpp;
 use super::resume::{finished, unfinished, Finished};
+use super::second_order::ROWS;
 use super::target::Target;
 use super::{ConvertError, Plan, Report, Totals};
-use crate::kernels::{largest, processors, Cpu, Quantize};
+use crate::kernels::second_order::{round_rows, Rounding};
+use crate::kernels::{largest, processors, Cpu, Isa, Quantize};
 use crate::model::{Extent, RowSource, Source, TensorRows};
 use crate::tokenizer::Tokenizer;
 
@@ -206,20 +208,32 @@ impl Work<'_> {
         progress: &mut dyn Progress,
     ) -> Result<(), ConvertError> {
         let tensors = self.source.model().tensors().iter().zip(self.header.tensors());
+        let mut known = None;
         for (i, (spec, info)) in tensors.enumerate().skip(chunks.writer.checksums().len()) {
             progress.tensor(&spec.name);
             let rows = self.source.rows(spec);
-            let importance = self.plan.weighting.as_ref().and_then(|w| w.of(i));
-            let quantize = Quantize { ty: info.ty, importance, effort: self.plan.effort };
-            let step = (values / spec.cols()).max(1);
+            let (ty, effort) = (info.ty, self.plan.effort);
+            let mut importance = self.plan.weighting.as_ref().and_then(|w| w.of(i));
+            let mut how = None;
+            let second_order = self.plan.second_order.as_ref().filter(|_| ty.has_grid());
+            if let Some(second_order) = second_order {
+                known = second_order.known(self.cpu, self.source.model(), spec, known.take())?;
+                if let Some(known) = &known {
+                    importance = Some(known.importance());
+                    let rounding =
+                        second_order.rounding(self.cpu, &*rows, spec, known, (ty, effort));
+                    how = rounding.map(How::Round);
+                }
+            }
+            let how = how.unwrap_or(How::Quantize(Quantize { ty, importance, effort }));
+            let step = how.chunk(values / spec.cols(), self.cpu);
             for start in (0..spec.rows()).step_by(step) {
                 if progress.cancelled() {
                     chunks.flush()?;
                     return Err(ConvertError::Cancelled);
                 }
                 let chunk = start..spec.rows().min(start + step);
-                let (largest, bytes_out) =
-                    chunks.push(&*rows, chunk.clone(), spec.cols(), quantize)?;
+                let (largest, bytes_out) = chunks.push(&*rows, chunk.clone(), spec.cols(), how)?;
                 self.refuse(rows.name(), info.ty, largest)?;
                 rows.release(chunk.clone());
                 progress.advanced(rows.bytes(chunk), bytes_out);
@@ -239,6 +253,65 @@ impl Work<'_> {
         }
         Ok(())
     }
+}
+
+/// How rows become blocks.
+#[derive(Clone, Copy)]
+enum How<'a> {
+    /// Each row by itself.
+    Quantize(Quantize<'a>),
+    /// Several rows together, so that their outputs keep their values.
+    Round(Rounding<'a>),
+}
+
+impl How<'_> {
+    fn ty(&self) -> QuantType {
+        match self {
+            Self::Quantize(quantize) => quantize.ty,
+            Self::Round(rounding) => rounding.ty,
+        }
+    }
+
+    /// Rows that are converted before progress is told, about `rows`.
+    fn chunk(&self, rows: usize, cpu: &Cpu) -> usize {
+        match self {
+            Self::Quantize(_) => rows.max(1),
+            // Some items for every thread.
+            Self::Round(_) => rows.next_multiple_of(ROWS).max(4 * ROWS * cpu.threads()),
+        }
+    }
+
+    /// Rows that a thread converts at a time.
+    fn item(&self, cols: usize) -> usize {
+        match self {
+            Self::Quantize(_) => (ITEM / cols).max(1),
+            Self::Round(_) => ROWS,
+        }
+    }
+
+    /// Writes the rows `x`, `[rows, cols]`, to `out`, unless there are values that are not finite.
+    /// Returns the [`largest`] magnitude.
+    fn rows(&self, isa: Isa, x: &[f32], cols: usize, out: &mut [u8]) -> f32 {
+        match self {
+            Self::Quantize(quantize) => {
+                let row_bytes = out.len() / (x.len() / cols);
+                let rows = x.chunks_exact(cols).zip(out.chunks_exact_mut(row_bytes));
+                rows.fold(0.0, |max, (x, out)| larger(max, quantize.row(isa, x, out)))
+            }
+            Self::Round(rounding) => {
+                let largest = largest(x);
+                if largest.is_finite() {
+                    round_rows(isa, *rounding, x, cols, out);
+                }
+                largest
+            }
+        }
+    }
+}
+
+/// The larger one in the order of [`largest`].
+fn larger(a: f32, b: f32) -> f32 {
+    f32::from_bits(a.to_bits().max(b.to_bits()))
 }
 
 /// Two buffers that change places: while one is written, the other is filled.
@@ -283,32 +356,31 @@ impl<'a, W: Write + Seek> Chunks<'a, W> {
         rows: &dyn TensorRows,
         chunk: Range<usize>,
         cols: usize,
-        quantize: Quantize,
+        how: How<'_>,
     ) -> Result<(f32, u64), ConvertError> {
         let Self { cpu, writer, ready, next, .. } = self;
-        let row_bytes = quantize.ty.row_bytes(cols).expect("rows were checked to be whole blocks");
-        let copied = rows.stored().filter(|view| view.ty == quantize.ty).map(|view| view.data);
+        let row_bytes = how.ty().row_bytes(cols).expect("rows were checked to be whole blocks");
+        let copied = rows.stored().filter(|view| view.ty == how.ty()).map(|view| view.data);
         next.resize(chunk.len() * row_bytes, 0);
-        let convert = |row: usize, x: &mut [f32], out: &mut [u8]| {
-            rows.read(row, x);
-            match copied {
-                Some(data) => {
-                    out.copy_from_slice(&data[row * row_bytes..][..row_bytes]);
-                    largest(x)
-                }
-                None => quantize.row(cpu.isa(), x, out),
-            }
-        };
-        let step = (ITEM / cols).max(1);
+        let step = how.item(cols);
         let items = chunk.step_by(step).zip(next.chunks_mut(step * row_bytes));
         // As bits, which are in the order of `largest`.
         let max = AtomicU32::new(0);
         let work = |x: &mut Vec<f32>, (first, out): (usize, &mut [u8])| {
-            for (i, out) in out.chunks_exact_mut(row_bytes).enumerate() {
-                max.fetch_max(convert(first + i, x, out).to_bits(), Ordering::Relaxed);
+            x.resize(out.len() / row_bytes * cols, 0.0);
+            for (i, x) in x.chunks_exact_mut(cols).enumerate() {
+                rows.read(first + i, x);
             }
+            let largest = match copied {
+                Some(data) => {
+                    out.copy_from_slice(&data[first * row_bytes..][..out.len()]);
+                    largest(x)
+                }
+                None => how.rows(cpu.isa(), x, cols, out),
+            };
+            max.fetch_max(largest.to_bits(), Ordering::Relaxed);
         };
-        let written = cpu.for_each_beside(|| write(writer, ready), items, || vec![0.0; cols], work);
+        let written = cpu.for_each_beside(|| write(writer, ready), items, Vec::new, work);
         written.map_err(|error| self.error(error))?;
         std::mem::swap(&mut self.ready, &mut self.next);
         Ok((f32::from_bits(max.into_inner()), self.ready.len() as u64))

@@ -1,8 +1,10 @@
 //! A plan: the type of each tensor in a new file, by a recipe or for a budget.
 
+use std::sync::Arc;
+
 use lapidary_formats::quant::{Effort, QuantType};
 
-use super::{ConvertError, Recipe, Totals, Weighting};
+use super::{ConvertError, Recipe, SecondOrder, Totals, Weighting};
 use crate::model::{RowSource, Source};
 
 /// What a new file will contain.
@@ -17,6 +19,8 @@ pub struct Plan {
     /// The importance of the columns, used to choose scales. Without it, all columns are equally
     /// important.
     pub weighting: Option<Weighting>,
+    /// The statistics for second-order rounding, if tensors are to be rounded so.
+    pub second_order: Option<Arc<SecondOrder>>,
     /// How thoroughly to search for scales.
     pub effort: Effort,
 }
@@ -30,6 +34,7 @@ impl Plan {
             file_type: recipe.file_type(),
             types: source.tensors().iter().map(|t| recipe.type_of(t, config, untied)).collect(),
             weighting: None,
+            second_order: None,
             effort: Effort::Default,
         }
     }
@@ -42,6 +47,7 @@ impl Plan {
             file_type: 0,
             types,
             weighting: None,
+            second_order: None,
             effort: Effort::Default,
         };
         let most = plan.totals(source).types.first().map(|total| total.ty);

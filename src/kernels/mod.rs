@@ -5,6 +5,7 @@
 //! - `matmul`: matrices × columns.
 //! - `attention`: over the cache.
 //! - `weights`: quantizing them, for conversion.
+//! - [`second_order`]: quantizing them so that the outputs of a matrix keep their values.
 //! - `cpu`: threads and instructions as one, and the operations that a model asks of them.
 //! - `thread_pool`: the threads.
 //!
@@ -22,6 +23,7 @@ mod math;
 mod matmul;
 mod quantize;
 mod rope;
+pub mod second_order;
 mod thread_pool;
 mod unpack;
 mod weights;

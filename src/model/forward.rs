@@ -14,16 +14,16 @@ use super::observer::{Observer, Readers};
 use super::read_ahead::ReadAhead;
 use super::state::{Cache, Workspace, LOGIT_ROWS};
 use super::weights::{Layer, Weights};
-use super::{Config, ModelError, Sequence, Source, State};
+use super::{Config, ModelError, Sequence, Source, State, TensorKind};
 use crate::kernels::{all_finite, refit, Attention, CausalRange, Cpu, Isa, Product};
 
 /// A model that is ready to run: its configuration, its weights, and the CPU that it runs on.
 #[derive(Debug)]
 pub struct Model<'a> {
     path: PathBuf,
-    config: Config,
-    weights: Weights<'a>,
-    cpu: Cpu,
+    pub(super) config: Config,
+    pub(super) weights: Weights<'a>,
+    pub(super) cpu: Cpu,
     read_ahead: ReadAhead,
 }
 
@@ -73,6 +73,11 @@ impl<'a> Model<'a> {
     /// The CPU that it runs on, which can also do other work between two passes.
     pub fn cpu(&self) -> &Cpu {
         &self.cpu
+    }
+
+    /// Whether the output matrix is the embedding or a matrix of its own.
+    pub fn output_kind(&self) -> TensorKind {
+        self.weights.output_kind
     }
 
     /// The instruction set that it runs on.
@@ -165,7 +170,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    fn not_finite(&self) -> ModelError {
+    pub(super) fn not_finite(&self) -> ModelError {
         ModelError::NotFinite { path: self.path.clone() }
     }
 
@@ -197,12 +202,21 @@ impl<'a> Model<'a> {
         self.check(&state.sequence, tokens)?;
         for tokens in tokens.chunks(state.options().n_ubatch) {
             self.ubatch(state, tokens, observer)?;
-            let (b, w) = (&mut state.work.buffers, &self.weights);
-            let rows = 0..tokens.len();
-            self.cpu.rms_norm(&b.x, rows, &w.output_norm, self.config.rms_eps, &mut b.input);
-            observer.inputs(Readers::Output(w.output_kind), &b.input);
+            self.observe_output(&mut state.work, tokens.len(), observer);
         }
         Ok(())
+    }
+
+    /// Shows the rows that the output matrix would be multiplied with.
+    pub(super) fn observe_output(
+        &self,
+        work: &mut Workspace,
+        n: usize,
+        observer: &mut dyn Observer,
+    ) {
+        let (b, w) = (&mut work.buffers, &self.weights);
+        self.cpu.rms_norm(&b.x, 0..n, &w.output_norm, self.config.rms_eps, &mut b.input);
+        observer.inputs(Readers::Output(w.output_kind), &b.input);
     }
 
     pub(super) fn check(&self, sequence: &Sequence, tokens: &[u32]) -> Result<(), ModelError> {
@@ -250,12 +264,8 @@ impl<'a> Model<'a> {
         let positions: Vec<usize> = batch.iter().flat_map(BatchEntry::positions).collect();
         work.ropes.prepare(positions.iter().copied());
         let mut finite = true;
-        for (i, layer) in self.weights.layers.iter().enumerate() {
-            self.read_ahead.reached(i);
-            finite &= self.attention(i, layer, batch, work, observer);
-            observer.stream(2 * i + 1, &work.buffers.x);
-            finite &= self.feed_forward(i, layer, batch, work, observer);
-            observer.stream(2 * i + 2, &work.buffers.x);
+        for i in 0..self.weights.layers.len() {
+            finite &= self.layer(i, batch, work, observer);
         }
         self.read_ahead.reached(self.weights.layers.len());
         for entry in batch {
@@ -265,6 +275,24 @@ impl<'a> Model<'a> {
             true => Ok(()),
             false => Err(self.not_finite()),
         }
+    }
+
+    /// Adds what a layer gives to the residual stream. Returns whether the values at the last positions
+    /// are finite.
+    pub(super) fn layer(
+        &self,
+        index: usize,
+        batch: &mut [BatchEntry<'_>],
+        work: &mut Workspace,
+        observer: &mut dyn Observer,
+    ) -> bool {
+        self.read_ahead.reached(index);
+        let layer = &self.weights.layers[index];
+        let mut finite = self.attention(index, layer, batch, work, observer);
+        observer.stream(2 * index + 1, &work.buffers.x);
+        finite &= self.feed_forward(index, layer, batch, work, observer);
+        observer.stream(2 * index + 2, &work.buffers.x);
+        finite
     }
 
     /// Returns whether the values at the last positions are finite.

@@ -5,6 +5,7 @@ use super::lanes::{Lanes, LANES};
 use super::q8_k::BlockQ8K;
 use super::range::Range;
 use super::search::{self, Moments, Offset};
+use super::second_order::Parts;
 
 /// 256 weights in `SUBS` sub-blocks, each with an integer scale and minimum:
 /// `x = d * scales[j] * q[i] - dmin * mins[j]`.
@@ -27,6 +28,26 @@ impl<const SUBS: usize> Affine<SUBS> {
     const SUB_LEN: usize = 256 / SUBS;
 
     const ZERO: Self = Self { d: 0.0, dmin: 0.0, scales: [0; SUBS], mins: [0; SUBS], q: [0; 256] };
+
+    /// The scales.
+    pub(super) fn parts(&self) -> Parts {
+        let mut parts = Parts { d: self.d, dmin: self.dmin, ..Parts::default() };
+        for j in 0..SUBS {
+            parts.scales[j] = f32::from(self.scales[j]);
+            parts.mins[j] = f32::from(self.mins[j]);
+        }
+        parts
+    }
+
+    /// The block with these scales and codes.
+    pub(super) fn from_parts(parts: &Parts, q: &[i8]) -> Self {
+        let mut block = Self { d: parts.d, dmin: parts.dmin, ..Self::ZERO };
+        for j in 0..SUBS {
+            (block.scales[j], block.mins[j]) = (parts.scales[j] as u8, parts.mins[j] as u8);
+        }
+        block.q.copy_from_slice(bytemuck::cast_slice(q));
+        block
+    }
 
     /// Writes the 256 values to `y`.
     pub(super) fn dequantize(&self, y: &mut [f32]) {

@@ -29,7 +29,7 @@ const CODES: [u8; 256] = {
 };
 
 /// [`IQ4_VALUES`], to round to.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Values;
 
 impl Integers for Values {

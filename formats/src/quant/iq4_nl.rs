@@ -11,7 +11,9 @@ use super::float::F16;
 use super::iq4::{self, Values, IQ4_VALUES};
 use super::lanes::Lanes;
 use super::q8_0::BlockQ8_0;
+use super::range::Range;
 use super::search;
+use super::second_order::{Codes, OnGrid, Parts};
 
 /// 32 weights in 18 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -54,5 +56,19 @@ impl Quantize for BlockIQ4NL {
         let mut values = [0; 32];
         search::encode(&x, d.to_f32(), 0.0, Values, &mut values);
         Self { d, qs: iq4::pack(&values) }
+    }
+}
+
+impl OnGrid for BlockIQ4NL {
+    const SUB: usize = 32;
+    const CODES: Codes = Codes::Values(Values);
+    const SCALES: Option<Range> = None;
+
+    fn parts(&self) -> Parts {
+        Parts::scale(self.d.to_f32())
+    }
+
+    fn from_parts(parts: &Parts, q: &[i8]) -> Self {
+        Self { d: F16::from_f32(parts.d), qs: iq4::pack(&std::array::from_fn(|i| q[i] as u8)) }
     }
 }

@@ -12,7 +12,10 @@ use super::float::F16;
 use super::iq4::{self, Values, IQ4_VALUES};
 use super::lanes::Lanes;
 use super::range::Range;
+use super::second_order::{Codes, OnGrid, Parts};
 use super::symmetric::{Symmetric, Unpack};
+
+const SCALES: Range = Range::signed(6);
 
 /// 256 weights in 136 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -70,6 +73,20 @@ impl Unpack for BlockIQ4XS {
 impl Quantize for BlockIQ4XS {
     #[inline(always)]
     fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
-        Self::pack(&Symmetric::fit::<L, Values, 32>(l, x, w, (Values, Range::signed(6)), effort))
+        Self::pack(&Symmetric::fit::<L, Values, 32>(l, x, w, (Values, SCALES), effort))
+    }
+}
+
+impl OnGrid for BlockIQ4XS {
+    const SUB: usize = 32;
+    const CODES: Codes = Codes::Values(Values);
+    const SCALES: Option<Range> = Some(SCALES);
+
+    fn parts(&self) -> Parts {
+        self.unpack().parts::<32>()
+    }
+
+    fn from_parts(parts: &Parts, q: &[i8]) -> Self {
+        Self::pack(&Symmetric::from_parts::<32>(parts, q))
     }
 }

@@ -21,6 +21,7 @@ mod lanes;
 mod range;
 mod registry;
 mod search;
+mod second_order;
 mod symmetric;
 
 mod float;
@@ -52,6 +53,7 @@ pub use block::Block;
 pub use effort::Effort;
 pub use lanes::{Lanes, Plain, LANES};
 pub use registry::{QuantType, QuantizeFn, Traits};
+pub use second_order::{add_products, Fit, Hessian, Row, Rows, Search};
 
 /// The typed blocks, for kernels that read them directly.
 pub mod blocks {

@@ -12,6 +12,10 @@ use super::float::F16;
 use super::lanes::Lanes;
 use super::q8_k::BlockQ8K;
 use super::range::Range;
+use super::second_order::{Codes, OnGrid, Parts};
+
+const CODES: Range = Range::unsigned(2);
+const SCALES: Range = Range::unsigned(4);
 
 /// 256 weights in 84 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -67,7 +71,21 @@ impl Block for BlockQ2K {
 impl Quantize for BlockQ2K {
     #[inline(always)]
     fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
-        Self::pack(&Affine::fit(l, x, w, (Range::unsigned(2), Range::unsigned(4)), effort))
+        Self::pack(&Affine::fit(l, x, w, (CODES, SCALES), effort))
+    }
+}
+
+impl OnGrid for BlockQ2K {
+    const SUB: usize = 16;
+    const CODES: Codes = Codes::Range(CODES);
+    const SCALES: Option<Range> = Some(SCALES);
+
+    fn parts(&self) -> Parts {
+        self.unpack().parts()
+    }
+
+    fn from_parts(parts: &Parts, q: &[i8]) -> Self {
+        Self::pack(&Affine::from_parts(parts, q))
     }
 }
 

@@ -11,7 +11,11 @@ use super::float::F16;
 use super::lanes::Lanes;
 use super::q2_k;
 use super::range::Range;
+use super::second_order::{Codes, OnGrid, Parts};
 use super::symmetric::{Symmetric, Unpack};
+
+const CODES: Range = Range::signed(3);
+const SCALES: Range = Range::signed(6);
 
 /// 256 weights in 110 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -81,13 +85,21 @@ impl Unpack for BlockQ3K {
 impl Quantize for BlockQ3K {
     #[inline(always)]
     fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
-        Self::pack(&Symmetric::fit::<L, Range, 16>(
-            l,
-            x,
-            w,
-            (Range::signed(3), Range::signed(6)),
-            effort,
-        ))
+        Self::pack(&Symmetric::fit::<L, Range, 16>(l, x, w, (CODES, SCALES), effort))
+    }
+}
+
+impl OnGrid for BlockQ3K {
+    const SUB: usize = 16;
+    const CODES: Codes = Codes::Range(CODES);
+    const SCALES: Option<Range> = Some(SCALES);
+
+    fn parts(&self) -> Parts {
+        self.unpack().parts::<16>()
+    }
+
+    fn from_parts(parts: &Parts, q: &[i8]) -> Self {
+        Self::pack(&Symmetric::from_parts::<16>(parts, q))
     }
 }
 

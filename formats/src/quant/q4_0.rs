@@ -11,6 +11,7 @@ use super::lanes::Lanes;
 use super::q8_0::BlockQ8_0;
 use super::range::Range;
 use super::search;
+use super::second_order::{Codes, OnGrid, Parts};
 
 const CODES: Range = Range::signed(4);
 
@@ -62,5 +63,20 @@ impl Quantize for BlockQ4_0 {
         search::encode(&x, d.to_f32(), 0.0, CODES, &mut q);
         let q = |i: usize| q[i].wrapping_add(8);
         Self { d, qs: std::array::from_fn(|i| q(i) | q(i + 16) << 4) }
+    }
+}
+
+impl OnGrid for BlockQ4_0 {
+    const SUB: usize = 32;
+    const CODES: Codes = Codes::Range(CODES);
+    const SCALES: Option<Range> = None;
+
+    fn parts(&self) -> Parts {
+        Parts::scale(self.d.to_f32())
+    }
+
+    fn from_parts(parts: &Parts, q: &[i8]) -> Self {
+        let q = |i: usize| (q[i] + 8) as u8;
+        Self { d: F16::from_f32(parts.d), qs: std::array::from_fn(|i| q(i) | q(i + 16) << 4) }
     }
 }

@@ -12,6 +12,7 @@ use super::lanes::Lanes;
 use super::q8_0::BlockQ8_0;
 use super::range::Range;
 use super::search::{self, Moments, Offset};
+use super::second_order::{Codes, OnGrid, Parts};
 
 const CODES: Range = Range::unsigned(4);
 
@@ -68,5 +69,21 @@ impl Quantize for BlockQ4_1 {
         let mut q = [0; 32];
         search::encode(&x, d.to_f32(), m.to_f32(), CODES, &mut q);
         Self { d, m, qs: std::array::from_fn(|i| q[i] | q[i + 16] << 4) }
+    }
+}
+
+impl OnGrid for BlockQ4_1 {
+    const SUB: usize = 32;
+    const CODES: Codes = Codes::Range(CODES);
+    const SCALES: Option<Range> = None;
+
+    fn parts(&self) -> Parts {
+        Parts::scale_offset(self.d.to_f32(), self.m.to_f32())
+    }
+
+    fn from_parts(parts: &Parts, q: &[i8]) -> Self {
+        let (d, m) = (F16::from_f32(parts.d), F16::from_f32(-parts.dmin));
+        let q = |i: usize| q[i] as u8;
+        Self { d, m, qs: std::array::from_fn(|i| q(i) | q(i + 16) << 4) }
     }
 }

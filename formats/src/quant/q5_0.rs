@@ -11,6 +11,7 @@ use super::lanes::Lanes;
 use super::q8_0::BlockQ8_0;
 use super::range::Range;
 use super::search;
+use super::second_order::{Codes, OnGrid, Parts};
 
 const CODES: Range = Range::signed(5);
 
@@ -59,6 +60,21 @@ impl Quantize for BlockQ5_0 {
         search::encode(&x, d.to_f32(), 0.0, CODES, &mut q);
         let (qs, qh) = pack(&q.map(|q| q.wrapping_add(16)));
         Self { d, qh, qs }
+    }
+}
+
+impl OnGrid for BlockQ5_0 {
+    const SUB: usize = 32;
+    const CODES: Codes = Codes::Range(CODES);
+    const SCALES: Option<Range> = None;
+
+    fn parts(&self) -> Parts {
+        Parts::scale(self.d.to_f32())
+    }
+
+    fn from_parts(parts: &Parts, q: &[i8]) -> Self {
+        let (qs, qh) = pack(&std::array::from_fn(|i| (q[i] + 16) as u8));
+        Self { d: F16::from_f32(parts.d), qh, qs }
     }
 }
 

@@ -13,6 +13,7 @@ use super::q5_0;
 use super::q8_0::BlockQ8_0;
 use super::range::Range;
 use super::search::{self, Moments, Offset};
+use super::second_order::{Codes, OnGrid, Parts};
 
 const CODES: Range = Range::unsigned(5);
 
@@ -67,5 +68,20 @@ impl Quantize for BlockQ5_1 {
         search::encode(&x, d.to_f32(), m.to_f32(), CODES, &mut q);
         let (qs, qh) = q5_0::pack(&q);
         Self { d, m, qh, qs }
+    }
+}
+
+impl OnGrid for BlockQ5_1 {
+    const SUB: usize = 32;
+    const CODES: Codes = Codes::Range(CODES);
+    const SCALES: Option<Range> = None;
+
+    fn parts(&self) -> Parts {
+        Parts::scale_offset(self.d.to_f32(), self.m.to_f32())
+    }
+
+    fn from_parts(parts: &Parts, q: &[i8]) -> Self {
+        let (qs, qh) = q5_0::pack(&std::array::from_fn(|i| q[i] as u8));
+        Self { d: F16::from_f32(parts.d), m: F16::from_f32(-parts.dmin), qh, qs }
     }
 }

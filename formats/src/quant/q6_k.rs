@@ -10,7 +10,11 @@ use super::effort::Effort;
 use super::float::F16;
 use super::lanes::Lanes;
 use super::range::Range;
+use super::second_order::{Codes, OnGrid, Parts};
 use super::symmetric::{Symmetric, Unpack};
+
+const CODES: Range = Range::signed(6);
+const SCALES: Range = Range::signed(8);
 
 /// 256 weights in 210 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -66,12 +70,20 @@ impl Unpack for BlockQ6K {
 impl Quantize for BlockQ6K {
     #[inline(always)]
     fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
-        Self::pack(&Symmetric::fit::<L, Range, 16>(
-            l,
-            x,
-            w,
-            (Range::signed(6), Range::signed(8)),
-            effort,
-        ))
+        Self::pack(&Symmetric::fit::<L, Range, 16>(l, x, w, (CODES, SCALES), effort))
+    }
+}
+
+impl OnGrid for BlockQ6K {
+    const SUB: usize = 16;
+    const CODES: Codes = Codes::Range(CODES);
+    const SCALES: Option<Range> = Some(SCALES);
+
+    fn parts(&self) -> Parts {
+        self.unpack().parts::<16>()
+    }
+
+    fn from_parts(parts: &Parts, q: &[i8]) -> Self {
+        Self::pack(&Symmetric::from_parts::<16>(parts, q))
     }
 }

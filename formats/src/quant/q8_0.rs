@@ -9,7 +9,9 @@ use super::block::{Block, Quantize};
 use super::effort::Effort;
 use super::float::F16;
 use super::lanes::Lanes;
+use super::range::Range;
 use super::search;
+use super::second_order::{Codes, OnGrid, Parts};
 
 /// 32 weights in 34 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -61,6 +63,20 @@ impl Quantize for BlockQ8_0 {
         let d = search::magnitude(&x) / 127.0;
         let inverse = search::inverse(d);
         Self { d: F16::from_f32(d), qs: x.map(|x| round_half_away(x * inverse)) }
+    }
+}
+
+impl OnGrid for BlockQ8_0 {
+    const SUB: usize = 32;
+    const CODES: Codes = Codes::Range(Range { low: -127.0, high: 127.0 });
+    const SCALES: Option<Range> = None;
+
+    fn parts(&self) -> Parts {
+        Parts::scale(self.d.to_f32())
+    }
+
+    fn from_parts(parts: &Parts, q: &[i8]) -> Self {
+        Self { d: F16::from_f32(parts.d), qs: std::array::from_fn(|i| q[i]) }
     }
 }
 

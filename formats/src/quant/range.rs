@@ -14,7 +14,7 @@ pub(super) trait Integers: Copy {
 }
 
 /// The integers `low..=high`, as floats.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Range {
     pub(super) low: f32,
     pub(super) high: f32,

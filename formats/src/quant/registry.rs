@@ -3,6 +3,7 @@
 use super::block::{self, Block, Quantize};
 use super::effort::Effort;
 use super::lanes::{Lanes, Plain};
+use super::second_order::{Fit, Grid, OnGrid, Rows};
 use super::{float, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, q8_k};
 use super::{iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs};
 use super::{mxfp4, tq1_0, tq2_0};
@@ -66,6 +67,8 @@ pub struct Traits {
     pub dequantize: fn(x: &[u8], y: &mut [f32]),
     /// Dot product of a row of this type with a row of type `activation`.
     pub dot: fn(w: &[u8], a: &[u8]) -> f32,
+    /// What codes and scales its blocks have, if there is something to choose.
+    pub(super) grid: Option<&'static Grid>,
 }
 
 const fn row<B: Block>(ty: QuantType, name: &'static str, activation: QuantType) -> Traits {
@@ -79,11 +82,17 @@ const fn row<B: Block>(ty: QuantType, name: &'static str, activation: QuantType)
         quantize: None,
         dequantize: block::dequantize::<B>,
         dot: block::dot::<B>,
+        grid: None,
     }
 }
 
-/// The row of a type that is written too.
-const fn written<B: Quantize>(ty: QuantType, name: &'static str, activation: QuantType) -> Traits {
+/// The row of a type that is written too, with a grid.
+const fn written<B: OnGrid>(ty: QuantType, name: &'static str, activation: QuantType) -> Traits {
+    Traits { grid: Some(&const { Grid::of::<B>() }), ..plain::<B>(ty, name, activation) }
+}
+
+/// The row of a type that is written too, and has nothing to choose.
+const fn plain<B: Quantize>(ty: QuantType, name: &'static str, activation: QuantType) -> Traits {
     Traits {
         quantize: Some(|x, y| block::quantize::<_, B>(Plain, x, None, Effort::Default, y)),
         ..row::<B>(ty, name, activation)
@@ -94,10 +103,16 @@ const fn written<B: Quantize>(ty: QuantType, name: &'static str, activation: Qua
 /// a pointer.
 macro_rules! registry {
     (
+        plain { $($plain:ident: $plain_block:ty, $plain_activation:ident;)* }
         written { $($ty:ident: $block:ty, $activation:ident;)* }
         read { $($read:ident: $read_block:ty, $read_activation:ident;)* }
     ) => {
         static REGISTRY: &[Traits] = &[
+            $(plain::<$plain_block>(
+                QuantType::$plain,
+                stringify!($plain),
+                QuantType::$plain_activation,
+            ),)*
             $(written::<$block>(QuantType::$ty, stringify!($ty), QuantType::$activation),)*
             $(row::<$read_block>(
                 QuantType::$read,
@@ -123,6 +138,9 @@ macro_rules! registry {
                 y: &mut [u8],
             ) {
                 match self {
+                    $(QuantType::$plain => {
+                        block::quantize::<L, $plain_block>(l, x, importance, effort, y);
+                    })*
                     $(QuantType::$ty => block::quantize::<L, $block>(l, x, importance, effort, y),)*
                     $(QuantType::$read)|* => panic!("{self} is read, not written"),
                 }
@@ -132,10 +150,13 @@ macro_rules! registry {
 }
 
 registry! {
-    written {
+    plain {
         F32: float::F32, F32;
         F16: float::F16, F32;
         BF16: float::Bf16, F32;
+        Q8_K: q8_k::BlockQ8K, Q8_K;
+    }
+    written {
         Q4_0: q4_0::BlockQ4_0, Q8_0;
         Q4_1: q4_1::BlockQ4_1, Q8_0;
         Q5_0: q5_0::BlockQ5_0, Q8_0;
@@ -148,7 +169,6 @@ registry! {
         Q6_K: q6_k::BlockQ6K, Q8_K;
         IQ4_NL: iq4_nl::BlockIQ4NL, Q8_0;
         IQ4_XS: iq4_xs::BlockIQ4XS, Q8_K;
-        Q8_K: q8_k::BlockQ8K, Q8_K;
     }
     read {
         IQ1_S: iq1_s::BlockIQ1S, Q8_K;
@@ -178,6 +198,21 @@ impl QuantType {
     /// The type called `name` in GGUF (`Q4_K`), in upper or lower case.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::all().find(|t| t.name().eq_ignore_ascii_case(name))
+    }
+
+    /// Quantizes rows as [`Rows`] says, to `y`, `[rows, bytes of a row]`. `fit` is the usual quantizer
+    /// of this type. All implementations of [`Lanes`] give the same bytes.
+    ///
+    /// # Panics
+    /// If the type has nothing to choose ([`has_grid`](Self::has_grid)), or lengths do not match.
+    #[inline(always)]
+    pub fn quantize_rows<L: Lanes>(self, l: L, rows: &Rows<'_>, fit: Fit<'_>, y: &mut [u8]) {
+        rows.quantize(l, self.traits().grid.expect("a type with codes on a grid"), fit, y);
+    }
+
+    /// Whether blocks have codes and scales that [`quantize_rows`](Self::quantize_rows) can choose.
+    pub fn has_grid(self) -> bool {
+        self.traits().grid.is_some()
     }
 
     /// Whether files of this type are written, or only read.

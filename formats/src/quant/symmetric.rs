@@ -8,6 +8,7 @@ use super::lanes::Lanes;
 use super::q8_k::BlockQ8K;
 use super::range::{Integers, Range};
 use super::search;
+use super::second_order::Parts;
 
 /// Weights that a scale is stored for.
 const SUB_LEN: usize = 16;
@@ -65,6 +66,25 @@ impl Symmetric {
             *q = codes(i);
         }
         y
+    }
+
+    /// The scales of every `SUB` weights.
+    pub(super) fn parts<const SUB: usize>(&self) -> Parts {
+        let mut parts = Parts::scale(self.d);
+        for j in 0..256 / SUB {
+            parts.scales[j] = f32::from(self.scales[j * SUB / SUB_LEN]);
+        }
+        parts
+    }
+
+    /// The block with these scales of every `SUB` weights and these codes.
+    pub(super) fn from_parts<const SUB: usize>(parts: &Parts, q: &[i8]) -> Self {
+        let mut block = Self { d: parts.d, ..Self::ZERO };
+        for j in 0..16 {
+            block.scales[j] = parts.scales[j * SUB_LEN / SUB] as i8;
+        }
+        block.q.copy_from_slice(q);
+        block
     }
 
     /// Writes the 256 values to `y`.

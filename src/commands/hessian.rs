@@ -1,0 +1,160 @@
+//! `lapidary hessian`: collects second-order statistics of a model on a text.
+
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use indicatif::{ProgressBar, ProgressStyle};
+use lapidary::convert::{check_output, Target};
+use lapidary::hessian::{About, CollectError, Options};
+use lapidary::kernels::Cpu;
+use lapidary::model::{Extent, Model, RowSource, Source};
+use lapidary::tokenizer::Tokenizer;
+
+use super::convert::with_advice;
+use super::interrupt;
+use super::json::json_line;
+use super::options::{CpuArgs, ModelArg};
+use super::size::{parse_size, size};
+use super::terminal;
+use super::text::Text;
+
+/// Tokens per chunk, unless others are asked for.
+const N_CTX: NonZeroUsize = NonZeroUsize::new(512).expect("it is not zero");
+
+/// Memory for the statistics of a matrix, unless another is asked for.
+pub const MEMORY: u64 = 1_000_000_000;
+
+/// Collect the second-order statistics that a conversion needs to keep the outputs of a model's matrices,
+/// so that several files can be made of them
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+    /// Text file to run the model over, in UTF-8; at least 64,000 tokens of all kinds of text that
+    /// the model will see
+    #[arg(short, long, value_name = "TEXT")]
+    file: PathBuf,
+    /// GGUF file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Tokens per chunk
+    #[arg(short, long, alias = "ctx-size", default_value = "512", value_name = "N")]
+    ctx: NonZeroUsize,
+    /// Evaluate only the first N chunks
+    #[arg(long, value_name = "N")]
+    chunks: Option<NonZeroUsize>,
+    /// Memory that the statistics of one matrix may take; columns are taken in parts if they need more
+    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_size)]
+    memory: u64,
+    #[command(flatten)]
+    cpu: CpuArgs,
+    /// Replace the output if it exists
+    #[arg(long)]
+    force: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    interrupt::install()?;
+    let source = args.model.open()?;
+    check_output(&args.output, args.force, Some(&source), &[&args.file]).map_err(with_advice)?;
+    let tokenizer = super::options::tokenizer(&source)?;
+    let collecting = Collecting {
+        text: &args.file,
+        n_ctx: args.ctx,
+        chunks: args.chunks,
+        memory: args.memory,
+        force: args.force,
+    };
+    let bytes = collecting.run(&source, &tokenizer, args.cpu.cpu()?, &args.output)?;
+    let mut out = terminal::stdout();
+    match args.json {
+        true => writeln!(out, "{}", json_line(&json(&args.output, bytes)))?,
+        false => writeln!(out, "{}: {}", args.output.display(), size(bytes))?,
+    }
+    Ok(())
+}
+
+fn json(output: &Path, bytes: u64) -> serde_json::Value {
+    serde_json::json!({ "output": output.display().to_string(), "file_bytes": bytes })
+}
+
+/// How to collect the statistics of a text.
+pub struct Collecting<'a> {
+    /// The text.
+    pub text: &'a Path,
+    /// Tokens per chunk.
+    pub n_ctx: NonZeroUsize,
+    /// How many chunks, at most.
+    pub chunks: Option<NonZeroUsize>,
+    /// Memory for the statistics of a matrix.
+    pub memory: u64,
+    /// Whether a file that is there may be replaced.
+    pub force: bool,
+}
+
+impl<'a> Collecting<'a> {
+    /// Those of a whole text.
+    pub fn all_of(text: &'a Path, memory: u64, force: bool) -> Self {
+        Self { text, n_ctx: N_CTX, chunks: None, memory, force }
+    }
+
+    /// Collects them in the file `output`, and returns its size in bytes.
+    pub fn run(
+        &self,
+        source: &Source,
+        tokenizer: &Tokenizer,
+        cpu: Cpu,
+        output: &Path,
+    ) -> anyhow::Result<u64> {
+        let text = Text::read(self.text, tokenizer)?;
+        let model = Model::on(cpu, source)?;
+        let options = Options {
+            n_ctx: self.n_ctx,
+            chunks: self.chunks,
+            bos: text.bos,
+            limit: Options::columns_within(self.memory),
+        };
+        let name = self.text.file_name().unwrap_or_default().to_string_lossy();
+        let about = About::new(
+            source.fingerprint(Extent::Sample)?,
+            name.into_owned(),
+            &text.tokens,
+            options,
+        );
+        let origin = || self.text.display().to_string();
+        let about = about.with_context(origin)?;
+        let header = about.header(&model)?;
+        let mut target = Target::create(output, self.force, Some(source), header.file_bytes());
+        let target = target.as_mut().map_err(|error| anyhow::anyhow!("{error}"))?;
+        target.begin(0)?;
+        about.report(&model, &mut terminal::stderr())?;
+        let bar = progress_bar();
+        let collected =
+            about.collect(&model, &text.tokens, header, target.file(), &mut |done, all| {
+                bar.set_length(all as u64);
+                bar.set_position(done as u64);
+                !interrupt::requested()
+            });
+        bar.finish_and_clear();
+        match collected {
+            Err(CollectError::Cancelled) => interrupt::check()?,
+            result => result.with_context(origin)?,
+        }
+        target.sync()?;
+        let bytes = target.file().metadata()?.len();
+        target.commit()?;
+        Ok(bytes)
+    }
+}
+
+fn progress_bar() -> ProgressBar {
+    let style = "{bar:30} {pos}/{len} chunks in layers, {eta} left";
+    ProgressBar::new(0).with_style(ProgressStyle::with_template(style).expect("it is valid"))
+}

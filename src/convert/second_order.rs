@@ -1,0 +1,161 @@
+//! Second-order rounding of a conversion: which statistics belong to a tensor, and whether what they
+//! say also holds for text that they were not measured on.
+
+use lapidary_formats::imatrix::{Entry, Imatrix};
+use lapidary_formats::quant::{Effort, Hessian, QuantType, Row, Search};
+
+use super::ConvertError;
+use crate::hessian::{HessianFile, Inputs};
+use crate::kernels::second_order::{round_rows, squares, Damping, Gram, Rounding};
+use crate::kernels::{Cpu, Quantize};
+use crate::model::{Source, TensorKind, TensorRows, TensorSpec};
+
+/// The statistics of a model, and how they are used.
+#[derive(Debug)]
+pub struct SecondOrder {
+    file: HessianFile,
+    search: Search,
+}
+
+/// What is known about the inputs of a matrix.
+#[derive(Debug)]
+pub(super) struct Known {
+    inputs: Inputs,
+    hessians: Vec<Hessian>,
+    /// The mean squares of the columns, `[cols]`.
+    importance: Vec<f32>,
+    /// Sixteen rows at a time side by side, `[rows / 16, cols]`.
+    held_out: Vec<Row>,
+}
+
+/// Rows of a tensor that are looked at to see whether second-order rounding pays.
+const SAMPLE: usize = 256;
+
+/// Rows that share the reading of a Hessian.
+pub(super) const ROWS: usize = 64;
+
+impl SecondOrder {
+    /// Uses the statistics in a file.
+    pub fn new(file: HessianFile, search: Search) -> Self {
+        Self { file, search }
+    }
+
+    /// The importance matrix that the statistics contain.
+    ///
+    /// # Errors
+    /// If statistics are missing.
+    pub fn imatrix(&self, source: &Source) -> Result<Imatrix, ConvertError> {
+        let mut imatrix = Imatrix::default();
+        for inputs in Inputs::of(source.config(), source.output_kind()) {
+            let grams = self.file.grams(inputs)?;
+            let sums: Vec<f32> = grams.iter().flat_map(Gram::diagonal).collect();
+            let count = grams.first().map_or(0, Gram::rows) as f32;
+            for name in inputs.readers.names() {
+                imatrix.entries.insert(name, Entry { sums: sums.clone(), count });
+            }
+        }
+        Ok(imatrix)
+    }
+
+    /// What is known about the inputs of a matrix, unless `known` has it already; `None` if nothing is.
+    pub(super) fn known(
+        &self,
+        cpu: &Cpu,
+        source: &Source,
+        spec: &TensorSpec,
+        known: Option<Known>,
+    ) -> Result<Option<Known>, ConvertError> {
+        let all = Inputs::of(source.config(), source.output_kind());
+        let reads = |inputs: &Inputs| inputs.readers.names().contains(&spec.name);
+        let Some(inputs) = all.into_iter().find(reads) else { return Ok(None) };
+        if known.as_ref().is_some_and(|known| known.inputs == inputs) {
+            return Ok(known);
+        }
+        drop(known);
+        let damping = match spec.kind {
+            TensorKind::TokenEmbd | TensorKind::Output => Damping::OUTPUT,
+            _ => Damping::LAYER,
+        };
+        let grams = self.file.grams(inputs)?;
+        let importance = grams.iter().flat_map(Gram::diagonal).collect();
+        let hessians = grams.into_iter().map(|gram| gram.hessian(cpu, damping)).collect();
+        let held_out = by_sixteen(&self.file.held_out(inputs)?, inputs.cols);
+        Ok(Some(Known { inputs, hessians, importance, held_out }))
+    }
+
+    /// How the rows of a matrix are to be rounded to `ty`; `None` if the usual way is better on the rows
+    /// that were held out.
+    pub(super) fn rounding<'k>(
+        &self,
+        cpu: &Cpu,
+        rows: &dyn TensorRows,
+        spec: &TensorSpec,
+        known: &'k Known,
+        (ty, effort): (QuantType, Effort),
+    ) -> Option<Rounding<'k>> {
+        let rounding = Rounding { ty, hessians: &known.hessians, search: self.search, effort };
+        if known.held_out.is_empty() {
+            return Some(rounding);
+        }
+        let step = spec.rows().div_ceil(SAMPLE);
+        let sample: Vec<usize> = (0..spec.rows()).step_by(step).collect();
+        let items: Vec<_> = sample.chunks(16).collect();
+        let mut losses = vec![[0.0; 2]; items.len()];
+        let cols = spec.cols();
+        let quantize = Quantize { ty, importance: Some(&known.importance), effort };
+        cpu.for_each(items.into_iter().zip(&mut losses), |(sample, losses)| {
+            let mut x = vec![0.0; sample.len() * cols];
+            for (row, x) in sample.iter().zip(x.chunks_exact_mut(cols)) {
+                rows.read(*row, x);
+            }
+            if x.iter().any(|x| !x.is_finite()) {
+                return;
+            }
+            let row_bytes = ty.row_bytes(cols).expect("rows are whole blocks");
+            let mut bytes = vec![0; sample.len() * row_bytes];
+            round_rows(cpu.isa(), rounding, &x, cols, &mut bytes);
+            losses[0] = loss(cpu, &x, cols, ty, &bytes, &known.held_out);
+            for (x, bytes) in x.chunks_exact(cols).zip(bytes.chunks_exact_mut(row_bytes)) {
+                quantize.row(cpu.isa(), x, bytes);
+            }
+            losses[1] = loss(cpu, &x, cols, ty, &bytes, &known.held_out);
+        });
+        let total = |i: usize| losses.iter().map(|losses| losses[i]).sum::<f64>();
+        (total(0) <= total(1)).then_some(rounding)
+    }
+}
+
+impl Known {
+    /// The importance of the columns.
+    pub(super) fn importance(&self) -> &[f32] {
+        &self.importance
+    }
+}
+
+/// The sum of the squared errors of the outputs of at most sixteen rows.
+fn loss(cpu: &Cpu, x: &[f32], cols: usize, ty: QuantType, bytes: &[u8], inputs: &[Row]) -> f64 {
+    let mut y = vec![0.0; x.len()];
+    (ty.traits().dequantize)(bytes, &mut y);
+    let mut left = vec![Row::default(); cols];
+    for (lane, (x, y)) in x.chunks_exact(cols).zip(y.chunks_exact(cols)).enumerate() {
+        for (left, (x, y)) in left.iter_mut().zip(x.iter().zip(y)) {
+            left.0[lane] = x - y;
+        }
+    }
+    squares(cpu.isa(), &left, inputs)
+}
+
+/// Rows, `[rows, cols]`, sixteen at a time side by side.
+fn by_sixteen(x: &[f32], cols: usize) -> Vec<Row> {
+    let mut all = Vec::with_capacity(x.len().div_ceil(16));
+    for rows in x.chunks(16 * cols) {
+        let start = all.len();
+        all.resize(start + cols, Row::default());
+        for (lane, row) in rows.chunks_exact(cols).enumerate() {
+            for (to, x) in all[start..].iter_mut().zip(row) {
+                to.0[lane] = *x;
+            }
+        }
+    }
+    all
+}

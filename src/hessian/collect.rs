@@ -1,0 +1,192 @@
+//! Takes a text through a model and sums.
+
+use std::num::NonZeroUsize;
+
+use half::bf16;
+use thiserror::Error;
+
+use super::Inputs;
+use crate::kernels::second_order::{panels, Gram};
+use crate::kernels::{Activations, Cpu, KvType};
+use crate::model::{Model, ModelError, Observer, Readers, State, StateOptions};
+use crate::perplexity::chunk;
+
+/// How to collect.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Tokens per chunk.
+    pub n_ctx: NonZeroUsize,
+    /// How many chunks to evaluate, from the first; all if `None`.
+    pub chunks: Option<NonZeroUsize>,
+    /// Replaces the first token of each chunk, if the model needs it.
+    pub bos: Option<u32>,
+    /// Columns whose products with each other are summed, at most.
+    pub limit: usize,
+}
+
+impl Options {
+    /// How many columns can be taken together if their sums, `H` and its factor may take `memory` bytes:
+    /// two triangles and a square of single precision.
+    pub fn columns_within(memory: u64) -> usize {
+        (memory / 8).isqrt() as usize
+    }
+}
+
+/// Every so many chunks, the last one is held out.
+const HELD_OUT: usize = 8;
+
+/// Rows of the chunks that are held out that are stored, at most.
+const ROWS: usize = 1024;
+
+/// Why nothing was collected.
+#[derive(Debug, Error)]
+pub enum CollectError {
+    /// The text does not fill a chunk.
+    #[error("the text has {tokens} tokens, but one chunk needs {n_ctx}")]
+    TextTooShort {
+        /// Tokens of the text.
+        tokens: usize,
+        /// Tokens of a chunk.
+        n_ctx: usize,
+    },
+    /// The evaluation failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The user asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// What was collected could not be stored.
+    #[error(transparent)]
+    Store(#[from] super::FileError),
+}
+
+/// What was collected of the inputs of some matrices.
+#[derive(Debug)]
+pub struct Collected {
+    /// By part of the columns.
+    pub grams: Vec<Gram>,
+    /// Rows of the chunks that were held out, `[rows, cols]`.
+    pub held_out: Vec<bf16>,
+}
+
+/// How much of a text is collected.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    pub chunks: usize,
+    pub n_ctx: usize,
+}
+
+impl Extent {
+    /// What there is of a text of so many tokens.
+    pub fn new(tokens: usize, options: &Options) -> Result<Self, CollectError> {
+        let n_ctx = options.n_ctx.get();
+        let available = tokens / n_ctx;
+        if available == 0 {
+            return Err(CollectError::TextTooShort { tokens, n_ctx });
+        }
+        let chunks = options.chunks.map_or(available, |n| n.get().min(available));
+        Ok(Self { chunks, n_ctx })
+    }
+
+    /// Number of tokens that are summed.
+    pub fn tokens(&self) -> usize {
+        (self.chunks - self.chunks / HELD_OUT) * self.n_ctx
+    }
+
+    /// Rows that are stored of those that are held out.
+    pub fn held_out_rows(&self) -> usize {
+        self.chunks / HELD_OUT * self.n_ctx.div_ceil(self.stride())
+    }
+
+    /// Of the rows of a chunk that is held out, every so many are stored.
+    fn stride(&self) -> usize {
+        (self.chunks / HELD_OUT * self.n_ctx).div_ceil(ROWS).max(1)
+    }
+
+    fn is_held_out(chunk: usize) -> bool {
+        chunk % HELD_OUT == HELD_OUT - 1
+    }
+}
+
+/// Runs `model` over `tokens`, the whole text with BOS first. Calls `store` with what was collected
+/// of each of [`Inputs::of`], in order, and `progress` with the parts of the work that are done and
+/// their number; it returns whether to continue. Nothing depends on the number of threads or the
+/// instruction set, bit for bit.
+///
+/// # Errors
+/// If the text does not fill a chunk or has tokens that the model does not have, if values are not
+/// finite, if `progress` says so, and those of `store`.
+pub fn collect(
+    model: &Model<'_>,
+    tokens: &[u32],
+    options: Options,
+    store: &mut dyn FnMut(Inputs, Collected) -> Result<(), super::FileError>,
+    progress: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<(), CollectError> {
+    let extent = Extent::new(tokens.len(), &options)?;
+    let mut state = State::new(model.config(), StateOptions::new(extent.n_ctx, KvType::F16));
+    let mut streams = Vec::new();
+    for i in 0..extent.chunks {
+        let chunk = chunk(tokens, extent.n_ctx, i, options.bos);
+        streams.push(model.embedded(&mut state, &chunk)?);
+    }
+    let n_layer = model.config().n_layer();
+    let all = Inputs::of(model.config(), model.output_kind());
+    let (mut done, total) = (0, (n_layer + 1) * streams.len());
+    for layer in 0..=n_layer {
+        let of_layer = &all[4 * layer..all.len().min(4 * layer + 4)];
+        let mut collector = Collector::new(of_layer, model.cpu(), options.limit, extent.stride());
+        for (i, stream) in streams.iter_mut().enumerate() {
+            collector.held_out = Extent::is_held_out(i);
+            match layer == n_layer {
+                true => model.show_output(&mut state, stream, &mut collector),
+                false => model.take_through(&mut state, layer, stream, &mut collector)?,
+            }
+            done += 1;
+            if !progress(done, total) {
+                return Err(CollectError::Cancelled);
+            }
+        }
+        for (inputs, collected) in of_layer.iter().zip(collector.collected) {
+            store(*inputs, collected)?;
+        }
+    }
+    Ok(())
+}
+
+struct Collector<'a> {
+    inputs: &'a [Inputs],
+    cpu: &'a Cpu,
+    limit: usize,
+    stride: usize,
+    held_out: bool,
+    collected: Vec<Collected>,
+}
+
+impl<'a> Collector<'a> {
+    fn new(inputs: &'a [Inputs], cpu: &'a Cpu, limit: usize, stride: usize) -> Self {
+        let collected = inputs.iter().map(|inputs| Collected {
+            grams: inputs.parts(limit).iter().map(|part| Gram::new(part.len())).collect(),
+            held_out: Vec::new(),
+        });
+        Self { inputs, cpu, limit, stride, held_out: false, collected: collected.collect() }
+    }
+}
+
+impl Observer for Collector<'_> {
+    fn inputs(&mut self, readers: Readers, rows: &Activations) {
+        let Some(at) = self.inputs.iter().position(|inputs| inputs.readers == readers) else {
+            return;
+        };
+        let (collected, cols) = (&mut self.collected[at], rows.cols());
+        if self.held_out {
+            let rows = rows.x().chunks_exact(cols).step_by(self.stride);
+            collected.held_out.extend(rows.flatten().map(|x| bf16::from_f32(*x)));
+            return;
+        }
+        for (part, gram) in self.inputs[at].parts(self.limit).into_iter().zip(&mut collected.grams)
+        {
+            gram.add(self.cpu, &panels(rows.x(), cols, part));
+        }
+    }
+}

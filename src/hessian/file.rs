@@ -1,0 +1,271 @@
+//! Statistics in a GGUF file: `NAME.0`, `NAME.1` … are the parts of the columns, sixteen at a time, with
+//! the sums down to the row of the last of them; `NAME.held_out` has rows that were held out.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use half::bf16;
+use lapidary_formats::gguf::{Checksum, Gguf, GgufError, Header, Writer};
+use lapidary_formats::quant::{QuantType, Row};
+use thiserror::Error;
+
+use super::collect::{collect, CollectError, Collected, Extent, Options};
+use super::Inputs;
+use crate::kernels::second_order::Gram;
+use crate::model::{Model, Stream};
+
+const KIND: &str = "hessian";
+const KIND_KEY: &str = "general.type";
+const MODEL: &str = "hessian.model";
+const DATASETS: &str = "hessian.datasets";
+/// The checksum of the text's tokens.
+const TEXT: &str = "hessian.text";
+const TOKENS: &str = "hessian.tokens";
+const CHUNK_SIZE: &str = "hessian.chunk_size";
+
+/// What is wrong with a file of statistics.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// It is no GGUF file, or a damaged one.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// Its header could not be completed.
+    #[error("{error}")]
+    Seal {
+        /// What the system says.
+        error: io::Error,
+    },
+    /// It is another kind of file.
+    #[error("{}: it has no second-order statistics; `lapidary hessian` makes them", path.display())]
+    Kind {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It was made of another model.
+    #[error("{}: these statistics are those of another model", path.display())]
+    Model {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It has not what it should have.
+    #[error("{}: the tensor {name} is missing or has not {len} values", path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// How many values it should have.
+        len: usize,
+    },
+}
+
+/// What a file is about.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The model's fingerprint.
+    model: String,
+    /// The name of the text.
+    dataset: String,
+    /// The checksum of its tokens.
+    text: String,
+    options: Options,
+    extent: Extent,
+}
+
+impl About {
+    /// The statistics of the model with this fingerprint on `tokens`, a text of the name `dataset` with
+    /// BOS first.
+    ///
+    /// # Errors
+    /// If the text does not fill a chunk.
+    pub fn new(
+        model: String,
+        dataset: String,
+        tokens: &[u32],
+        options: Options,
+    ) -> Result<Self, CollectError> {
+        let extent = Extent::new(tokens.len(), &options)?;
+        let mut checksum = Checksum::new();
+        tokens.iter().for_each(|token| checksum.update(&token.to_le_bytes()));
+        let text = format!("{:016x}", checksum.value());
+        Ok(Self { model, dataset, text, options, extent })
+    }
+
+    /// The header of the file.
+    ///
+    /// # Errors
+    /// If the file could not be read again.
+    pub fn header(&self, model: &Model<'_>) -> Result<Header, GgufError> {
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let mut header = Header::new();
+        header.set(KIND_KEY, KIND);
+        header.set(MODEL, self.model.as_str());
+        header.set(DATASETS, vec![self.dataset.clone()]);
+        header.set(TEXT, self.text.as_str());
+        header.set(TOKENS, number(self.extent.tokens()));
+        header.set(CHUNK_SIZE, number(self.extent.n_ctx));
+        for inputs in Inputs::of(model.config(), model.output_kind()) {
+            let name = inputs.name();
+            for (i, part) in inputs.parts(self.options.limit).iter().enumerate() {
+                let shape = [16, Gram::len(part.len())];
+                header.add_tensor(format!("{name}.{i}"), QuantType::F32, &shape)?;
+            }
+            if self.extent.held_out_rows() > 0 {
+                let shape = [inputs.cols, self.extent.held_out_rows()];
+                header.add_tensor(format!("{name}.held_out"), QuantType::BF16, &shape)?;
+            }
+        }
+        header.reserve_checksums();
+        Ok(header)
+    }
+
+    /// Says what is going to be collected and what memory it takes.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn report(&self, model: &Model<'_>, out: &mut dyn Write) -> io::Result<()> {
+        let config = model.config();
+        let stream = Stream::bytes(self.extent.chunks * self.extent.n_ctx, config.n_embd);
+        let all = Inputs::of(config, model.output_kind());
+        let sums: usize = all[..all.len().min(4)]
+            .iter()
+            .flat_map(|inputs| inputs.parts(self.options.limit))
+            .map(|part| Gram::len(part.len()) * size_of::<Row>())
+            .sum();
+        writeln!(
+            out,
+            "{} tokens in chunks of {}, {} of them held out; {} MB for their stream and {} MB for sums",
+            self.extent.chunks * self.extent.n_ctx,
+            self.extent.n_ctx,
+            self.extent.chunks * self.extent.n_ctx - self.extent.tokens(),
+            stream.div_ceil(1_000_000),
+            sums.div_ceil(1_000_000),
+        )?;
+        for inputs in &all[..all.len().min(4)] {
+            let parts = inputs.parts(self.options.limit);
+            if parts.len() > 1 {
+                let names = inputs.readers.names().join(", ");
+                let (cols, n, each) = (inputs.cols, parts.len(), parts[0].len());
+                writeln!(out, "{names} …: {cols} columns in {n} parts of at most {each}")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Collects the statistics and writes them to `file`, which is empty.
+    ///
+    /// # Errors
+    /// Those of [`CollectError`].
+    pub fn collect(
+        &self,
+        model: &Model<'_>,
+        tokens: &[u32],
+        header: Header,
+        mut file: &File,
+        progress: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<(), CollectError> {
+        let mut writer =
+            Writer::new(BufWriter::new(file), header.clone()).map_err(FileError::from)?;
+        let store = &mut |_, collected| Ok(write(&mut writer, &collected)?);
+        collect(model, tokens, self.options, store, progress)?;
+        writer.write_checksums().map_err(FileError::from)?;
+        writer.finish().map_err(FileError::from)?;
+        header.seal(&mut file).map_err(|error| FileError::Seal { error })?;
+        Ok(())
+    }
+}
+
+/// Writes what was collected of one of the inputs.
+fn write<W: Write>(writer: &mut Writer<W>, collected: &Collected) -> Result<(), GgufError> {
+    for gram in &collected.grams {
+        // A few megabytes at a time.
+        for rows in gram.sums().chunks(1 << 16) {
+            let bytes: Vec<u8> =
+                rows.iter().flat_map(|row| row.0).flat_map(f32::to_le_bytes).collect();
+            writer.write(&bytes)?;
+        }
+    }
+    if !collected.held_out.is_empty() {
+        let bytes: Vec<u8> = collected.held_out.iter().flat_map(|x| x.to_le_bytes()).collect();
+        writer.write(&bytes)?;
+    }
+    Ok(())
+}
+
+/// Statistics that were stored.
+#[derive(Debug)]
+pub struct HessianFile {
+    gguf: Gguf,
+    tokens: usize,
+}
+
+impl HessianFile {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// If it is not such a file, or those of another model than the one with this fingerprint.
+    pub fn open(path: &Path, model: &str) -> Result<Self, FileError> {
+        let gguf = Gguf::open(path)?;
+        if gguf.str(KIND_KEY)? != Some(KIND) {
+            return Err(FileError::Kind { path: path.to_owned() });
+        }
+        if gguf.str(MODEL)? != Some(model) {
+            return Err(FileError::Model { path: path.to_owned() });
+        }
+        let tokens = gguf.u32(TOKENS)?.unwrap_or(0) as usize;
+        Ok(Self { gguf, tokens })
+    }
+
+    /// The sums of some inputs, by part of their columns.
+    ///
+    /// # Errors
+    /// If they are not there.
+    pub fn grams(&self, inputs: Inputs) -> Result<Vec<Gram>, FileError> {
+        let mut grams = Vec::new();
+        let mut columns = 0;
+        for i in 0.. {
+            if columns == inputs.cols {
+                break;
+            }
+            let name = format!("{}.{i}", inputs.name());
+            let error = |len| FileError::Tensor {
+                path: self.gguf.path().to_owned(),
+                name: name.clone(),
+                len,
+            };
+            let left = inputs.cols - columns;
+            let tensor = self.gguf.tensor(&name).ok_or_else(|| error(16 * Gram::len(left)))?;
+            let n = (16..=left).step_by(16).find(|n| 16 * Gram::len(*n) == tensor.len());
+            let (Some(n), QuantType::F32) = (n, tensor.ty) else {
+                return Err(error(16 * Gram::len(left)));
+            };
+            let rows = tensor.data.as_chunks::<64>().0.iter().map(|bytes| {
+                let mut row = Row::default();
+                for (to, bytes) in row.0.iter_mut().zip(bytes.as_chunks().0) {
+                    *to = f32::from_le_bytes(*bytes);
+                }
+                row
+            });
+            grams.push(Gram::from_sums(n, rows.collect(), self.tokens));
+            self.gguf.release(tensor.data);
+            columns += n;
+        }
+        Ok(grams)
+    }
+
+    /// The rows that were held out, `[rows, cols]`; none if the text was short.
+    ///
+    /// # Errors
+    /// If they have another number of columns.
+    pub fn held_out(&self, inputs: Inputs) -> Result<Vec<f32>, FileError> {
+        let name = format!("{}.held_out", inputs.name());
+        let Some(tensor) = self.gguf.tensor(&name) else { return Ok(Vec::new()) };
+        if tensor.ty != QuantType::BF16 || tensor.len() % inputs.cols != 0 {
+            let (path, len) = (self.gguf.path().to_owned(), inputs.cols);
+            return Err(FileError::Tensor { path, name, len });
+        }
+        let values = tensor.data.as_chunks().0.iter();
+        Ok(values.map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect())
+    }
+}

@@ -1,0 +1,10 @@
+//! Second-order rounding on all threads: sums of products of a matrix's inputs, their factors, and
+//! the rounding of rows by them.
+
+mod factor;
+mod gram;
+mod round;
+
+pub use factor::Damping;
+pub use gram::{panels, Gram};
+pub use round::{round_rows, squares, Rounding};
