@@ -40,7 +40,7 @@ pub struct Args {
     types: TypeArgs,
     #[command(flatten)]
     importance: ImportanceArgs,
-    /// How thoroughly to search for scales: fast, default or best
+    /// How thoroughly to search for codes and scales: fast, default or best
     #[arg(long, value_name = "EFFORT", default_value = "default", value_parser = effort)]
     effort: Effort,
     /// Measure on this text how far the new file is from its source, and store the result in the
@@ -89,13 +89,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     args.report_resume()?;
     args.report_same_text()?;
     let mut bar = Bar(bar());
-    let second_order = args.importance.second_order(&source)?;
-    let weighting =
-        args.importance.weighting(&source, &tokenizer, second_order.as_ref(), cpu.clone());
-    let weighting = weighting.map_err(|error| match error.is::<Interrupted>() {
+    let not_cancelled = |error: anyhow::Error| match error.is::<Interrupted>() {
         true => cancelled(),
         false => error,
-    })?;
+    };
+    let to = (args.output(), args.force);
+    let second_order = args.importance.second_order(&source, &tokenizer, &cpu, to, args.effort);
+    let second_order = second_order.map_err(not_cancelled)?;
+    let weighting =
+        args.importance.weighting(&source, &tokenizer, second_order.as_ref(), cpu.clone());
+    let weighting = weighting.map_err(not_cancelled)?;
     let chosen = args.types.choose(&source, weighting, options, &mut bar);
     let mut chosen = chosen.map_err(with_advice)?;
     chosen.plan.effort = args.effort;
@@ -119,6 +122,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let result = convert_and_check(&source, output, &chosen.plan, options, check, &mut bar);
     bar.0.finish_and_clear();
     let report = result.map_err(with_advice)?;
+    args.importance.delete_own_statistics(output, args.effort)?;
     let found = checker.and_then(|checker| checker.found);
     let name = &chosen.plan.name;
     if args.json {
@@ -326,6 +330,14 @@ fn print(
             report.requantized
         )?;
     }
+    if let [first, ..] = report.by_importance.as_slice() {
+        writeln!(
+            out,
+            "{} matrices, such as {first}, are rounded by importance alone: second-order rounding was no \
+             better on the text that was held out",
+            report.by_importance.len()
+        )?;
+    }
     if let Some(difference) = &report.llama_cpp {
         writeln!(out, "llama.cpp {difference}")?;
     }
@@ -341,6 +353,7 @@ fn json(report: &Report, name: &str, output: &Path) -> serde_json::Value {
         "bytes_read": report.bytes_read,
         "resumed_tensors": report.resumed,
         "requantized_tensors": report.requantized,
+        "rounded_by_importance": report.by_importance,
         "untied": report.untied,
         "llama_cpp": report.llama_cpp,
         "seconds": report.seconds,

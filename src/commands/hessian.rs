@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use lapidary::convert::{check_output, Target};
-use lapidary::hessian::{About, CollectError, Options};
+use lapidary::hessian::{About, CollectError, HessianFile, Options};
 use lapidary::kernels::Cpu;
 use lapidary::model::{Extent, Model, RowSource, Source};
 use lapidary::tokenizer::Tokenizer;
@@ -23,9 +23,6 @@ use super::text::Text;
 
 /// Tokens per chunk, unless others are asked for.
 const N_CTX: NonZeroUsize = NonZeroUsize::new(512).expect("it is not zero");
-
-/// Memory for the statistics of a matrix, unless another is asked for.
-pub const MEMORY: u64 = 1_000_000_000;
 
 /// Collect the second-order statistics that a conversion needs to keep the outputs of a model's matrices,
 /// so that several files can be made of them
@@ -113,31 +110,59 @@ impl<'a> Collecting<'a> {
         cpu: Cpu,
         output: &Path,
     ) -> anyhow::Result<u64> {
+        let (text, about) = self.about(source, tokenizer)?;
+        self.collect(&Model::on(cpu, source)?, source, &text, &about, output)
+    }
+
+    /// Opens the file `output` if it has them already, and collects them there if not.
+    pub fn file(
+        &self,
+        source: &Source,
+        tokenizer: &Tokenizer,
+        cpu: &Cpu,
+        output: &Path,
+    ) -> anyhow::Result<HessianFile> {
+        let (text, about) = self.about(source, tokenizer)?;
+        let open = || HessianFile::open(output, about.model());
+        if let Some(file) = open().ok().filter(|file| file.is(&about)) {
+            return Ok(file);
+        }
+        self.collect(&Model::on(cpu.clone(), source)?, source, &text, &about, output)?;
+        Ok(open()?)
+    }
+
+    /// The text, and what is going to be collected.
+    fn about(&self, source: &Source, tokenizer: &Tokenizer) -> anyhow::Result<(Text, About)> {
         let text = Text::read(self.text, tokenizer)?;
-        let model = Model::on(cpu, source)?;
         let options = Options {
             n_ctx: self.n_ctx,
             chunks: self.chunks,
             bos: text.bos,
             limit: Options::columns_within(self.memory),
         };
-        let name = self.text.file_name().unwrap_or_default().to_string_lossy();
-        let about = About::new(
-            source.fingerprint(Extent::Sample)?,
-            name.into_owned(),
-            &text.tokens,
-            options,
-        );
-        let origin = || self.text.display().to_string();
-        let about = about.with_context(origin)?;
-        let header = about.header(&model)?;
-        let mut target = Target::create(output, self.force, Some(source), header.file_bytes());
-        let target = target.as_mut().map_err(|error| anyhow::anyhow!("{error}"))?;
+        let name = self.text.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let model = source.fingerprint(Extent::Sample)?;
+        let about = About::new(model, name, &text.tokens, options);
+        let about = about.with_context(|| self.text.display().to_string())?;
+        Ok((text, about))
+    }
+
+    fn collect(
+        &self,
+        model: &Model<'_>,
+        source: &Source,
+        text: &Text,
+        about: &About,
+        output: &Path,
+    ) -> anyhow::Result<u64> {
+        let header = about.header(model)?;
+        let target = Target::create(output, self.force, Some(source), header.file_bytes());
+        let mut target = target.map_err(with_advice)?;
         target.begin(0)?;
-        about.report(&model, &mut terminal::stderr())?;
+        about.report(model, &mut terminal::stderr())?;
         let bar = progress_bar();
         let collected =
-            about.collect(&model, &text.tokens, header, target.file(), &mut |done, all| {
+            about.collect(model, &text.tokens, header, target.file(), &mut |done, all| {
                 bar.set_length(all as u64);
                 bar.set_position(done as u64);
                 !interrupt::requested()
@@ -145,7 +170,7 @@ impl<'a> Collecting<'a> {
         bar.finish_and_clear();
         match collected {
             Err(CollectError::Cancelled) => interrupt::check()?,
-            result => result.with_context(origin)?,
+            result => result.with_context(|| self.text.display().to_string())?,
         }
         target.sync()?;
         let bytes = target.file().metadata()?.len();

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::Args;
 use lapidary::convert::{SecondOrder, Weighting};
 use lapidary::hessian::HessianFile;
@@ -11,9 +12,11 @@ use lapidary::kernels::Cpu;
 use lapidary::model::{Extent, Model, RowSource, Source};
 use lapidary::tokenizer::Tokenizer;
 use lapidary_formats::imatrix::{Flaw, Imatrix};
-use lapidary_formats::quant::Search;
+use lapidary_formats::quant::Effort;
 
+use super::hessian::Collecting;
 use super::imatrix::collected;
+use super::size::parse_size;
 use super::terminal;
 use super::text::Text;
 
@@ -31,9 +34,15 @@ pub struct ImportanceArgs {
     /// keep their values
     #[arg(long, value_name = "FILE", conflicts_with = "calibrate")]
     hessian: Option<PathBuf>,
-    /// Run the model over this text first, and use the importance matrix that results
+    /// Run the model over this text first, and use the importance matrix that results; with --effort best
+    /// use second-order statistics, as --hessian does
     #[arg(long, value_name = "TEXT")]
     calibrate: Option<PathBuf>,
+    /// With --calibrate and --effort best: memory that the statistics of one matrix may take; columns are
+    /// taken in parts if they need more
+    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_size)]
+    #[arg(requires = "calibrate")]
+    memory: u64,
 }
 
 impl ImportanceArgs {
@@ -42,11 +51,40 @@ impl ImportanceArgs {
         self.imatrix.as_deref().or(self.calibrate.as_deref()).or(self.hessian.as_deref())
     }
 
-    /// The statistics for second-order rounding, if an option asks for it.
-    pub fn second_order(&self, source: &Source) -> anyhow::Result<Option<SecondOrder>> {
-        let Some(path) = &self.hessian else { return Ok(None) };
-        let file = HessianFile::open(path, &source.fingerprint(Extent::Sample)?)?;
-        Ok(Some(SecondOrder::new(file, Search { refits: 2, sweeps: 3 })))
+    /// The statistics for second-order rounding, if options ask for them: those in a file, or with
+    /// --calibrate and the best effort those that are collected for `output`.
+    pub fn second_order(
+        &self,
+        source: &Source,
+        tokenizer: &Tokenizer,
+        cpu: &Cpu,
+        (output, force): (Option<&Path>, bool),
+        effort: Effort,
+    ) -> anyhow::Result<Option<SecondOrder>> {
+        let file = match (&self.hessian, &self.calibrate, self.own_statistics(output, effort)) {
+            (Some(path), ..) => HessianFile::open(path, &source.fingerprint(Extent::Sample)?)?,
+            (None, Some(text), Some(path)) => {
+                Collecting::all_of(text, self.memory, force).file(source, tokenizer, cpu, &path)?
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(SecondOrder::new(file, effort)))
+    }
+
+    /// Where the statistics are that are collected for `output` only, and deleted when it is complete.
+    fn own_statistics(&self, output: Option<&Path>, effort: Effort) -> Option<PathBuf> {
+        let output = output.filter(|_| self.calibrate.is_some() && effort == Effort::Best)?;
+        let mut path = output.as_os_str().to_owned();
+        path.push(".hessian");
+        Some(path.into())
+    }
+
+    /// Deletes the statistics that were collected for `output` only.
+    pub fn delete_own_statistics(&self, output: &Path, effort: Effort) -> anyhow::Result<()> {
+        match self.own_statistics(Some(output), effort) {
+            Some(path) => std::fs::remove_file(&path).with_context(|| path.display().to_string()),
+            None => Ok(()),
+        }
     }
 
     /// Whether the importance is measured on `text`: on the same contents, or according to the matrix

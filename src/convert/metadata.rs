@@ -20,6 +20,8 @@ pub(super) const FINGERPRINT: &str = "lapidary.source.fingerprint";
 
 /// Checksum of the importance matrix with which scales were chosen.
 const IMATRIX: &str = "lapidary.imatrix";
+/// Checksum of the text on which the statistics for second-order rounding were collected.
+const HESSIAN: &str = "lapidary.hessian";
 /// How thoroughly scales were searched for, unless it is the default.
 const EFFORT: &str = "lapidary.effort";
 
@@ -56,6 +58,9 @@ pub(super) fn header(
     }
     if let Some(weighting) = &plan.weighting {
         header.set(IMATRIX, format!("{:016x}", weighting.checksum()));
+    }
+    if let Some(second_order) = &plan.second_order {
+        header.set(HESSIAN, second_order.text());
     }
     header.reserve_checksums();
     Ok(header)

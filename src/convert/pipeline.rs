@@ -90,7 +90,9 @@ pub fn convert_and_check(
     let fingerprint = options.verify_source.then_some(&*fingerprint);
     let work = Work { source, header: &header, plan, cpu: &cpu, fingerprint };
     match work.write_file(&mut target, options.resume, check, progress) {
-        Ok(resumed) => report.resumed = resumed,
+        Ok((resumed, by_importance)) => {
+            (report.resumed, report.by_importance) = (resumed, by_importance);
+        }
         Err(error) => return Err(unfinished(target, &header, error)),
     }
     let resumed = source.model().tensors()[..report.resumed].iter();
@@ -128,6 +130,7 @@ fn outlook(source: &dyn RowSource, header: &Header, vocab: &Vocab) -> Report {
         bytes_read,
         requantized,
         resumed: 0,
+        by_importance: Vec::new(),
         untied: source.model().is_untied(),
         llama_cpp: llama_cpp(source.model(), vocab),
         seconds: 0.0,
@@ -146,15 +149,15 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Writes the file and gives it its name; the result is the number of tensors that were finished
-    /// before.
+    /// Writes the file and gives it its name. Returns the number of tensors that were finished before, and
+    /// what [`write_tensors`](Self::write_tensors) does.
     fn write_file(
         &self,
         target: &mut Target,
         resume: bool,
         check: Option<Check>,
         progress: &mut dyn Progress,
-    ) -> Result<usize, ConvertError> {
+    ) -> Result<(usize, Vec<String>), ConvertError> {
         let finished = match resume {
             true => finished(target.unfinished(), self.source, self.header, progress)?,
             false => Finished::default(),
@@ -164,7 +167,7 @@ impl Work<'_> {
         let out = BufWriter::new(target.file());
         let mut chunks =
             Chunks::new(self.cpu, target.path(), out, self.header, finished.checksums)?;
-        self.write_tensors(&mut chunks, CHUNK, progress)?;
+        let by_importance = self.write_tensors(&mut chunks, CHUNK, progress)?;
         let (_, checksums) = chunks.finish()?;
         if let Some(check) = check {
             let found = check(target.unfinished())
@@ -183,7 +186,7 @@ impl Work<'_> {
             return Err(ConvertError::Cancelled);
         }
         target.commit()?;
-        Ok(resumed)
+        Ok((resumed, by_importance))
     }
 
     /// Checks that the source is still the one that the conversion began with.
@@ -200,15 +203,16 @@ impl Work<'_> {
         }
     }
 
-    /// Writes every tensor that is not finished, in chunks of about `values` values.
+    /// Writes every tensor that is not finished, in chunks of about `values` values. Returns the names of
+    /// those for which second-order rounding was no better on the text that was held out.
     fn write_tensors<W: Write + Seek>(
         &self,
         chunks: &mut Chunks<W>,
         values: usize,
         progress: &mut dyn Progress,
-    ) -> Result<(), ConvertError> {
+    ) -> Result<Vec<String>, ConvertError> {
         let tensors = self.source.model().tensors().iter().zip(self.header.tensors());
-        let mut known = None;
+        let (mut known, mut by_importance) = (None, Vec::new());
         for (i, (spec, info)) in tensors.enumerate().skip(chunks.writer.checksums().len()) {
             progress.tensor(&spec.name);
             let rows = self.source.rows(spec);
@@ -220,9 +224,11 @@ impl Work<'_> {
                 known = second_order.known(self.cpu, self.source.model(), spec, known.take())?;
                 if let Some(known) = &known {
                     importance = Some(known.importance());
-                    let rounding =
-                        second_order.rounding(self.cpu, &*rows, spec, known, (ty, effort));
+                    let rounding = second_order.rounding(self.cpu, &*rows, spec, known, ty);
                     how = rounding.map(How::Round);
+                    if how.is_none() {
+                        by_importance.push(spec.name.clone());
+                    }
                 }
             }
             let how = how.unwrap_or(How::Quantize(Quantize { ty, importance, effort }));
@@ -239,7 +245,7 @@ impl Work<'_> {
                 progress.advanced(rows.bytes(chunk), bytes_out);
             }
         }
-        Ok(())
+        Ok(by_importance)
     }
 
     /// Refuses weights that the new file cannot hold. `name` is the tensor's in the source.

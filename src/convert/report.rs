@@ -78,6 +78,9 @@ pub struct Report {
     pub bytes_read: u64,
     /// Tensors that an earlier conversion had already finished.
     pub resumed: usize,
+    /// Tensors that were rounded by importance, because second-order rounding was no better on the text
+    /// that was held out.
+    pub by_importance: Vec<String>,
     /// Tensors that were quantized in the source and are now quantized to another type. The errors
     /// of both add up, so converting the original checkpoint would give a better file.
     pub requantized: usize,

@@ -15,6 +15,8 @@ use crate::model::{Source, TensorKind, TensorRows, TensorSpec};
 pub struct SecondOrder {
     file: HessianFile,
     search: Search,
+    /// How long the usual quantizer searches, which says where to begin.
+    effort: Effort,
 }
 
 /// What is known about the inputs of a matrix.
@@ -36,8 +38,20 @@ pub(super) const ROWS: usize = 64;
 
 impl SecondOrder {
     /// Uses the statistics in a file.
-    pub fn new(file: HessianFile, search: Search) -> Self {
-        Self { file, search }
+    pub fn new(file: HessianFile, effort: Effort) -> Self {
+        let (refits, sweeps) = match effort {
+            Effort::Fast => (0, 0),
+            Effort::Default => (0, 1),
+            Effort::Best => (2, 3),
+        };
+        // More trials only say better where to begin.
+        let effort = if effort == Effort::Fast { Effort::Fast } else { Effort::Default };
+        Self { file, search: Search { refits, sweeps }, effort }
+    }
+
+    /// The checksum of the text that the statistics were collected on.
+    pub(super) fn text(&self) -> &str {
+        self.file.text()
     }
 
     /// The importance matrix that the statistics contain.
@@ -91,8 +105,9 @@ impl SecondOrder {
         rows: &dyn TensorRows,
         spec: &TensorSpec,
         known: &'k Known,
-        (ty, effort): (QuantType, Effort),
+        ty: QuantType,
     ) -> Option<Rounding<'k>> {
+        let effort = self.effort;
         let rounding = Rounding { ty, hessians: &known.hessians, search: self.search, effort };
         if known.held_out.is_empty() {
             return Some(rounding);

@@ -134,8 +134,12 @@ pub fn collect(
     let all = Inputs::of(model.config(), model.output_kind());
     let (mut done, total) = (0, (n_layer + 1) * streams.len());
     for layer in 0..=n_layer {
-        let of_layer = &all[4 * layer..all.len().min(4 * layer + 4)];
-        let mut collector = Collector::new(of_layer, model.cpu(), options.limit, extent.stride());
+        let of_layer: Vec<Inputs> = all
+            .iter()
+            .filter(|inputs| inputs.layer() == (layer < n_layer).then_some(layer))
+            .copied()
+            .collect();
+        let mut collector = Collector::new(&of_layer, model.cpu(), options.limit, extent.stride());
         for (i, stream) in streams.iter_mut().enumerate() {
             collector.held_out = Extent::is_held_out(i);
             match layer == n_layer {

@@ -22,6 +22,8 @@ const DATASETS: &str = "hessian.datasets";
 /// The checksum of the text's tokens.
 const TEXT: &str = "hessian.text";
 const TOKENS: &str = "hessian.tokens";
+/// Columns whose products are summed, at most.
+const LIMIT: &str = "hessian.columns";
 const CHUNK_SIZE: &str = "hessian.chunk_size";
 
 /// What is wrong with a file of statistics.
@@ -92,6 +94,11 @@ impl About {
         Ok(Self { model, dataset, text, options, extent })
     }
 
+    /// The model's fingerprint.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
     /// The header of the file.
     ///
     /// # Errors
@@ -105,6 +112,7 @@ impl About {
         header.set(TEXT, self.text.as_str());
         header.set(TOKENS, number(self.extent.tokens()));
         header.set(CHUNK_SIZE, number(self.extent.n_ctx));
+        header.set(LIMIT, self.options.limit as u64);
         for inputs in Inputs::of(model.config(), model.output_kind()) {
             let name = inputs.name();
             for (i, part) in inputs.parts(self.options.limit).iter().enumerate() {
@@ -127,12 +135,10 @@ impl About {
     pub fn report(&self, model: &Model<'_>, out: &mut dyn Write) -> io::Result<()> {
         let config = model.config();
         let stream = Stream::bytes(self.extent.chunks * self.extent.n_ctx, config.n_embd);
-        let all = Inputs::of(config, model.output_kind());
-        let sums: usize = all[..all.len().min(4)]
-            .iter()
-            .flat_map(|inputs| inputs.parts(self.options.limit))
-            .map(|part| Gram::len(part.len()) * size_of::<Row>())
-            .sum();
+        let mut all = Inputs::of(config, model.output_kind());
+        all.retain(|inputs| inputs.layer() == Some(0));
+        let parts = all.iter().flat_map(|inputs| inputs.parts(self.options.limit));
+        let sums: usize = parts.map(|part| Gram::len(part.len()) * size_of::<Row>()).sum();
         writeln!(
             out,
             "{} tokens in chunks of {}, {} of them held out; {} MB for their stream and {} MB for sums",
@@ -142,7 +148,7 @@ impl About {
             stream.div_ceil(1_000_000),
             sums.div_ceil(1_000_000),
         )?;
-        for inputs in &all[..all.len().min(4)] {
+        for inputs in &all {
             let parts = inputs.parts(self.options.limit);
             if parts.len() > 1 {
                 let names = inputs.readers.names().join(", ");
@@ -215,6 +221,20 @@ impl HessianFile {
         }
         let tokens = gguf.u32(TOKENS)?.unwrap_or(0) as usize;
         Ok(Self { gguf, tokens })
+    }
+
+    /// Whether these are the statistics that `about` would collect.
+    pub fn is(&self, about: &About) -> bool {
+        let number = |n: usize| u32::try_from(n).ok();
+        self.gguf.str(TEXT).is_ok_and(|text| text == Some(&about.text))
+            && self.gguf.u32(TOKENS).is_ok_and(|n| n == number(about.extent.tokens()))
+            && self.gguf.u32(CHUNK_SIZE).is_ok_and(|n| n == number(about.extent.n_ctx))
+            && self.gguf.u64(LIMIT).is_ok_and(|n| n == Some(about.options.limit as u64))
+    }
+
+    /// The checksum of the text's tokens.
+    pub fn text(&self) -> &str {
+        self.gguf.str(TEXT).ok().flatten().unwrap_or_default()
     }
 
     /// The sums of some inputs, by part of their columns.

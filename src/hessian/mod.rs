@@ -27,7 +27,7 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// All of a model's, in the order in which a pass comes to them.
+    /// All of a model's that fit blocks, in the order in which a pass comes to them.
     pub fn of(config: &Config, output: TensorKind) -> Vec<Self> {
         let mut all = Vec::new();
         for layer in 0..config.n_layer() {
@@ -41,7 +41,20 @@ impl Inputs {
             all.extend(widths.map(|(readers, cols)| Self { readers, cols }));
         }
         all.push(Self { readers: Readers::Output(output), cols: config.n_embd });
+        // The others cannot be quantized, because blocks are longer.
+        all.retain(|inputs| inputs.cols.is_multiple_of(32));
         all
+    }
+
+    /// The layer, or `None` for those of the output matrix.
+    fn layer(self) -> Option<usize> {
+        match self.readers {
+            Readers::AttnIn(layer)
+            | Readers::AttnOut(layer)
+            | Readers::FfnIn(layer)
+            | Readers::FfnOut(layer) => Some(layer),
+            Readers::Output(_) => None,
+        }
     }
 
     /// Its name in a file.
