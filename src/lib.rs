@@ -56,6 +56,7 @@
 #![deny(unsafe_code)]
 
 pub mod bandwidth;
+pub mod calibration;
 pub mod chat;
 pub mod convert;
 pub mod engine;

@@ -31,7 +31,7 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArg,
     /// Text file to run the model over, in UTF-8; at least 64,000 tokens of all kinds of text that
-    /// the model will see
+    /// the model will see; `default` is a mixed text that Lapidary has
     #[arg(short, long, value_name = "TEXT")]
     file: PathBuf,
     /// GGUF file to write
@@ -133,7 +133,7 @@ impl<'a> Collecting<'a> {
 
     /// The text, and what is going to be collected.
     fn about(&self, source: &Source, tokenizer: &Tokenizer) -> anyhow::Result<(Text, About)> {
-        let text = Text::read(self.text, tokenizer)?;
+        let text = Text::for_calibration(self.text, source, tokenizer)?;
         let options = Options {
             n_ctx: self.n_ctx,
             chunks: self.chunks,

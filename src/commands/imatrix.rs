@@ -27,7 +27,7 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArg,
     /// Text file to run the model over, in UTF-8; some hundred thousand tokens like those that the
-    /// model will see
+    /// model will see; `default` is a mixed text that Lapidary has
     #[arg(short, long, value_name = "TEXT")]
     file: PathBuf,
     /// GGUF file to write; llama.cpp can read it too
@@ -55,7 +55,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let source = args.model.open()?;
     check_output(&args.output, args.force, Some(&source), &[&args.file]).map_err(with_advice)?;
     let tokenizer = super::options::tokenizer(&source)?;
-    let text = Text::read(&args.file, &tokenizer)?;
+    let text = Text::for_calibration(&args.file, &source, &tokenizer)?;
     // The output is opened before the work, which may take hours. The file has only a few
     // megabytes, so the free space is not checked.
     let target = Target::create(&args.output, args.force, Some(&source), 0);

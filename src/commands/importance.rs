@@ -34,8 +34,8 @@ pub struct ImportanceArgs {
     /// keep their values
     #[arg(long, value_name = "FILE", conflicts_with = "calibrate")]
     hessian: Option<PathBuf>,
-    /// Run the model over this text first, and use the importance matrix that results; with --effort best
-    /// use second-order statistics, as --hessian does
+    /// Run the model over this text first, and use the importance matrix that results, or with --effort
+    /// best second-order statistics, as with --hessian; `default` is a mixed text that Lapidary has
     #[arg(long, value_name = "TEXT")]
     calibrate: Option<PathBuf>,
     /// With --calibrate and --effort best: memory that the statistics of one matrix may take; columns are
@@ -132,7 +132,7 @@ fn calibrate(
     text: &Path,
     cpu: Cpu,
 ) -> anyhow::Result<Imatrix> {
-    let read = Text::read(text, tokenizer)?;
+    let read = Text::for_calibration(text, source, tokenizer)?;
     Ok(collected(&Model::on(cpu, source)?, read, (N_CTX, None), text)?.imatrix)
 }
 

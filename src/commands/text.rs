@@ -3,7 +3,13 @@
 use std::path::Path;
 
 use anyhow::{anyhow, bail, Context};
+use lapidary::calibration::{self, Document};
+use lapidary::chat::Turn;
+use lapidary::model::Source;
 use lapidary::tokenizer::{Special, Tokenizer};
+
+use super::run::chat_template;
+use super::sandbox;
 
 /// A text as tokens.
 pub struct Text {
@@ -13,7 +19,48 @@ pub struct Text {
     pub bos: Option<u32>,
 }
 
+/// The name that stands for the text that the program has itself.
+const DEFAULT: &str = "default";
+
 impl Text {
+    /// The text to calibrate with: that of the file `path`, or the program's own if `path` is `default`.
+    pub fn for_calibration(
+        path: &Path,
+        source: &Source,
+        tokenizer: &Tokenizer,
+    ) -> anyhow::Result<Self> {
+        match path == Path::new(DEFAULT) {
+            true => Self::own(source, tokenizer),
+            false => Self::read(path, tokenizer),
+        }
+    }
+
+    /// The program's own text, with conversations as the model's template writes them. Kinds follow each
+    /// other in whole chunks of any usual length.
+    fn own(source: &Source, tokenizer: &Tokenizer) -> anyhow::Result<Self> {
+        let vocab = tokenizer.vocab();
+        let template = chat_template(source, tokenizer)?;
+        let mut tokens = Vec::new();
+        for kind in calibration::KINDS {
+            let end = tokens.len() + kind.share * calibration::TOKENS / 128;
+            for document in kind.documents() {
+                if tokens.len() >= end {
+                    break;
+                }
+                let ids = match document {
+                    Document::Text(text) => tokenizer.encode_with_bos(text, Special::Plain),
+                    Document::Chat(messages) => {
+                        let turns = messages.into_iter().map(|message| Turn { message, ids: None });
+                        sandbox::encode(&template, tokenizer, &turns.collect::<Vec<_>>())?
+                    }
+                };
+                tokens.extend(ids);
+            }
+            tokens.truncate(end);
+        }
+        Ok(Self { tokens, bos: vocab.bos.filter(|_| vocab.add_bos) })
+    }
+
     /// Reads and encodes the file `path`.
     pub fn read(path: &Path, tokenizer: &Tokenizer) -> anyhow::Result<Self> {
         let origin = path.display().to_string();
