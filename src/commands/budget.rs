@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use clap::Args;
 use lapidary::convert::{
-    fit, Budget, ConvertError, Fitted, Options, Plan, Progress, Recipe, Weighting,
+    fit, Budget, ConvertError, Fitted, Options, Plan, Progress, Recipe, SecondOrder, Weighting,
 };
 use lapidary::kernels::KvType;
 use lapidary::model::{Role, Source, TensorKind};
@@ -66,15 +67,19 @@ impl TypeArgs {
         &self,
         source: &Source,
         weighting: Option<Weighting>,
+        second_order: Option<Arc<SecondOrder>>,
         options: Options,
         progress: &mut dyn Progress,
     ) -> Result<Chosen, ConvertError> {
         let Some(budget) = self.budget() else {
-            let plan = Plan::of_recipe(source, self.quant).weighted(weighting);
+            let mut plan = Plan::of_recipe(source, self.quant).weighted(weighting);
+            plan.second_order = second_order;
             return Ok(Chosen { plan, fitted: None });
         };
-        let fitted = fit(source, budget, weighting.as_ref(), options, progress)?;
-        let plan = fitted.plan.clone().weighted(weighting);
+        let known = second_order.as_deref();
+        let fitted = fit(source, budget, weighting.as_ref(), known, options, progress)?;
+        let mut plan = fitted.plan.clone().weighted(weighting);
+        plan.second_order = second_order;
         Ok(Chosen { plan, fitted: Some((budget, fitted)) })
     }
 

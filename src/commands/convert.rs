@@ -99,10 +99,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let weighting =
         args.importance.weighting(&source, &tokenizer, second_order.as_ref(), cpu.clone());
     let weighting = weighting.map_err(not_cancelled)?;
-    let chosen = args.types.choose(&source, weighting, options, &mut bar);
+    let second_order = second_order.map(Arc::new);
+    let chosen = args.types.choose(&source, weighting, second_order, options, &mut bar);
     let mut chosen = chosen.map_err(with_advice)?;
     chosen.plan.effort = args.effort;
-    chosen.plan.second_order = second_order.map(Arc::new);
     let mut out = terminal::stdout();
     let Some(output) = args.output() else {
         bar.0.finish_and_clear();

@@ -6,7 +6,8 @@ use super::allocation::{allocate, Choice};
 use super::damage::{candidates, relative_errors};
 use super::metadata::header;
 use super::pipeline::cpu;
-use super::{ConvertError, Options, Plan, Progress, Weighting};
+use super::second_order::Known;
+use super::{ConvertError, Options, Plan, Progress, SecondOrder, Weighting};
 use crate::kernels::{Cpu, KvType};
 use crate::memory::{Load, Memory};
 use crate::model::{
@@ -63,7 +64,8 @@ pub struct Fitted {
 }
 
 /// Chooses the type of every tensor so that the model fits `budget` and the expected damage is
-/// smallest. For this, some rows of every matrix are quantized to every type that it may get.
+/// smallest. For this, some rows of every matrix are quantized to every type that it may get: as they will
+/// be, with `second_order` where it is known.
 ///
 /// # Errors
 /// If even the smallest types exceed the budget, or [`Progress::cancelled`] returns true.
@@ -71,6 +73,7 @@ pub fn fit(
     source: &dyn RowSource,
     budget: Budget,
     weighting: Option<&Weighting>,
+    second_order: Option<&SecondOrder>,
     options: Options,
     progress: &mut dyn Progress,
 ) -> Result<Fitted, ConvertError> {
@@ -78,7 +81,7 @@ pub fn fit(
     let weights: u64 = source.tensors().iter().map(|spec| spec.values() as u64).sum();
     let cpu = cpu(options)?;
     progress.measuring(weights);
-    let mut measured = Vec::new();
+    let (mut measured, mut known) = (Vec::new(), None);
     for (i, spec) in source.tensors().iter().enumerate() {
         if progress.cancelled() {
             return Err(ConvertError::Cancelled);
@@ -86,7 +89,14 @@ pub fn fit(
         progress.tensor(&spec.name);
         let importance = weighting.and_then(|w| w.of(i));
         let of_tensor = rows.rows(spec);
-        measured.push(measure(&cpu, &*of_tensor, spec, importance));
+        let mut types = measure(&cpu, &*of_tensor, spec, importance);
+        if let Some(second_order) = second_order.filter(|_| spec.role() == Role::Matrix) {
+            known = second_order.known(&cpu, source, spec, known.take())?;
+            if let Some(known) = &known {
+                after_feedback(&mut types, second_order, &cpu, &*of_tensor, spec, known);
+            }
+        }
+        measured.push(types);
         of_tensor.release(0..spec.rows());
         progress.advanced(spec.values() as u64, 0);
     }
@@ -113,6 +123,26 @@ pub fn fit(
     let (types, errors) = (0..measured.len()).map(pick).unzip();
     let file_bytes = overhead + (0..chosen.len()).map(|i| choices[i][chosen[i]].bytes).sum::<u64>();
     Ok(Fitted { plan: Plan::mixed(source, types), errors, file_bytes, limit })
+}
+
+/// Replaces the errors of the types that second-order rounding can write by what it would leave.
+fn after_feedback(
+    types: &mut [(QuantType, f64)],
+    second_order: &SecondOrder,
+    cpu: &Cpu,
+    rows: &dyn TensorRows,
+    spec: &TensorSpec,
+    known: &Known,
+) {
+    let stored = rows.stored().map(|view| view.ty);
+    let rounded = |ty: QuantType| ty.has_grid() && Some(ty) != stored;
+    let of_grid: Vec<_> = types.iter().map(|(ty, _)| *ty).filter(|ty| rounded(*ty)).collect();
+    let Some(errors) = second_order.relative_errors(cpu, rows, spec, known, &of_grid) else {
+        return;
+    };
+    for ((_, to), error) in types.iter_mut().filter(|(ty, _)| rounded(*ty)).zip(errors) {
+        *to = error;
+    }
 }
 
 /// The error for a budget that the smallest file exceeds. `limit` is the budget for the file.

@@ -109,34 +109,46 @@ impl SecondOrder {
     ) -> Option<Rounding<'k>> {
         let effort = self.effort;
         let rounding = Rounding { ty, hessians: &known.hessians, search: self.search, effort };
-        if known.held_out.is_empty() {
-            return Some(rounding);
-        }
-        let step = spec.rows().div_ceil(SAMPLE);
-        let sample: Vec<usize> = (0..spec.rows()).step_by(step).collect();
-        let items: Vec<_> = sample.chunks(16).collect();
-        let mut losses = vec![[0.0; 2]; items.len()];
-        let cols = spec.cols();
         let quantize = Quantize { ty, importance: Some(&known.importance), effort };
-        cpu.for_each(items.into_iter().zip(&mut losses), |(sample, losses)| {
-            let mut x = vec![0.0; sample.len() * cols];
-            for (row, x) in sample.iter().zip(x.chunks_exact_mut(cols)) {
-                rows.read(*row, x);
-            }
-            if x.iter().any(|x| !x.is_finite()) {
-                return;
-            }
-            let row_bytes = ty.row_bytes(cols).expect("rows are whole blocks");
-            let mut bytes = vec![0; sample.len() * row_bytes];
-            round_rows(cpu.isa(), rounding, &x, cols, &mut bytes);
-            losses[0] = loss(cpu, &x, cols, ty, &bytes, &known.held_out);
-            for (x, bytes) in x.chunks_exact(cols).zip(bytes.chunks_exact_mut(row_bytes)) {
-                quantize.row(cpu.isa(), x, bytes);
-            }
-            losses[1] = loss(cpu, &x, cols, ty, &bytes, &known.held_out);
+        let losses = known.losses(cpu, rows, spec, SAMPLE, |x, losses| {
+            losses.push(known.loss(cpu, x, ty, |x, bytes| {
+                round_rows(cpu.isa(), rounding, x, spec.cols(), bytes);
+            }));
+            losses.push(known.loss(cpu, x, ty, |x, bytes| {
+                let row_bytes = bytes.len() / (x.len() / spec.cols());
+                let rows = x.chunks_exact(spec.cols()).zip(bytes.chunks_exact_mut(row_bytes));
+                rows.for_each(|(x, bytes)| _ = quantize.row(cpu.isa(), x, bytes));
+            }));
         });
-        let total = |i: usize| losses.iter().map(|losses| losses[i]).sum::<f64>();
-        (total(0) <= total(1)).then_some(rounding)
+        // Without rows that were held out there is nothing to compare.
+        (losses.is_empty() || losses[0] <= losses[1]).then_some(rounding)
+    }
+
+    /// The relative error that each of `types` would give the outputs of a matrix: that of the rows that
+    /// were held out, compared with the sum of their squares times those of the weights. `None` if none
+    /// were held out.
+    pub(super) fn relative_errors(
+        &self,
+        cpu: &Cpu,
+        rows: &dyn TensorRows,
+        spec: &TensorSpec,
+        known: &Known,
+        types: &[QuantType],
+    ) -> Option<Vec<f64>> {
+        // One sweep tells types apart as well as more.
+        let search = Search { refits: 0, sweeps: 1 };
+        let losses = known.losses(cpu, rows, spec, SAMPLE / 4, |x, losses| {
+            for ty in types {
+                let rounding =
+                    Rounding { ty: *ty, hessians: &known.hessians, search, effort: self.effort };
+                losses.push(known.loss(cpu, x, *ty, |x, bytes| {
+                    round_rows(cpu.isa(), rounding, x, spec.cols(), bytes);
+                }));
+            }
+            losses.push(known.squares(x));
+        });
+        let (square, losses) = losses.split_last()?;
+        Some(losses.iter().map(|loss| if *square > 0.0 { loss / square } else { 0.0 }).collect())
     }
 }
 
@@ -145,19 +157,73 @@ impl Known {
     pub(super) fn importance(&self) -> &[f32] {
         &self.importance
     }
-}
 
-/// The sum of the squared errors of the outputs of at most sixteen rows.
-fn loss(cpu: &Cpu, x: &[f32], cols: usize, ty: QuantType, bytes: &[u8], inputs: &[Row]) -> f64 {
-    let mut y = vec![0.0; x.len()];
-    (ty.traits().dequantize)(bytes, &mut y);
-    let mut left = vec![Row::default(); cols];
-    for (lane, (x, y)) in x.chunks_exact(cols).zip(y.chunks_exact(cols)).enumerate() {
-        for (left, (x, y)) in left.iter_mut().zip(x.iter().zip(y)) {
-            left.0[lane] = x - y;
+    /// Adds up what `measure` finds for about `n` of the rows, sixteen at a time, `[rows, cols]`. Nothing if no
+    /// inputs were held out.
+    fn losses(
+        &self,
+        cpu: &Cpu,
+        rows: &dyn TensorRows,
+        spec: &TensorSpec,
+        n: usize,
+        measure: impl Fn(&[f32], &mut Vec<f64>) + Sync,
+    ) -> Vec<f64> {
+        if self.held_out.is_empty() {
+            return Vec::new();
         }
+        let (cols, step) = (spec.cols(), spec.rows().div_ceil(n));
+        let sample: Vec<usize> = (0..spec.rows()).step_by(step).collect();
+        let mut found = vec![Vec::new(); sample.len().div_ceil(16)];
+        cpu.for_each(sample.chunks(16).zip(&mut found), |(sample, found)| {
+            let mut x = vec![0.0; sample.len() * cols];
+            for (row, x) in sample.iter().zip(x.chunks_exact_mut(cols)) {
+                rows.read(*row, x);
+            }
+            // Conversion will refuse others by name.
+            if x.iter().all(|x| x.is_finite()) {
+                measure(&x, found);
+            }
+        });
+        found.retain(|found| !found.is_empty());
+        let len = found.first().map_or(0, Vec::len);
+        (0..len).map(|i| found.iter().map(|found| found[i]).sum()).collect()
     }
-    squares(cpu.isa(), &left, inputs)
+
+    /// The sum of the squared errors of the outputs for the inputs that were held out, of at most sixteen
+    /// rows that `quantize` makes blocks of.
+    fn loss(
+        &self,
+        cpu: &Cpu,
+        x: &[f32],
+        ty: QuantType,
+        quantize: impl FnOnce(&[f32], &mut [u8]),
+    ) -> f64 {
+        let cols = self.inputs.cols;
+        let row_bytes = ty.row_bytes(cols).expect("rows are whole blocks");
+        let (mut bytes, mut y) = (vec![0; x.len() / cols * row_bytes], vec![0.0; x.len()]);
+        quantize(x, &mut bytes);
+        (ty.traits().dequantize)(&bytes, &mut y);
+        let mut left = vec![Row::default(); cols];
+        for (lane, (x, y)) in x.chunks_exact(cols).zip(y.chunks_exact(cols)).enumerate() {
+            for (left, (x, y)) in left.iter_mut().zip(x.iter().zip(y)) {
+                left.0[lane] = x - y;
+            }
+        }
+        squares(cpu.isa(), &left, &self.held_out)
+    }
+
+    /// The squares of weights, each times those of its column's inputs that were held out.
+    fn squares(&self, x: &[f32]) -> f64 {
+        let square = |x: f32| f64::from(x) * f64::from(x);
+        let mut of_inputs = vec![0.0; self.inputs.cols];
+        for inputs in self.held_out.chunks_exact(self.inputs.cols) {
+            for (sum, inputs) in of_inputs.iter_mut().zip(inputs) {
+                *sum += inputs.0.iter().map(|x| square(*x)).sum::<f64>();
+            }
+        }
+        let rows = x.chunks_exact(self.inputs.cols);
+        rows.map(|x| x.iter().zip(&of_inputs).map(|(x, sum)| square(*x) * sum).sum::<f64>()).sum()
+    }
 }
 
 /// Rows, `[rows, cols]`, sixteen at a time side by side.

@@ -16,7 +16,7 @@ fn open(path: &Path) -> Source {
 }
 
 fn fitted(source: &Source, budget: Budget) -> Fitted {
-    fit(source, budget, None, Options::default(), &mut ()).unwrap_or_else(|e| panic!("{e}"))
+    fit(source, budget, None, None, Options::default(), &mut ()).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Size of the file that a plan makes.
@@ -81,7 +81,7 @@ fn the_plan_does_not_depend_on_threads_or_instructions() {
     let types = |threads, isa| {
         let options = Options { threads: Some(threads), isa, ..Options::default() };
         let budget = Budget::BitsPerWeight(4.0);
-        let fitted = fit(&source, budget, None, options, &mut ()).unwrap();
+        let fitted = fit(&source, budget, None, None, options, &mut ()).unwrap();
         (fitted.plan.types, fitted.errors)
     };
     let reference = types(1, Isa::SCALAR);
@@ -94,7 +94,7 @@ fn the_plan_does_not_depend_on_threads_or_instructions() {
 fn a_budget_that_nothing_fits_is_refused() {
     let source = open(&tiny());
     for budget in [Budget::File(1_000_000), Budget::BitsPerWeight(1.0)] {
-        let error = fit(&source, budget, None, Options::default(), &mut ()).unwrap_err();
+        let error = fit(&source, budget, None, None, Options::default(), &mut ()).unwrap_err();
         assert!(matches!(error, ConvertError::Budget { .. }), "{error}");
         assert!(error.to_string().contains("the smallest has"), "{error}");
     }

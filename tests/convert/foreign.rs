@@ -146,7 +146,7 @@ fn they_are_kept_but_not_made() {
     // With room for more, they stay as they are.
     let source = Source::open(&file).unwrap();
     let budget = Budget::BitsPerWeight(9.0);
-    let plan = fit(&source, budget, None, Options::default(), &mut ()).unwrap().plan;
+    let plan = fit(&source, budget, None, None, Options::default(), &mut ()).unwrap().plan;
     assert_eq!(make(&source, &plan).unwrap().requantized, 0);
     let copy = Source::open(&out).unwrap();
     for spec in source.tensors() {

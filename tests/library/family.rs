@@ -278,7 +278,8 @@ fn everything_that_is_done_with_a_model_is_done_with_every_architecture() {
         );
 
         let budget = Budget::BitsPerWeight(5.5);
-        let fitted = fit(&source, budget, Some(&weighting), Options::default(), &mut ()).unwrap();
+        let fitted =
+            fit(&source, budget, Some(&weighting), None, Options::default(), &mut ()).unwrap();
         let out = golden.dir.path().join("fitted.gguf");
         let plan = fitted.plan.weighted(Some(weighting));
         let report = convert(&source, &out, &plan, Options::default(), &mut ()).unwrap();
