@@ -18,8 +18,8 @@ const TABLE: &[(&str, &[&str])] = &[
     // The binary.
     ("main", &["commands", "fault", "formats"]),
     ("commands", &[
-        "server", "engine", "generate", "verify", "convert", "imatrix", "perplexity", "memory", "bandwidth", "machine",
-        "chat", "sampling", "tokenizer", "model", "kernels", "formats",
+        "server", "engine", "generate", "verify", "convert", "hessian", "imatrix", "perplexity", "memory", "bandwidth",
+        "machine", "calibration", "chat", "sampling", "tokenizer", "model", "kernels", "formats",
     ]),
     // The library.
     ("server", &["server::llama_cpp", "server::openai", "server::generation", "server::http", "server::limits"]),
@@ -33,10 +33,12 @@ const TABLE: &[(&str, &[&str])] = &[
     ("engine", &["generate", "sampling", "model", "tokenizer", "kernels"]),
     ("generate", &["sampling", "model", "tokenizer", "kernels", "formats::vocab"]),
     ("verify", &["convert", "chat", "model", "tokenizer", "kernels", "formats"]),
-    ("convert", &["memory", "perplexity", "chat", "model", "tokenizer", "kernels", "formats"]),
+    ("convert", &["memory", "hessian", "perplexity", "chat", "model", "tokenizer", "kernels", "formats"]),
     ("memory", &["grammar", "sampling", "model", "tokenizer", "kernels"]),
+    ("hessian", &["perplexity", "model", "kernels", "formats"]),
     ("imatrix", &["perplexity", "model", "kernels", "formats"]),
     ("perplexity", &["model", "kernels", "formats"]),
+    ("calibration", &["chat"]),
     ("chat", &["tokenizer", "formats"]),
     ("grammar", &["sampling", "tokenizer", "formats"]),
     ("sampling", &[]),
