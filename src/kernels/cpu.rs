@@ -17,8 +17,8 @@ pub struct Cpu {
     pub(super) isa: Isa,
 }
 
-/// Values that one thread looks at and squashes at a time.
-const CHUNK: usize = 1 << 14;
+/// Values that one thread takes at a time.
+pub(super) const CHUNK: usize = 1 << 14;
 
 /// Items that together read no more bytes than this are not worth a second thread: the calling thread
 /// has done them, in 1 to 2 µs, before another would have begun.

@@ -4,7 +4,7 @@ use super::isa::{Isa, Op, Simd};
 use super::math;
 
 /// A function of one element (and of those that stand beside it in other rows).
-trait Lanes<const N: usize> {
+pub(super) trait Lanes<const N: usize> {
     fn apply<S: Simd>(&self, s: S, x: [S::F; N]) -> S::F;
 }
 
@@ -46,6 +46,16 @@ impl<F: Lanes<N>, const N: usize> Op for Map<'_, F, N> {
     fn run<S: Simd>(self, s: S) {
         map(s, &self.f, self.inputs, self.out);
     }
+}
+
+/// `out = f(inputs)`, element by element; all are as long.
+pub(super) fn map_rows<F: Lanes<N>, const N: usize>(
+    isa: Isa,
+    f: F,
+    inputs: [&[f32]; N],
+    out: &mut [f32],
+) {
+    isa.run(Map { f, inputs, out });
 }
 
 /// An [`Op`] that changes a row in place, sixteen elements at a time.
@@ -192,16 +202,18 @@ pub fn softcap(isa: Isa, x: &mut [f32], cap: f32) {
     isa.run(InPlace { f: Softcap(cap), x });
 }
 
+/// The constants of the tanh form of GELU: √(2/π), and the factor of the cube.
+pub(super) const GELU_ROOT: f32 = 0.797_884_6;
+pub(super) const GELU_CUBE: f32 = 0.044_715;
+
 /// gelu(gate) * up
 struct Geglu;
 
 impl Lanes<2> for Geglu {
     #[inline(always)]
     fn apply<S: Simd>(&self, s: S, [x, up]: [S::F; 2]) -> S::F {
-        /// √(2/π)
-        const ROOT: f32 = 0.797_884_6;
-        let cube = s.mul(s.mul(s.mul(s.splat(0.044_715), x), x), x);
-        let tanh = math::tanh(s, s.mul(s.splat(ROOT), s.add(x, cube)));
+        let cube = s.mul(s.mul(s.mul(s.splat(GELU_CUBE), x), x), x);
+        let tanh = math::tanh(s, s.mul(s.splat(GELU_ROOT), s.add(x, cube)));
         let gelu = s.mul(s.mul(s.splat(0.5), x), s.add(s.splat(1.0), tanh));
         s.mul(gelu, up)
     }
@@ -209,7 +221,7 @@ impl Lanes<2> for Geglu {
 
 /// `out = gelu(gate) * up`, with the tanh form of GELU that Gemma was trained with.
 pub fn geglu(isa: Isa, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    isa.run(Map { f: Geglu, inputs: [gate, up], out });
+    map_rows(isa, Geglu, [gate, up], out);
 }
 
 /// See [`log_sum_exp`].

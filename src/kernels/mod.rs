@@ -4,6 +4,7 @@
 //! - `unpack`: what a block type tells the kernels.
 //! - `matmul`: matrices × columns.
 //! - `attention`: over the cache.
+//! - `backward`: gradients.
 //! - `weights`: quantizing them, for conversion.
 //! - [`second_order`]: quantizing them so that the outputs of a matrix keep their values.
 //! - `cpu`: threads and instructions as one, and the operations that a model asks of them.
@@ -14,6 +15,7 @@
 
 mod activations;
 mod attention;
+mod backward;
 mod buffer;
 mod cpu;
 mod divergence;
@@ -30,6 +32,7 @@ mod weights;
 
 pub use activations::Activations;
 pub use attention::{Attention, CausalRange, KvRows, KvType, Partials};
+pub use backward::Prediction;
 pub use buffer::refit;
 pub use cpu::{all_finite, Cpu};
 pub use divergence::{argmax, kl_divergence};

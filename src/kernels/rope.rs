@@ -55,12 +55,28 @@ impl Rope {
 
     /// Turns every head of the `row`-th row of the ubatch, `[heads * head_dim]`, in place.
     pub fn apply(&self, row: usize, x: &mut [f32]) {
+        self.for_each_pair(row, x, |[a, b], cos, sin| [a * cos - b * sin, b * cos + a * sin]);
+    }
+
+    /// Turns every head of the `row`-th row back, in place.
+    pub fn apply_back(&self, row: usize, x: &mut [f32]) {
+        self.for_each_pair(row, x, |[a, b], cos, sin| [a * cos + b * sin, b * cos - a * sin]);
+    }
+
+    /// Replaces the two elements that turn together, given the cosine and the sine of their angle.
+    #[inline(always)]
+    fn for_each_pair(
+        &self,
+        row: usize,
+        x: &mut [f32],
+        turn: impl Fn([f32; 2], f32, f32) -> [f32; 2],
+    ) {
         let half = self.inv_freq.len();
         let (cos, sin) = (&self.cos[row * half..][..half], &self.sin[row * half..][..half]);
         for head in x.chunks_exact_mut(2 * half) {
             let (a, b) = head.split_at_mut(half);
             for ((a, b), (cos, sin)) in a.iter_mut().zip(b).zip(cos.iter().zip(sin)) {
-                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                [*a, *b] = turn([*a, *b], *cos, *sin);
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! x → norm → q, k, v → RoPE → attention → output → norm → + → norm → GeGLU → down → norm → +, for
 //! each layer; then a final norm, the output matrix and the final softcap. A layer's
-//! [`LayerSpec`](super::LayerSpec) says which of the norms it has, its attention window and its
+//! [`LayerSpec`] says which of the norms it has, its attention window and its
 //! RoPE.
 
 use std::num::NonZeroUsize;
@@ -14,7 +14,7 @@ use super::observer::{Observer, Readers};
 use super::read_ahead::ReadAhead;
 use super::state::{Cache, Workspace, LOGIT_ROWS};
 use super::weights::{Layer, Weights};
-use super::{Config, ModelError, Sequence, Source, State, TensorKind};
+use super::{Config, LayerSpec, ModelError, Sequence, Source, State, TensorKind};
 use crate::kernels::{all_finite, refit, Attention, CausalRange, Cpu, Isa, Product};
 
 /// A model that is ready to run: its configuration, its weights, and the CPU that it runs on.
@@ -296,7 +296,7 @@ impl<'a> Model<'a> {
     }
 
     /// Returns whether the values at the last positions are finite.
-    fn attention(
+    pub(super) fn attention(
         &self,
         index: usize,
         layer: &Layer<'_>,
@@ -321,14 +321,7 @@ impl<'a> Model<'a> {
             }
         }
         cpu.rope(ropes.of(spec), n, &mut b.q, &mut b.k);
-        let attention = Attention {
-            n_head: c.n_head,
-            n_head_kv: c.n_head_kv,
-            head_dim: c.head_dim,
-            scale: c.attn_scale,
-            softcap: spec.softcap,
-            window: spec.window.unwrap_or(usize::MAX),
-        };
+        let attention = self.attention_of(spec);
         let mut row = 0;
         for BatchEntry { sequence, tokens } in &mut *batch {
             let Cache { k, v, .. } = &mut sequence.cache[index];
@@ -347,6 +340,19 @@ impl<'a> Model<'a> {
         self.add(&mut b.x, &b.delta, layer.post_attention_norm.as_deref());
         let looked_at = [b.q.as_slice(), &b.k, &b.v, b.inner.x()];
         looked_at.iter().all(|x| last_rows(batch, x).all(all_finite))
+    }
+
+    /// The shape of the attention of a layer.
+    pub(super) fn attention_of(&self, spec: &LayerSpec) -> Attention {
+        let c = &self.config;
+        Attention {
+            n_head: c.n_head,
+            n_head_kv: c.n_head_kv,
+            head_dim: c.head_dim,
+            scale: c.attn_scale,
+            softcap: spec.softcap,
+            window: spec.window.unwrap_or(usize::MAX),
+        }
     }
 
     /// Returns whether the values at the last positions are finite.

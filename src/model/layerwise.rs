@@ -8,9 +8,9 @@ use crate::kernels::{all_finite, refit};
 /// The residual stream of the tokens of one chunk, between two layers.
 #[derive(Clone, Debug)]
 pub struct Stream {
-    tokens: Vec<u32>,
+    pub(super) tokens: Vec<u32>,
     /// `[tokens, n_embd]`
-    x: Vec<f32>,
+    pub(super) x: Vec<f32>,
 }
 
 impl Stream {

@@ -1,9 +1,10 @@
 //! Models of the Gemma family: the architectures and what their layers do ([`Architecture`],
 //! [`LayerSpec`]), sizes and constants ([`Config`]), the files of a model ([`Source`]), the weights
 //! ([`Weights`]), the mutable state ([`State`]: a [`Sequence`] and a [`Workspace`]), and the
-//! forward pass ([`Model`]).
+//! forward and the backward pass ([`Model`]).
 
 mod architecture;
+mod backward;
 mod batch;
 mod config;
 mod error;
@@ -21,6 +22,7 @@ mod weights;
 mod wrong_path;
 
 pub use architecture::{Architecture, LayerSpec};
+pub use backward::GradientObserver;
 pub use batch::BatchEntry;
 pub use config::{Config, ConfigError};
 pub use error::ModelError;

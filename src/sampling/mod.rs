@@ -6,7 +6,7 @@
 
 mod candidates;
 mod constraint;
-mod rng;
+pub(crate) mod rng;
 #[cfg(test)]
 mod tests;
 

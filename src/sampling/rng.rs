@@ -6,10 +6,10 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 /// reference: <https://prng.di.unimi.it/splitmix64.c>). Sampling needs one number per token. A stream
 /// that no library update can change matters more here than a longer period.
 #[derive(Clone, Debug)]
-pub(super) struct SplitMix64(u64);
+pub(crate) struct SplitMix64(u64);
 
 impl SplitMix64 {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -22,7 +22,7 @@ impl SplitMix64 {
     }
 
     /// Uniform in [0, 1), with all the 53 bits that fit in an f64.
-    pub(super) fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }

@@ -1,6 +1,7 @@
 //! The library: the forward pass and its cache, tokens, chat templates, grammars, the engine, and
 //! what is measured with them.
 
+mod backward;
 mod cache;
 mod chat;
 mod checkpoints;

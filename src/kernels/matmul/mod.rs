@@ -12,6 +12,7 @@ mod kinds;
 mod tile;
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use lapidary_formats::quant::QuantType;
 use lapidary_formats::tensor::TensorView;
@@ -57,6 +58,11 @@ impl<'a> Matrix<'a> {
         rows / TALL * size_of::<&mut [f32]>()
     }
 
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Length of a row.
     pub fn cols(&self) -> usize {
         self.cols
@@ -65,6 +71,13 @@ impl<'a> Matrix<'a> {
     /// Writes row `row` to `y`, `[cols]`.
     pub fn dequantize_row(&self, row: usize, y: &mut [f32]) {
         (self.ty.traits().dequantize)(&self.data[row * self.row_bytes..][..self.row_bytes], y);
+    }
+
+    /// Writes some columns of row `row`, whole blocks, to `y`.
+    pub(super) fn dequantize_part(&self, row: usize, columns: Range<usize>, y: &mut [f32]) {
+        let bytes = |cols| self.ty.row_bytes(cols).expect("whole blocks");
+        let part = &self.data[row * self.row_bytes + bytes(columns.start)..];
+        (self.ty.traits().dequantize)(&part[..bytes(columns.len())], y);
     }
 
     /// The matrix of `count` rows from `first` on.
@@ -188,7 +201,7 @@ impl Cpu {
 
 /// Cuts `out`, `[n, rows]`, into parts of `count` rows: the first row of each, and the part of every
 /// column.
-fn parts(
+pub(super) fn parts(
     out: &mut [f32],
     rows: usize,
     count: usize,
