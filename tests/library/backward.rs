@@ -11,6 +11,10 @@ use lapidary::model::{GradientObserver, Model, Source, State, StateOptions, Tens
 use crate::fixtures::{micro, tests_dir, tiny};
 use crate::goldens::{golden, ids};
 
+/// How far a norm may be off, and an element, as a part of itself or of the root mean square. Both sides
+/// compute in single precision, in different orders: that is 2e-5.
+const TOLERANCE: f64 = 2e-4;
+
 /// By name, the gradients of outputs of matrices and of streams.
 #[derive(Default, PartialEq)]
 struct Gradients(BTreeMap<String, Vec<f32>>);
@@ -72,10 +76,6 @@ fn gradients_are_those_of_torch() {
         println!("{name}: at most {worst:.1e} off");
     }
 }
-
-/// Both sides compute in single precision, whose rounding is 6e-8, through eight layers and the sums of
-/// thousands of products.
-const TOLERANCE: f64 = 1e-3;
 
 /// Matrices in bf16 and f32 with odd sizes, and quantized ones.
 #[test]

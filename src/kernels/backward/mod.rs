@@ -77,3 +77,6 @@ impl Cpu {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;
