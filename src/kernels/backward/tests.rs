@@ -6,19 +6,13 @@ use lapidary_formats::quant::QuantType;
 use lapidary_formats::tensor::TensorView;
 
 use super::*;
+use crate::kernels::matmul::tests::{random, Noise};
 use crate::kernels::{Attention, Isa, Matrix};
-
-#[path = "../../../tests/common/blocks.rs"]
-mod blocks;
 
 /// Uniform in ±1, always the same.
 fn noise(n: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
+    let mut noise = Noise(seed);
+    (0..n).map(|_| noise.float()).collect()
 }
 
 /// What `run` gives with one thread and the reference, after a comparison with all others, bit for bit.
@@ -42,26 +36,13 @@ fn assert_near(found: &[f32], expected: &[f64], tolerance: f64, what: &str) {
     assert!(worst <= tolerance, "{what}: {worst:e}");
 }
 
-/// Random blocks of `ty`, `[rows, cols]`.
-fn random(ty: QuantType, rows: usize, cols: usize) -> Vec<u8> {
-    if ty.block_len() == 1 {
-        let mut bytes = vec![0; rows * ty.row_bytes(cols).unwrap()];
-        (ty.traits().quantize.unwrap())(&noise(rows * cols, 1), &mut bytes);
-        return bytes;
-    }
-    let mut bytes = noise(1 << 16, 2).into_iter().cycle().map(|x| (x * 128.0) as i8 as u8);
-    let scale = |i: usize, j: usize| 0x1c00 + ((7 * i + 13 * j) % 1024) as u16;
-    blocks::blocks(ty, rows * cols / ty.block_len(), || bytes.next().unwrap(), scale)
-}
-
 /// Rows that fill no strip of 128, gradients that fill no sixteen, and two strips of columns.
 #[test]
 fn transposed_products_of_every_type() {
     const ROWS: usize = 130;
     for ty in QuantType::all() {
-        for (cols, n) in [(2 * 256, 19), (ty.block_len() * 300_usize.div_ceil(ty.block_len()), 81)]
-        {
-            let bytes = random(ty, ROWS, cols);
+        for (cols, n) in [(2 * 256, 19), (300_usize.next_multiple_of(ty.block_len()), 81)] {
+            let bytes = random(ty, ROWS, cols, &mut Noise(1));
             let (shape, y) = ([cols, ROWS], noise(n * ROWS, 3));
             let w = Matrix::new(TensorView { name: "", ty, shape: &shape, data: &bytes });
             let what = format!("{ty}, {cols} × {n}");

@@ -373,4 +373,4 @@ fn reference(w: &Matrix<'_>, x: &[u8], out: &mut [&mut [f32]]) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -8,7 +8,7 @@ use super::*;
 mod blocks;
 
 /// Draws that are the same everywhere.
-pub(super) struct Noise(pub u64);
+pub(in crate::kernels) struct Noise(pub u64);
 
 impl Noise {
     fn bits(&mut self) -> u32 {
@@ -37,7 +37,12 @@ pub(super) fn blocks(ty: QuantType, count: usize, fill: impl FnMut() -> u8) -> V
 }
 
 /// A matrix of random blocks; floats are drawn as such.
-pub(super) fn random(ty: QuantType, rows: usize, cols: usize, noise: &mut Noise) -> Vec<u8> {
+pub(in crate::kernels) fn random(
+    ty: QuantType,
+    rows: usize,
+    cols: usize,
+    noise: &mut Noise,
+) -> Vec<u8> {
     if ty.block_len() == 1 {
         let x: Vec<f32> = (0..rows * cols).map(|_| noise.float()).collect();
         let mut bytes = vec![0; rows * ty.row_bytes(cols).unwrap()];
