@@ -40,7 +40,8 @@ pub struct Args {
     types: TypeArgs,
     #[command(flatten)]
     importance: ImportanceArgs,
-    /// How thoroughly to search for codes and scales: fast, default or best
+    /// How thoroughly to search for codes and scales: fast, default, best or max; `max` needs
+    /// second-order statistics
     #[arg(long, value_name = "EFFORT", default_value = "default", value_parser = effort)]
     effort: Effort,
     /// Measure on this text how far the new file is from its source, and store the result in the
@@ -257,7 +258,8 @@ fn effort(name: &str) -> Result<Effort, String> {
         "fast" => Ok(Effort::Fast),
         "default" => Ok(Effort::Default),
         "best" => Ok(Effort::Best),
-        _ => Err("expected fast, default or best".to_owned()),
+        "max" => Ok(Effort::Max),
+        _ => Err("expected fast, default, best or max".to_owned()),
     }
 }
 

@@ -46,6 +46,10 @@ pub struct Args {
     /// Memory that the statistics of one matrix may take; columns are taken in parts if they need more
     #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_size)]
     memory: u64,
+    /// Collect the Fisher information of the matrices' outputs too, for `convert --effort max`: takes the
+    /// model's gradients on up to 16,384 of the tokens
+    #[arg(long)]
+    fisher: bool,
     #[command(flatten)]
     cpu: CpuArgs,
     /// Replace the output if it exists
@@ -67,6 +71,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         n_ctx: args.ctx,
         chunks: args.chunks,
         memory: args.memory,
+        fisher: args.fisher,
         force: args.force,
     };
     let bytes = collecting.run(&source, &tokenizer, args.cpu.cpu()?, &args.output)?;
@@ -92,14 +97,16 @@ pub struct Collecting<'a> {
     pub chunks: Option<NonZeroUsize>,
     /// Memory for the statistics of a matrix.
     pub memory: u64,
+    /// Whether the Fisher information of outputs is collected too.
+    pub fisher: bool,
     /// Whether a file that is there may be replaced.
     pub force: bool,
 }
 
 impl<'a> Collecting<'a> {
     /// Those of a whole text.
-    pub fn all_of(text: &'a Path, memory: u64, force: bool) -> Self {
-        Self { text, n_ctx: N_CTX, chunks: None, memory, force }
+    pub fn all_of(text: &'a Path, memory: u64, fisher: bool, force: bool) -> Self {
+        Self { text, n_ctx: N_CTX, chunks: None, memory, fisher, force }
     }
 
     /// Collects them in the file `output`, and returns its size in bytes.
@@ -139,6 +146,7 @@ impl<'a> Collecting<'a> {
             chunks: self.chunks,
             bos: text.bos,
             limit: Options::columns_within(self.memory),
+            fisher: self.fisher,
         };
         let name = self.text.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let model = source.fingerprint(Extent::Sample)?;

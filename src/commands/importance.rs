@@ -64,7 +64,9 @@ impl ImportanceArgs {
         let file = match (&self.hessian, &self.calibrate, self.own_statistics(output, effort)) {
             (Some(path), ..) => HessianFile::open(path, &source.fingerprint(Extent::Sample)?)?,
             (None, Some(text), Some(path)) => {
-                Collecting::all_of(text, self.memory, force).file(source, tokenizer, cpu, &path)?
+                let fisher = effort == Effort::Max;
+                let collecting = Collecting::all_of(text, self.memory, fisher, force);
+                collecting.file(source, tokenizer, cpu, &path)?
             }
             _ => return Ok(None),
         };
@@ -73,7 +75,7 @@ impl ImportanceArgs {
 
     /// Where the statistics are that are collected for `output` only, and deleted when it is complete.
     fn own_statistics(&self, output: Option<&Path>, effort: Effort) -> Option<PathBuf> {
-        let output = output.filter(|_| self.calibrate.is_some() && effort == Effort::Best)?;
+        let output = output.filter(|_| self.calibrate.is_some() && effort >= Effort::Best)?;
         let mut path = output.as_os_str().to_owned();
         path.push(".hessian");
         Some(path.into())

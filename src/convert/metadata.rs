@@ -55,6 +55,7 @@ pub(super) fn header(
         Effort::Fast => header.set(EFFORT, "fast"),
         Effort::Default => {}
         Effort::Best => header.set(EFFORT, "best"),
+        Effort::Max => header.set(EFFORT, "max"),
     }
     if let Some(weighting) = &plan.weighting {
         header.set(IMATRIX, format!("{:016x}", weighting.checksum()));

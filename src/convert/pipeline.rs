@@ -20,9 +20,9 @@ use super::resume::{finished, unfinished, Finished};
 use super::second_order::ROWS;
 use super::target::Target;
 use super::{ConvertError, Plan, Report, Totals};
-use crate::kernels::second_order::{round_rows, Rounding};
+use crate::kernels::second_order::{round_rows, Rounding, RowFeedback};
 use crate::kernels::{largest, processors, Cpu, Isa, Quantize};
-use crate::model::{Extent, RowSource, Source, TensorRows};
+use crate::model::{Extent, RowSource, Source, TensorRows, TensorSpec};
 use crate::tokenizer::Tokenizer;
 
 /// Values that are converted before progress is told and cancelling looked at: rows enough for
@@ -231,7 +231,20 @@ impl Work<'_> {
                     }
                 }
             }
+            let feedback = match (second_order, &how) {
+                (Some(second_order), Some(How::Round(_))) => {
+                    second_order.row_feedback(self.cpu, spec)?
+                }
+                _ => None,
+            };
             let how = how.unwrap_or(How::Quantize(Quantize { ty, importance, effort }));
+            if let (How::Round(rounding), Some(feedback)) = (how, feedback) {
+                let (largest, bytes_out) = chunks.push_whole(&*rows, spec, rounding, &feedback)?;
+                self.refuse(rows.name(), info.ty, largest)?;
+                rows.release(0..spec.rows());
+                progress.advanced(rows.bytes(0..spec.rows()), bytes_out);
+                continue;
+            }
             let step = how.chunk(values / spec.cols(), self.cpu);
             for start in (0..spec.rows()).step_by(step) {
                 if progress.cancelled() {
@@ -390,6 +403,32 @@ impl<'a, W: Write + Seek> Chunks<'a, W> {
         written.map_err(|error| self.error(error))?;
         std::mem::swap(&mut self.ready, &mut self.next);
         Ok((f32::from_bits(max.into_inner()), self.ready.len() as u64))
+    }
+
+    /// The same of a whole tensor, whose rows make up for each other's errors.
+    fn push_whole(
+        &mut self,
+        rows: &dyn TensorRows,
+        spec: &TensorSpec,
+        rounding: Rounding<'_>,
+        feedback: &RowFeedback,
+    ) -> Result<(f32, u64), ConvertError> {
+        self.flush()?;
+        let (n, cols) = (spec.rows(), spec.cols());
+        let mut x = vec![0.0; n * cols];
+        self.cpu.for_each(x.chunks_exact_mut(cols).enumerate(), |(row, x)| rows.read(row, x));
+        let largest = largest(&x);
+        let row_bytes = rounding.ty.row_bytes(cols).expect("rows were checked to be whole blocks");
+        self.ready.resize(n * row_bytes, 0);
+        let copied = rows.stored().filter(|view| view.ty == rounding.ty);
+        match copied {
+            Some(view) => self.ready.copy_from_slice(view.data),
+            None if largest.is_finite() => {
+                feedback.round(self.cpu, rounding, &x, cols, &mut self.ready);
+            }
+            None => {}
+        }
+        Ok((largest, self.ready.len() as u64))
     }
 
     /// Writes what is left.

@@ -5,8 +5,8 @@ use lapidary_formats::imatrix::{Entry, Imatrix};
 use lapidary_formats::quant::{Effort, Hessian, QuantType, Row, Search};
 
 use super::ConvertError;
-use crate::hessian::{HessianFile, Inputs};
-use crate::kernels::second_order::{round_rows, squares, Damping, Gram, Rounding};
+use crate::hessian::{HessianFile, Inputs, Outputs};
+use crate::kernels::second_order::{round_rows, squares, Damping, Gram, Rounding, RowFeedback};
 use crate::kernels::{Cpu, Quantize};
 use crate::model::{Source, TensorKind, TensorRows, TensorSpec};
 
@@ -17,6 +17,8 @@ pub struct SecondOrder {
     search: Search,
     /// How long the usual quantizer searches, which says where to begin.
     effort: Effort,
+    /// Whether rows make up for the errors of other rows.
+    two_sided: bool,
 }
 
 /// What is known about the inputs of a matrix.
@@ -42,11 +44,26 @@ impl SecondOrder {
         let (refits, sweeps) = match effort {
             Effort::Fast => (0, 0),
             Effort::Default => (0, 1),
-            Effort::Best => (2, 3),
+            Effort::Best | Effort::Max => (2, 3),
         };
         // More trials only say better where to begin.
-        let effort = if effort == Effort::Fast { Effort::Fast } else { Effort::Default };
-        Self { file, search: Search { refits, sweeps }, effort }
+        let fit = if effort == Effort::Fast { Effort::Fast } else { Effort::Default };
+        let two_sided = effort == Effort::Max;
+        Self { file, search: Search { refits, sweeps }, effort: fit, two_sided }
+    }
+
+    /// How the rows of a matrix make up for each other's errors, if they are to do so.
+    pub(super) fn row_feedback(
+        &self,
+        cpu: &Cpu,
+        spec: &TensorSpec,
+    ) -> Result<Option<RowFeedback>, ConvertError> {
+        let Some(layer) = spec.layer.filter(|_| self.two_sided) else { return Ok(None) };
+        let outputs = Outputs { kind: spec.kind, layer, rows: spec.rows() };
+        if !spec.rows().is_multiple_of(32) {
+            return Ok(None);
+        }
+        Ok(Some(RowFeedback::new(cpu, &self.file.fisher(outputs)?)))
     }
 
     /// The checksum of the text that the statistics were collected on.

@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 use half::bf16;
 use thiserror::Error;
 
-use super::Inputs;
+use super::fisher::Snapshots;
+use super::{Inputs, ROWS as LIMIT};
 use crate::kernels::second_order::{panels, Gram};
 use crate::kernels::{Activations, Cpu, KvType};
 use crate::model::{Model, ModelError, Observer, Readers, State, StateOptions};
@@ -22,6 +23,8 @@ pub struct Options {
     pub bos: Option<u32>,
     /// Columns whose products with each other are summed, at most.
     pub limit: usize,
+    /// Whether the Fisher information of the outputs is collected too.
+    pub fisher: bool,
 }
 
 impl Options {
@@ -60,10 +63,10 @@ pub enum CollectError {
     Store(#[from] super::FileError),
 }
 
-/// What was collected of the inputs of some matrices.
+/// What was collected of the inputs of some matrices, or of the outputs of one.
 #[derive(Debug)]
 pub struct Collected {
-    /// By part of the columns.
+    /// By part of the columns, or of the rows.
     pub grams: Vec<Gram>,
     /// Rows of the chunks that were held out, `[rows, cols]`.
     pub held_out: Vec<bf16>,
@@ -103,13 +106,14 @@ impl Extent {
         (self.chunks / HELD_OUT * self.n_ctx).div_ceil(ROWS).max(1)
     }
 
-    fn is_held_out(chunk: usize) -> bool {
+    pub fn is_held_out(chunk: usize) -> bool {
         chunk % HELD_OUT == HELD_OUT - 1
     }
 }
 
 /// Runs `model` over `tokens`, the whole text with BOS first. Calls `store` with what was collected
-/// of each of [`Inputs::of`], in order, and `progress` with the parts of the work that are done and
+/// of each of [`Inputs::of`], in order, and with the Fisher information of each of [`Outputs::of`],
+/// layer by layer from the last one, if it is asked for, and `progress` with the parts of the work that are done and
 /// their number; it returns whether to continue. Nothing depends on the number of threads or the
 /// instruction set, bit for bit.
 ///
@@ -120,7 +124,7 @@ pub fn collect(
     model: &Model<'_>,
     tokens: &[u32],
     options: Options,
-    store: &mut dyn FnMut(Inputs, Collected) -> Result<(), super::FileError>,
+    store: &mut dyn FnMut(Collected) -> Result<(), super::FileError>,
     progress: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<(), CollectError> {
     let extent = Extent::new(tokens.len(), &options)?;
@@ -132,13 +136,18 @@ pub fn collect(
     }
     let n_layer = model.config().n_layer();
     let all = Inputs::of(model.config(), model.output_kind());
-    let (mut done, total) = (0, (n_layer + 1) * streams.len());
+    let mut snapshots = options.fisher.then(|| Snapshots::new(n_layer, &extent));
+    let back = snapshots.as_ref().map_or(0, |snapshots| snapshots.tokens(extent.n_ctx));
+    let (mut done, total) = (0, (n_layer + 1) * streams.len() + n_layer * back / extent.n_ctx);
     for layer in 0..=n_layer {
         let of_layer: Vec<Inputs> = all
             .iter()
             .filter(|inputs| inputs.layer() == (layer < n_layer).then_some(layer))
             .copied()
             .collect();
+        if let Some(snapshots) = snapshots.as_mut().filter(|_| layer < n_layer) {
+            snapshots.reached(layer, &streams);
+        }
         let mut collector = Collector::new(&of_layer, model.cpu(), options.limit, extent.stride());
         for (i, stream) in streams.iter_mut().enumerate() {
             collector.held_out = Extent::is_held_out(i);
@@ -151,11 +160,16 @@ pub fn collect(
                 return Err(CollectError::Cancelled);
             }
         }
-        for (inputs, collected) in of_layer.iter().zip(collector.collected) {
-            store(*inputs, collected)?;
+        for collected in collector.collected {
+            store(collected)?;
         }
     }
-    Ok(())
+    let Some(snapshots) = snapshots else { return Ok(()) };
+    let store = &mut |_, grams| Ok(store(Collected { grams, held_out: Vec::new() })?);
+    snapshots.take_back(model, &mut state, &streams, LIMIT, store, &mut || {
+        done += 1;
+        progress(done, total)
+    })
 }
 
 struct Collector<'a> {

@@ -11,7 +11,7 @@ use lapidary_formats::quant::{QuantType, Row};
 use thiserror::Error;
 
 use super::collect::{collect, CollectError, Collected, Extent, Options};
-use super::Inputs;
+use super::{Inputs, Outputs, ROWS};
 use crate::kernels::second_order::Gram;
 use crate::model::{Model, Stream};
 
@@ -124,6 +124,15 @@ impl About {
                 header.add_tensor(format!("{name}.held_out"), QuantType::BF16, &shape)?;
             }
         }
+        let layers = if self.options.fisher { model.config().n_layer() } else { 0 };
+        for layer in (0..layers).rev() {
+            for outputs in Outputs::of(model.config(), layer) {
+                for (i, part) in outputs.parts(ROWS).iter().enumerate() {
+                    let shape = [16, Gram::len(part.len())];
+                    header.add_tensor(format!("{}.{i}", outputs.name()), QuantType::F32, &shape)?;
+                }
+            }
+        }
         header.reserve_checksums();
         Ok(header)
     }
@@ -173,7 +182,7 @@ impl About {
     ) -> Result<(), CollectError> {
         let mut writer =
             Writer::new(BufWriter::new(file), header.clone()).map_err(FileError::from)?;
-        let store = &mut |_, collected| Ok(write(&mut writer, &collected)?);
+        let store = &mut |collected| Ok(write(&mut writer, &collected)?);
         collect(model, tokens, self.options, store, progress)?;
         writer.write_checksums().map_err(FileError::from)?;
         writer.finish().map_err(FileError::from)?;
@@ -230,6 +239,12 @@ impl HessianFile {
             && self.gguf.u32(TOKENS).is_ok_and(|n| n == number(about.extent.tokens()))
             && self.gguf.u32(CHUNK_SIZE).is_ok_and(|n| n == number(about.extent.n_ctx))
             && self.gguf.u64(LIMIT).is_ok_and(|n| n == Some(about.options.limit as u64))
+            && (self.has_fisher() || !about.options.fisher)
+    }
+
+    /// Whether there is the Fisher information of outputs.
+    pub fn has_fisher(&self) -> bool {
+        self.gguf.tensors().any(|tensor| tensor.name.contains(".fisher."))
     }
 
     /// The checksum of the text's tokens.
@@ -242,19 +257,31 @@ impl HessianFile {
     /// # Errors
     /// If they are not there.
     pub fn grams(&self, inputs: Inputs) -> Result<Vec<Gram>, FileError> {
+        self.parts(&inputs.name(), inputs.cols)
+    }
+
+    /// The Fisher information of the outputs of a matrix, by part of its rows. Its scale has no meaning.
+    ///
+    /// # Errors
+    /// If it is not there: `lapidary hessian --fisher` collects it.
+    pub fn fisher(&self, outputs: Outputs) -> Result<Vec<Gram>, FileError> {
+        self.parts(&outputs.name(), outputs.rows)
+    }
+
+    fn parts(&self, name: &str, cols: usize) -> Result<Vec<Gram>, FileError> {
         let mut grams = Vec::new();
         let mut columns = 0;
         for i in 0.. {
-            if columns == inputs.cols {
+            if columns == cols {
                 break;
             }
-            let name = format!("{}.{i}", inputs.name());
+            let name = format!("{name}.{i}");
             let error = |len| FileError::Tensor {
                 path: self.gguf.path().to_owned(),
                 name: name.clone(),
                 len,
             };
-            let left = inputs.cols - columns;
+            let left = cols - columns;
             let tensor = self.gguf.tensor(&name).ok_or_else(|| error(16 * Gram::len(left)))?;
             let n = (16..=left).step_by(16).find(|n| 16 * Gram::len(*n) == tensor.len());
             let (Some(n), QuantType::F32) = (n, tensor.ty) else {

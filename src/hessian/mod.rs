@@ -9,6 +9,7 @@
 
 mod collect;
 mod file;
+mod fisher;
 
 pub use collect::{CollectError, Options};
 pub use file::{About, FileError, HessianFile};
@@ -71,10 +72,57 @@ impl Inputs {
     /// Equal parts of the columns, of at most `limit` each, whose products with each other are not
     /// summed. They are whole blocks of every type.
     fn parts(self, limit: usize) -> Vec<Range<usize>> {
-        let unit = if self.cols.is_multiple_of(256) { 256 } else { 32 };
-        let count = self.cols.div_ceil(limit.max(unit));
-        let each = self.cols.div_ceil(count).next_multiple_of(unit);
-        (0..self.cols).step_by(each).map(|at| at..self.cols.min(at + each)).collect()
+        parts(self.cols, limit)
+    }
+}
+
+fn parts(n: usize, limit: usize) -> Vec<Range<usize>> {
+    let unit = if n.is_multiple_of(256) { 256 } else { 32 };
+    let count = n.div_ceil(limit.max(unit));
+    let each = n.div_ceil(count).next_multiple_of(unit);
+    (0..n).step_by(each).map(|at| at..n.min(at + each)).collect()
+}
+
+/// What is known about the outputs of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outputs {
+    /// Which matrix.
+    pub kind: TensorKind,
+    /// Its layer.
+    pub layer: usize,
+    /// Number of rows.
+    pub rows: usize,
+}
+
+/// Rows whose products with each other are summed, at most: their correlations are mostly within heads,
+/// and a file for 27B would otherwise have hundreds of gigabytes.
+const ROWS: usize = 4096;
+
+impl Outputs {
+    /// Those of a layer.
+    pub fn of(config: &Config, layer: usize) -> Vec<Self> {
+        use TensorKind::{AttnK, AttnOutput, AttnQ, AttnV, FfnDown, FfnGate, FfnUp};
+        let heights = [
+            (AttnQ, config.n_embd_q()),
+            (AttnK, config.n_embd_kv()),
+            (AttnV, config.n_embd_kv()),
+            (AttnOutput, config.n_embd),
+            (FfnGate, config.n_ff),
+            (FfnUp, config.n_ff),
+            (FfnDown, config.n_embd),
+        ];
+        let all = heights.map(|(kind, rows)| Self { kind, layer, rows });
+        all.into_iter().filter(|outputs| outputs.rows.is_multiple_of(32)).collect()
+    }
+
+    /// Its name in a file.
+    fn name(self) -> String {
+        format!("blk.{}.{}.fisher", self.layer, self.kind.stem())
+    }
+
+    /// As [`Inputs::parts`].
+    pub fn parts(self, limit: usize) -> Vec<Range<usize>> {
+        parts(self.rows, limit)
     }
 }
 
@@ -85,9 +133,9 @@ mod tests {
     #[test]
     fn parts_are_equal_and_within_the_limit() {
         let inputs = |cols| Inputs { readers: Readers::FfnOut(0), cols };
-        assert_eq!(inputs(9216).parts(usize::MAX), [0..9216]);
+        assert_eq!(inputs(9216).parts(usize::MAX), vec![0..9216; 1]);
         assert_eq!(inputs(14336).parts(8192), [0..7168, 7168..14336]);
         assert_eq!(inputs(640).parts(512), [0..320, 320..640]);
-        assert_eq!(inputs(256).parts(1), [0..256]);
+        assert_eq!(inputs(256).parts(1), vec![0..256; 1]);
     }
 }

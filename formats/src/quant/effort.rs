@@ -1,7 +1,7 @@
 //! How long quantizers search for scales.
 
 /// How long quantizers search for scales.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Effort {
     /// Half of the trials of `Default`.
     Fast,
@@ -11,6 +11,8 @@ pub enum Effort {
     /// About thirty times as many trials for the types with minimums, and four times as many for
     /// those without. The squared error is up to 2 % lower.
     Best,
+    /// The trials of `Best`, where what is searched for does not end with a block.
+    Max,
 }
 
 impl Effort {
@@ -21,7 +23,7 @@ impl Effort {
         match self {
             Self::Fast => &[1.0],
             Self::Default => &[1.0, 16.0 / 15.0],
-            Self::Best => &[0.95, 1.0, 1.033, 1.067, 1.1, 1.15, 1.2],
+            Self::Best | Self::Max => &[0.95, 1.0, 1.033, 1.067, 1.1, 1.15, 1.2],
         }
     }
 
@@ -31,7 +33,7 @@ impl Effort {
         match self {
             Self::Fast => 1,
             Self::Default => 2,
-            Self::Best => 6,
+            Self::Best | Self::Max => 6,
         }
     }
 
@@ -41,7 +43,7 @@ impl Effort {
         match self {
             Self::Fast => &[0.0],
             Self::Default => &[0.0, 0.5],
-            Self::Best => &[0.0, 0.25, 0.5, 0.75],
+            Self::Best | Self::Max => &[0.0, 0.25, 0.5, 0.75],
         }
     }
 
@@ -51,7 +53,7 @@ impl Effort {
     pub(super) fn offset_shifts(self) -> &'static [f32] {
         match self {
             Self::Fast | Self::Default => &[],
-            Self::Best => &[-0.4, -0.2, 0.0, 0.2, 0.4],
+            Self::Best | Self::Max => &[-0.4, -0.2, 0.0, 0.2, 0.4],
         }
     }
 }

@@ -75,8 +75,8 @@ fn factor(cpu: &Cpu, n: usize, h: &[Row]) -> (Vec<Row>, Vec<f32>) {
         let diagonal = Diagonal::new(&cpu.isa().run(rest(16 * p)));
         for j in 0..16 {
             d[16 * p + j] = diagonal.d[j] as f32;
-            for k in 0..j {
-                own[k].0[j] = diagonal.m[k][j] as f32;
+            for (row, m) in own[..j].iter_mut().zip(&diagonal.m) {
+                row.0[j] = m[j] as f32;
             }
             own[j].0[j] = 1.0;
         }

@@ -55,6 +55,20 @@ impl Gram {
         self.sums[Hessian::panel(i / 16).start + k].0[i % 16]
     }
 
+    /// The sums of the columns in another order.
+    pub(super) fn in_order(&self, order: &[usize]) -> Self {
+        let mut sums = vec![Row::default(); self.sums.len()];
+        for p in 0..self.n / 16 {
+            for (k, row) in sums[Hessian::panel(p)].iter_mut().enumerate() {
+                for (lane, to) in row.0.iter_mut().enumerate() {
+                    let (a, b) = (order[k], order[16 * p + lane]);
+                    *to = self.at(a.min(b), a.max(b));
+                }
+            }
+        }
+        Self { n: self.n, sums, rows: self.rows }
+    }
+
     /// The sums of squares of the columns, `[n]`.
     pub fn diagonal(&self) -> Vec<f32> {
         (0..self.n).map(|i| self.at(i, i)).collect()

@@ -4,7 +4,9 @@
 mod factor;
 mod gram;
 mod round;
+mod rows;
 
 pub use factor::Damping;
 pub use gram::{panels, Gram};
 pub use round::{round_rows, squares, Rounding};
+pub use rows::RowFeedback;

@@ -82,11 +82,6 @@ impl Block {
             ([Row::default(); 32], [Row::default(); 32], [Row::default(); 32]);
         let new_loss = sub_block.round(l, codes, new, &mut q, &mut left, &mut target);
         let losses = [l.mul(old_loss, l.splat(BETTER)), new_loss];
-        // What is left of the weights, where `left` is what is left of the best values.
-        for i in 0..sub {
-            let value = l.sub(l.load(&best[i].0), l.load(&left[i].0));
-            l.store(l.sub(l.load(&tile.x[columns.start + i].0), value), &mut left[i].0);
-        }
         let mut r = [Row::default(); 32];
         r[..sub].copy_from_slice(&tile.r[columns.clone()]);
         keep_better(l, losses, &mut tile.q[columns.clone()], &q);
@@ -96,9 +91,9 @@ impl Block {
             l.store(l.select_less(losses[1], losses[0], new, old), &mut to.0);
         }
         self.residuals(l, tile, j);
-        for i in 0..sub {
-            let new = l.load(&tile.r[columns.start + i].0);
-            l.store(l.sub(new, l.load(&r[i].0)), &mut self.change[at + i].0);
+        let news = tile.r[columns].iter().zip(&r);
+        for (change, (new, old)) in self.change[at..].iter_mut().zip(news) {
+            l.store(l.sub(l.load(&new.0), l.load(&old.0)), &mut change.0);
         }
     }
 

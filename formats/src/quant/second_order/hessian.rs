@@ -55,7 +55,7 @@ impl Hessian {
     }
 
     /// Sixteen columns of `M`, down to the last one's row.
-    pub(super) fn m(&self, panel: usize) -> &[Row] {
+    pub fn m(&self, panel: usize) -> &[Row] {
         &self.m[Self::panel(panel)]
     }
 

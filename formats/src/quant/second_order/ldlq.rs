@@ -59,19 +59,19 @@ pub fn gather<'p, L: Lanes>(
 #[inline(always)]
 pub fn add_products<L: Lanes>(l: L, r: &[Row], p: &[Row], sums: &mut [Row; 16]) {
     // Eight sums at a time fit the registers of all instruction sets.
-    for half in [0, 8] {
+    for (half, sums) in sums.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let mut of_half = [l.splat(0.0); 8];
-        for i in 0..8 {
-            of_half[i] = l.load(&sums[half + i].0);
+        for (of_half, sum) in of_half.iter_mut().zip(&*sums) {
+            *of_half = l.load(&sum.0);
         }
         for (r, p) in r.iter().zip(p) {
             let r = l.load(&r.0);
-            for i in 0..8 {
-                of_half[i] = l.add(of_half[i], l.mul(l.splat(p.0[half + i]), r));
+            for (sum, p) in of_half.iter_mut().zip(&p.0.as_chunks::<8>().0[half]) {
+                *sum = l.add(*sum, l.mul(l.splat(*p), r));
             }
         }
-        for i in 0..8 {
-            l.store(of_half[i], &mut sums[half + i].0);
+        for (of_half, sum) in of_half.iter().zip(sums) {
+            l.store(*of_half, &mut sum.0);
         }
     }
 }

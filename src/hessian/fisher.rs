@@ -1,0 +1,134 @@
+//! The Fisher information of the matrices' outputs: sums of the products of every two gradients of the
+//! log-likelihood of tokens that are drawn from the model's predictions. It says which outputs' errors
+//! make up for each other.
+
+use std::ops::Range;
+
+use super::collect::{CollectError, Extent};
+use super::Outputs;
+use crate::kernels::second_order::{panels, Gram};
+use crate::kernels::Cpu;
+use crate::model::{GradientObserver, Model, State, Stream, TensorKind};
+
+/// Tokens whose gradients are taken, at most.
+const TOKENS: usize = 1 << 14;
+
+/// The streams that the gradients are taken back through: of some chunks, before every few layers. Those
+/// before the other layers are computed again when they are needed.
+pub(super) struct Snapshots {
+    /// Layers from one snapshot to the next.
+    every: usize,
+    /// The numbers of the chunks.
+    chunks: Vec<usize>,
+    /// By snapshot, `[chunks]`.
+    streams: Vec<Vec<Stream>>,
+}
+
+impl Snapshots {
+    /// Of a text of this extent.
+    pub fn new(n_layer: usize, extent: &Extent) -> Self {
+        let summed: Vec<usize> = (0..extent.chunks).filter(|i| !Extent::is_held_out(*i)).collect();
+        let step = summed.len().div_ceil((TOKENS / extent.n_ctx).max(1)).max(1);
+        let every = n_layer.isqrt().max(1);
+        let chunks = summed.into_iter().step_by(step).collect();
+        Self { every, chunks, streams: Vec::new() }
+    }
+
+    /// Shows it the streams of all chunks before `layer`.
+    pub fn reached(&mut self, layer: usize, streams: &[Stream]) {
+        if layer.is_multiple_of(self.every) {
+            self.streams.push(self.chunks.iter().map(|i| streams[*i].clone()).collect());
+        }
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self, n_ctx: usize) -> usize {
+        self.chunks.len() * n_ctx
+    }
+
+    /// Takes gradients back through all layers, from `last`, the streams of all chunks after the last one.
+    /// Calls `store` for the outputs of each matrix, layer by layer from the last one, with the sums by
+    /// part of the rows.
+    pub fn take_back(
+        mut self,
+        model: &Model<'_>,
+        state: &mut State,
+        last: &[Stream],
+        limit: usize,
+        store: &mut dyn FnMut(Outputs, Vec<Gram>) -> Result<(), CollectError>,
+        progress: &mut dyn FnMut() -> bool,
+    ) -> Result<(), CollectError> {
+        let mut gradients = Vec::new();
+        for chunk in &self.chunks {
+            gradients.push(model.sampled_gradient(state, &last[*chunk], *chunk as u64)?);
+        }
+        let mut end = model.config().n_layer();
+        while let Some(streams) = self.streams.pop() {
+            let layers = self.streams.len() * self.every..end;
+            end = layers.start;
+            if layers.is_empty() {
+                continue;
+            }
+            let before = forth(model, state, streams, layers.clone())?;
+            for (layer, streams) in layers.zip(before).rev() {
+                let mut collector = Collector::new(model, layer, limit);
+                for (stream, gradient) in streams.iter().zip(&mut gradients) {
+                    model.take_back(state, layer, stream, gradient, &mut collector)?;
+                    if !progress() {
+                        return Err(CollectError::Cancelled);
+                    }
+                }
+                for (outputs, grams) in collector.outputs.into_iter().zip(collector.grams) {
+                    store(outputs, grams)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The streams before each of `layers`, from those before the first.
+fn forth(
+    model: &Model<'_>,
+    state: &mut State,
+    streams: Vec<Stream>,
+    layers: Range<usize>,
+) -> Result<Vec<Vec<Stream>>, CollectError> {
+    let mut all = vec![streams];
+    for layer in layers.start..layers.end - 1 {
+        let mut next = all[all.len() - 1].clone();
+        for stream in &mut next {
+            model.take_through(state, layer, stream, &mut ())?;
+        }
+        all.push(next);
+    }
+    Ok(all)
+}
+
+struct Collector<'a> {
+    cpu: &'a Cpu,
+    limit: usize,
+    outputs: Vec<Outputs>,
+    /// By output and part of its rows.
+    grams: Vec<Vec<Gram>>,
+}
+
+impl<'a> Collector<'a> {
+    fn new(model: &'a Model<'_>, layer: usize, limit: usize) -> Self {
+        let outputs = Outputs::of(model.config(), layer);
+        let grams = |outputs: &Outputs| {
+            outputs.parts(limit).iter().map(|part| Gram::new(part.len())).collect()
+        };
+        Self { cpu: model.cpu(), limit, grams: outputs.iter().map(grams).collect(), outputs }
+    }
+}
+
+impl GradientObserver for Collector<'_> {
+    fn output(&mut self, kind: TensorKind, _layer: usize, gradient: &[f32]) {
+        let Some(at) = self.outputs.iter().position(|outputs| outputs.kind == kind) else { return };
+        let outputs = self.outputs[at];
+        for (part, gram) in outputs.parts(self.limit).into_iter().zip(&mut self.grams[at]) {
+            gram.add(self.cpu, &panels(gradient, outputs.rows, part));
+        }
+    }
+}

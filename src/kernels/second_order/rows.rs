@@ -1,0 +1,145 @@
+//! Rows that make up for the errors of other rows.
+//!
+//! With `G = E[g gᵀ]` of the gradients `g` of a matrix's outputs, the loss of all rows is `tr(G R H Rᵀ)`. With
+//! `G = M D Mᵀ`, it is the sum over rows `i` of `D_i` times the loss of `r_i + Σ_{k<i} M_ki r_k`. So rows are
+//! rounded one after the other, as columns are. Here they are rounded in groups, so that there is work
+//! for all threads: rows of one group do not see each other's errors. A group has every so manieth row,
+//! since rows that are near to each other belong to one head and depend on each other most.
+
+use std::ops::Range;
+
+use lapidary_formats::quant::{add_products, Hessian, Row};
+
+use super::{panels, round_rows, Damping, Gram, Rounding};
+use crate::kernels::isa::{Op, Simd};
+use crate::kernels::Cpu;
+
+/// What gradients need to fit other texts, and to have a factor.
+const DAMPING: Damping = Damping { shrink: 0.5, add: 0.01 };
+
+/// Rows of a group, at most: some for each of many threads.
+const GROUP: usize = 256;
+
+/// The order and the factor of the rows of a matrix.
+#[derive(Debug)]
+pub struct RowFeedback {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    /// The first row.
+    start: usize,
+    /// The rows in the order in which they are rounded, counted from the first.
+    order: Vec<usize>,
+    group: usize,
+    factor: Hessian,
+}
+
+impl RowFeedback {
+    /// By the sums of the products of gradients, by part of the rows.
+    pub fn new(cpu: &Cpu, grams: &[Gram]) -> Self {
+        let mut start = 0;
+        let parts = grams.iter().map(|gram| {
+            let n = gram.columns();
+            let group = (n / 8 / 16 * 16).clamp(16, GROUP);
+            let groups = n.div_ceil(group);
+            let order: Vec<usize> =
+                (0..groups).flat_map(|first| (first..n).step_by(groups)).collect();
+            let factor = gram.in_order(&order).hessian(cpu, DAMPING);
+            let part = Part { start, order, group, factor };
+            start += n;
+            part
+        });
+        Self { parts: parts.collect() }
+    }
+
+    /// Rounds all rows `x`, `[rows, cols]`, to `out`. The bytes do not depend on `cpu`.
+    pub fn round(&self, cpu: &Cpu, rounding: Rounding<'_>, x: &[f32], cols: usize, out: &mut [u8]) {
+        for part in &self.parts {
+            part.round(cpu, rounding, x, cols, out);
+        }
+    }
+}
+
+impl Part {
+    fn round(&self, cpu: &Cpu, rounding: Rounding<'_>, x: &[f32], cols: usize, out: &mut [u8]) {
+        let row_bytes = rounding.ty.row_bytes(cols).expect("rows are whole blocks");
+        let row_of = |i: usize| &x[(self.start + self.order[i]) * cols..][..cols];
+        let n = self.order.len();
+        // What the rows are rounded to come near to, in their order.
+        let mut wanted: Vec<f32> = (0..n).flat_map(|i| row_of(i).iter().copied()).collect();
+        let (mut bytes, mut left) = (Vec::new(), Vec::new());
+        for first in (0..n).step_by(self.group) {
+            let group = first..n.min(first + self.group);
+            bytes.resize(group.len() * row_bytes, 0);
+            left.resize(group.len() * cols, 0.0);
+            let rows = group.len().div_ceil(cpu.threads()).next_multiple_of(16);
+            let wanted_here = &wanted[group.start * cols..group.end * cols];
+            let items = wanted_here
+                .chunks(rows * cols)
+                .zip(bytes.chunks_mut(rows * row_bytes))
+                .zip(left.chunks_mut(rows * cols));
+            cpu.for_each(items, |((wanted, bytes), left)| {
+                round_rows(cpu.isa(), rounding, wanted, cols, bytes);
+                (rounding.ty.traits().dequantize)(bytes, left);
+            });
+            for (i, (left, bytes)) in
+                group.clone().zip(left.chunks_exact_mut(cols).zip(bytes.chunks_exact(row_bytes)))
+            {
+                left.iter_mut().zip(row_of(i)).for_each(|(left, x)| *left = x - *left);
+                let row = self.start + self.order[i];
+                out[row * row_bytes..][..row_bytes].copy_from_slice(bytes);
+            }
+            self.feed_back(cpu, group, &left, cols, &mut wanted);
+        }
+    }
+
+    /// Adds to the rows after `group` what makes up for what is `left` of it.
+    fn feed_back(
+        &self,
+        cpu: &Cpu,
+        group: Range<usize>,
+        left: &[f32],
+        cols: usize,
+        wanted: &mut [f32],
+    ) {
+        let whole = cols / 16 * 16;
+        let left = panels(left, cols, 0..whole);
+        let items = wanted.chunks_mut(16 * cols).enumerate().filter(|(p, _)| 16 * p >= group.end);
+        cpu.for_each(items, |(p, rows)| {
+            let factor = &self.factor.m(p)[group.clone()];
+            cpu.isa().run(FeedBack { factor, left: &left, rows, cols });
+        });
+    }
+}
+
+/// Sixteen rows, and what they get.
+struct FeedBack<'a> {
+    /// `[rows of the group]`, the columns of the factor side by side
+    factor: &'a [Row],
+    /// Sixteen columns side by side, `[cols / 16, rows of the group]`
+    left: &'a [Row],
+    /// `[16, cols]`
+    rows: &'a mut [f32],
+    cols: usize,
+}
+
+impl Op for FeedBack<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { factor, left, rows, cols } = self;
+        for (at, left) in (0..cols).step_by(16).zip(left.chunks_exact(factor.len())) {
+            let mut sums = [Row::default(); 16];
+            for (sum, row) in sums.iter_mut().zip(rows.chunks_exact(cols)) {
+                sum.0.copy_from_slice(&row[at..at + 16]);
+            }
+            add_products(s, left, factor, &mut sums);
+            for (sum, row) in sums.iter().zip(rows.chunks_exact_mut(cols)) {
+                row[at..at + 16].copy_from_slice(&sum.0);
+            }
+        }
+    }
+}
