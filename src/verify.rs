@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::chat::ChatTemplate;
 use crate::convert::Progress;
+use crate::hessian::KIND;
 use crate::kernels::{all_finite, processors, Cpu, Isa, ThreadPoolError};
 use crate::model::{Source, SourceError, STOP_IDS_KEY};
 use crate::tokenizer::Tokenizer;
@@ -28,6 +29,8 @@ const ITEM_VALUES: usize = 1 << 14;
 /// What was checked, and what is wrong.
 #[derive(Clone, Debug)]
 pub struct Verified {
+    /// What the file has.
+    pub contents: Contents,
     /// Number of tensors in the file.
     pub tensors: usize,
     /// Their total size in bytes.
@@ -38,6 +41,15 @@ pub struct Verified {
     pub no_checksums: Option<&'static str>,
     /// What is wrong, in the order of the file.
     pub findings: Vec<Finding>,
+}
+
+/// What a file has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// A model, as far as it is one.
+    Model,
+    /// Second-order statistics.
+    Hessian,
 }
 
 /// Something that is wrong with a file.
@@ -94,7 +106,7 @@ pub enum VerifyError {
 }
 
 /// Checks everything in the model at `path`, a GGUF file (with all its split files) or a checkpoint
-/// directory: the structure of the files; whether it is a Gemma 2 model with a usable tokenizer and
+/// directory, or in a file of second-order statistics: the structure of the files; whether it is a Gemma 2 model with a usable tokenizer and
 /// template; and all tensors. Their bytes are compared with their checksums if the file has them, and
 /// their values must be finite. Only a few megabytes are in memory at a time. `threads` defaults to
 /// one per processor.
@@ -126,6 +138,7 @@ pub fn verify(
         Some(Checksums::Absent) | None => (Vec::new(), Some("are missing")),
     };
     let mut verified = Verified {
+        contents: opened.contents(),
         tensors: tensors.len(),
         bytes,
         checksums: stored.len(),
@@ -161,8 +174,22 @@ impl Opened {
             Err(error) if path.is_dir() || !is_readable_gguf(&error) => Err(error.into()),
             Err(error) => {
                 let gguf = Gguf::open(path).map_err(|e: GgufError| SourceError::Gguf(e))?;
-                Ok((Self::Gguf(Box::new(gguf)), vec![Problem::of_model(path, &error)]))
+                let opened = Self::Gguf(Box::new(gguf));
+                let problems = match opened.contents() {
+                    Contents::Model => vec![Problem::of_model(path, &error)],
+                    Contents::Hessian => Vec::new(),
+                };
+                Ok((opened, problems))
             }
+        }
+    }
+
+    fn contents(&self) -> Contents {
+        match self {
+            Self::Gguf(gguf) if matches!(gguf.str("general.type"), Ok(Some(KIND))) => {
+                Contents::Hessian
+            }
+            _ => Contents::Model,
         }
     }
 

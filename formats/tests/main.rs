@@ -4,6 +4,7 @@ mod checkpoint;
 mod gguf;
 mod imatrix;
 mod quant;
+mod second_order;
 mod session;
 
 #[path = "../../tests/common/blocks.rs"]

@@ -70,7 +70,7 @@ impl ImportanceArgs {
             }
             _ => return Ok(None),
         };
-        Ok(Some(SecondOrder::new(file, effort)))
+        Ok(Some(SecondOrder::new(file, effort)?))
     }
 
     /// Where the statistics are that are collected for `output` only, and deleted when it is complete.

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use anyhow::bail;
 use clap::Args as ClapArgs;
-use lapidary::verify::{verify, Finding, Problem, Verified, VerifyError};
+use lapidary::verify::{verify, Contents, Finding, Problem, Verified, VerifyError};
 use serde_json::json;
 
 use super::convert::{bar, Bar};
@@ -15,7 +15,8 @@ use super::options::ModelArg;
 use super::size::size;
 use super::terminal;
 
-/// Check a model's file: its structure, its checksums and all its values
+/// Check a model's file, or one of second-order statistics: its structure, its checksums and all its
+/// values
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(flatten)]
@@ -55,6 +56,10 @@ fn print(out: &mut impl Write, verified: &Verified, args: &Args) -> io::Result<(
     for finding in &verified.findings {
         writeln!(out, "{finding}")?;
     }
+    if verified.contents == Contents::Hessian {
+        let path = args.model.path().display();
+        writeln!(out, "{path}: second-order statistics, for `lapidary convert --hessian`")?;
+    }
     let (tensors, bytes) = (verified.tensors, size(verified.bytes));
     writeln!(out, "{}: checked {tensors} tensors, {bytes}", args.model.path().display())?;
     match verified.no_checksums {
@@ -70,6 +75,10 @@ fn print(out: &mut impl Write, verified: &Verified, args: &Args) -> io::Result<(
 fn report(verified: &Verified, args: &Args) -> serde_json::Value {
     json!({
         "path": args.model.path().display().to_string(),
+        "contents": match verified.contents {
+            Contents::Model => "model",
+            Contents::Hessian => "hessian",
+        },
         "ok": verified.findings.is_empty(),
         "tensors": verified.tensors,
         "bytes": verified.bytes,

@@ -5,7 +5,7 @@ use lapidary_formats::imatrix::{Entry, Imatrix};
 use lapidary_formats::quant::{Effort, Hessian, QuantType, Row, Search};
 
 use super::ConvertError;
-use crate::hessian::{HessianFile, Inputs, Outputs};
+use crate::hessian::{FileError, HessianFile, Inputs, Outputs};
 use crate::kernels::second_order::{round_rows, squares, Damping, Gram, Rounding, RowFeedback};
 use crate::kernels::{Cpu, Quantize};
 use crate::model::{Source, TensorKind, TensorRows, TensorSpec};
@@ -40,7 +40,10 @@ pub(super) const ROWS: usize = 64;
 
 impl SecondOrder {
     /// Uses the statistics in a file.
-    pub fn new(file: HessianFile, effort: Effort) -> Self {
+    ///
+    /// # Errors
+    /// If the most effort needs the Fisher information of outputs, and the file has none.
+    pub fn new(file: HessianFile, effort: Effort) -> Result<Self, FileError> {
         let (refits, sweeps) = match effort {
             Effort::Fast => (0, 0),
             Effort::Default => (0, 1),
@@ -49,7 +52,10 @@ impl SecondOrder {
         // More trials only say better where to begin.
         let fit = if effort == Effort::Fast { Effort::Fast } else { Effort::Default };
         let two_sided = effort == Effort::Max;
-        Self { file, search: Search { refits, sweeps }, effort: fit, two_sided }
+        if two_sided {
+            file.check_fisher()?;
+        }
+        Ok(Self { file, search: Search { refits, sweeps }, effort: fit, two_sided })
     }
 
     /// How the rows of a matrix make up for each other's errors, if they are to do so.

@@ -128,7 +128,10 @@ pub fn collect(
     progress: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<(), CollectError> {
     let extent = Extent::new(tokens.len(), &options)?;
-    let mut state = State::new(model.config(), StateOptions::new(extent.n_ctx, KvType::F16));
+    // A chunk is taken through a layer in one piece.
+    let options_of_state =
+        StateOptions { n_ubatch: extent.n_ctx, ..StateOptions::new(extent.n_ctx, KvType::F16) };
+    let mut state = State::new(model.config(), options_of_state);
     let mut streams = Vec::new();
     for i in 0..extent.chunks {
         let chunk = chunk(tokens, extent.n_ctx, i, options.bos);

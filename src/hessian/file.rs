@@ -3,11 +3,13 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::bf16;
 use lapidary_formats::gguf::{Checksum, Gguf, GgufError, Header, Writer};
 use lapidary_formats::quant::{QuantType, Row};
+use lapidary_formats::tensor::TensorView;
 use thiserror::Error;
 
 use super::collect::{collect, CollectError, Collected, Extent, Options};
@@ -15,7 +17,8 @@ use super::{Inputs, Outputs, ROWS};
 use crate::kernels::second_order::Gram;
 use crate::model::{Model, Stream};
 
-const KIND: &str = "hessian";
+/// What the files are according to their `general.type`.
+pub const KIND: &str = "hessian";
 const KIND_KEY: &str = "general.type";
 const MODEL: &str = "hessian.model";
 const DATASETS: &str = "hessian.datasets";
@@ -44,11 +47,40 @@ pub enum FileError {
         /// The file.
         path: PathBuf,
     },
+    /// It has no Fisher information.
+    #[error(
+        "{}: it has no Fisher information of outputs; `lapidary hessian --fisher` collects it too",
+        path.display()
+    )]
+    NoFisher {
+        /// The file.
+        path: PathBuf,
+    },
     /// It was made of another model.
     #[error("{}: these statistics are those of another model", path.display())]
     Model {
         /// The file.
         path: PathBuf,
+    },
+    /// Something is not said that has to be.
+    #[error("{}: `{key}` is missing or 0", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The metadata's key.
+        key: &'static str,
+    },
+    /// It has values that no inputs give.
+    #[error(
+        "{}: the tensor {name} has values that cannot be right (NaN, infinite, or squares below zero); \
+         `lapidary hessian` makes the file anew",
+        path.display()
+    )]
+    Values {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
     },
     /// It has not what it should have.
     #[error("{}: the tensor {name} is missing or has not {len} values", path.display())]
@@ -213,6 +245,8 @@ fn write<W: Write>(writer: &mut Writer<W>, collected: &Collected) -> Result<(), 
 pub struct HessianFile {
     gguf: Gguf,
     tokens: usize,
+    /// See [`Options::limit`].
+    limit: usize,
 }
 
 impl HessianFile {
@@ -228,8 +262,12 @@ impl HessianFile {
         if gguf.str(MODEL)? != Some(model) {
             return Err(FileError::Model { path: path.to_owned() });
         }
-        let tokens = gguf.u32(TOKENS)?.unwrap_or(0) as usize;
-        Ok(Self { gguf, tokens })
+        let number = |key| {
+            let number = gguf.u64(key)?.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
+            number.ok_or_else(|| FileError::Key { path: path.to_owned(), key })
+        };
+        let (tokens, limit) = (number(TOKENS)?, number(LIMIT)?);
+        Ok(Self { gguf, tokens, limit })
     }
 
     /// Whether these are the statistics that `about` would collect.
@@ -242,9 +280,19 @@ impl HessianFile {
             && (self.has_fisher() || !about.options.fisher)
     }
 
-    /// Whether there is the Fisher information of outputs.
-    pub fn has_fisher(&self) -> bool {
+    fn has_fisher(&self) -> bool {
         self.gguf.tensors().any(|tensor| tensor.name.contains(".fisher."))
+    }
+
+    /// Checks that there is the Fisher information of outputs.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn check_fisher(&self) -> Result<(), FileError> {
+        match self.has_fisher() {
+            true => Ok(()),
+            false => Err(FileError::NoFisher { path: self.gguf.path().to_owned() }),
+        }
     }
 
     /// The checksum of the text's tokens.
@@ -255,9 +303,9 @@ impl HessianFile {
     /// The sums of some inputs, by part of their columns.
     ///
     /// # Errors
-    /// If they are not there.
+    /// If they are not there, or cannot be right.
     pub fn grams(&self, inputs: Inputs) -> Result<Vec<Gram>, FileError> {
-        self.parts(&inputs.name(), inputs.cols)
+        self.parts(&inputs.name(), inputs.parts(self.limit))
     }
 
     /// The Fisher information of the outputs of a matrix, by part of its rows. Its scale has no meaning.
@@ -265,28 +313,16 @@ impl HessianFile {
     /// # Errors
     /// If it is not there: `lapidary hessian --fisher` collects it.
     pub fn fisher(&self, outputs: Outputs) -> Result<Vec<Gram>, FileError> {
-        self.parts(&outputs.name(), outputs.rows)
+        self.parts(&outputs.name(), outputs.parts(ROWS))
     }
 
-    fn parts(&self, name: &str, cols: usize) -> Result<Vec<Gram>, FileError> {
+    fn parts(&self, name: &str, parts: Vec<Range<usize>>) -> Result<Vec<Gram>, FileError> {
         let mut grams = Vec::new();
-        let mut columns = 0;
-        for i in 0.. {
-            if columns == cols {
-                break;
-            }
+        for (i, part) in parts.into_iter().enumerate() {
             let name = format!("{name}.{i}");
-            let error = |len| FileError::Tensor {
-                path: self.gguf.path().to_owned(),
-                name: name.clone(),
-                len,
-            };
-            let left = cols - columns;
-            let tensor = self.gguf.tensor(&name).ok_or_else(|| error(16 * Gram::len(left)))?;
-            let n = (16..=left).step_by(16).find(|n| 16 * Gram::len(*n) == tensor.len());
-            let (Some(n), QuantType::F32) = (n, tensor.ty) else {
-                return Err(error(16 * Gram::len(left)));
-            };
+            let len = 16 * Gram::len(part.len());
+            let tensor = self.tensor(&name, QuantType::F32, |found| found == len);
+            let tensor = tensor.ok_or_else(|| self.missing(&name, len))?;
             let rows = tensor.data.as_chunks::<64>().0.iter().map(|bytes| {
                 let mut row = Row::default();
                 for (to, bytes) in row.0.iter_mut().zip(bytes.as_chunks().0) {
@@ -294,9 +330,13 @@ impl HessianFile {
                 }
                 row
             });
-            grams.push(Gram::from_sums(n, rows.collect(), self.tokens));
+            let gram = Gram::from_sums(part.len(), rows.collect(), self.tokens);
             self.gguf.release(tensor.data);
-            columns += n;
+            let is_finite = |row: &Row| row.0.iter().all(|x| x.is_finite());
+            if !gram.sums().iter().all(is_finite) || gram.diagonal().iter().any(|x| *x < 0.0) {
+                return Err(self.wrong(name));
+            }
+            grams.push(gram);
         }
         Ok(grams)
     }
@@ -304,15 +344,37 @@ impl HessianFile {
     /// The rows that were held out, `[rows, cols]`; none if the text was short.
     ///
     /// # Errors
-    /// If they have another number of columns.
+    /// If they have another number of columns, or cannot be right.
     pub fn held_out(&self, inputs: Inputs) -> Result<Vec<f32>, FileError> {
         let name = format!("{}.held_out", inputs.name());
-        let Some(tensor) = self.gguf.tensor(&name) else { return Ok(Vec::new()) };
-        if tensor.ty != QuantType::BF16 || tensor.len() % inputs.cols != 0 {
-            let (path, len) = (self.gguf.path().to_owned(), inputs.cols);
-            return Err(FileError::Tensor { path, name, len });
+        if self.gguf.tensor(&name).is_none() {
+            return Ok(Vec::new());
         }
+        let tensor = self.tensor(&name, QuantType::BF16, |len| len.is_multiple_of(inputs.cols));
+        let tensor = tensor.ok_or_else(|| self.missing(&name, inputs.cols))?;
         let values = tensor.data.as_chunks().0.iter();
-        Ok(values.map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect())
+        let values: Vec<f32> = values.map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect();
+        match values.iter().all(|x| x.is_finite()) {
+            true => Ok(values),
+            false => Err(self.wrong(name)),
+        }
+    }
+
+    /// A tensor of this type and a length that `fits`.
+    fn tensor(
+        &self,
+        name: &str,
+        ty: QuantType,
+        fits: impl Fn(usize) -> bool,
+    ) -> Option<TensorView<'_>> {
+        self.gguf.tensor(name).filter(|tensor| tensor.ty == ty && fits(tensor.len()))
+    }
+
+    fn missing(&self, name: &str, len: usize) -> FileError {
+        FileError::Tensor { path: self.gguf.path().to_owned(), name: name.to_owned(), len }
+    }
+
+    fn wrong(&self, name: String) -> FileError {
+        FileError::Values { path: self.gguf.path().to_owned(), name }
     }
 }

@@ -24,16 +24,26 @@ impl Damping {
 }
 
 impl Gram {
-    /// The mean of the products, damped, and its factor. The bits do not depend on `cpu`.
+    /// The mean of the products, damped, in units of a power of two, and its factor. The bits do not
+    /// depend on `cpu`.
     pub fn hessian(&self, cpu: &Cpu, damping: Damping) -> Hessian {
+        let n = self.columns();
+        let h = self.damped(cpu, damping);
+        let (m, d) = factor(cpu, n, &h);
+        Hessian::new(n, h, m, d)
+    }
+
+    /// `H` by panels of sixteen columns.
+    pub(super) fn damped(&self, cpu: &Cpu, damping: Damping) -> Vec<Row> {
         let n = self.columns();
         let diagonal: f64 = self.diagonal().iter().map(|x| f64::from(*x)).sum();
         let mean = (diagonal / (n * self.rows().max(1)) as f64) as f32;
+        let unit = unit(mean);
         // Without any input nothing is known.
-        let added = if mean > 0.0 { damping.add * mean } else { 1.0 };
+        let added = if mean > 0.0 { damping.add * (mean * unit) } else { 1.0 };
         let per_row = 1.0 / self.rows().max(1) as f32;
         let value = |k: usize, i: usize| {
-            let value = self.at(k.min(i), k.max(i)) * per_row;
+            let value = self.at(k.min(i), k.max(i)) * per_row * unit;
             if k == i {
                 value + added
             } else {
@@ -48,13 +58,20 @@ impl Gram {
                 }
             }
         });
-        let (m, d) = factor(cpu, n, &h);
-        Hessian::new(n, h, m, d)
+        h
     }
 }
 
+/// The power of two that takes `mean` to about 1: then neither errors that are weighted nor what is left
+/// of a column leaves the range of single precision, however large or small the inputs are. It is exact,
+/// so that nothing else changes.
+fn unit(mean: f32) -> f32 {
+    let exponent = mean.to_bits() >> 23;
+    f32::from_bits((254 - exponent.min(253)) << 23)
+}
+
 /// `M` by panels and `D`.
-fn factor(cpu: &Cpu, n: usize, h: &[Row]) -> (Vec<Row>, Vec<f32>) {
+pub(super) fn factor(cpu: &Cpu, n: usize, h: &[Row]) -> (Vec<Row>, Vec<f32>) {
     let mut m = vec![Row::default(); Hessian::panel(n / 16).start];
     let mut d = vec![0.0; n];
     // `D_c M_jc` of the columns `c` after the panel, with the panel's rows `j` side by side.

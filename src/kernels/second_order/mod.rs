@@ -6,6 +6,9 @@ mod gram;
 mod round;
 mod rows;
 
+#[cfg(test)]
+mod tests;
+
 pub use factor::Damping;
 pub use gram::{panels, Gram};
 pub use round::{round_rows, squares, Rounding};

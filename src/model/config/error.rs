@@ -11,7 +11,7 @@ pub enum ConfigError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
     /// The GGUF file contains something other than a model, according to its `general.type`.
-    #[error("is of the type {} (general.type), not a model", Printable::new(.0))]
+    #[error("is of the type {} (general.type), not a model{}", Printable::new(.0), of_kind(.0))]
     Kind(String),
     /// The file is an adapter (LoRA): it changes a model but does not contain one.
     #[error("is an adapter, not a model: merge it into its base model first")]
@@ -50,4 +50,13 @@ pub enum ConfigError {
         /// Why the value is refused.
         rule: String,
     },
+}
+
+/// What a file of this `general.type` is for, if we know.
+fn of_kind(kind: &str) -> &'static str {
+    match kind {
+        "hessian" => ": it has second-order statistics, for `lapidary convert --hessian`",
+        "imatrix" => ": it has an importance matrix, for `lapidary convert --imatrix`",
+        _ => "",
+    }
 }

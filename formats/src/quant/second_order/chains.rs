@@ -67,7 +67,8 @@ fn factor(n: usize, h: impl Fn(usize, usize) -> f64) -> (Vec<f64>, Vec<f64>) {
         let rest = |i: usize, m: &[f64], d: &[f64]| {
             h(i, j) - (j + 1..n).map(|k| m[k * n + i] * d[k] * m[k * n + j]).sum::<f64>()
         };
-        d[j] = rest(j, &m, &d);
+        // As for the matrix as a whole, rounding must not take it to zero.
+        d[j] = rest(j, &m, &d).max(1e-6 * h(j, j).abs()).max(f64::from(f32::MIN_POSITIVE));
         for i in 0..j {
             m[j * n + i] = rest(i, &m, &d) / d[j];
         }
