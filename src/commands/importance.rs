@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use lapidary::convert::{SecondOrder, Weighting};
-use lapidary::hessian::HessianFile;
+use lapidary::hessian::{self, HessianFile};
 use lapidary::kernels::Cpu;
 use lapidary::model::{Extent, Model, RowSource, Source};
 use lapidary::tokenizer::Tokenizer;
@@ -89,19 +89,20 @@ impl ImportanceArgs {
         }
     }
 
-    /// Whether the importance is measured on `text`: on the same contents, or according to the matrix
-    /// on a file of that name.
+    /// Whether the importance is measured on `text`: on the same contents, or according to the matrix or
+    /// the statistics on a file of that name.
     pub fn is_measured_on(&self, text: &Path) -> bool {
         let contents = |path: &Path| std::fs::read(path).ok();
-        match (&self.calibrate, &self.imatrix) {
-            (Some(calibrate), _) => {
-                contents(calibrate).is_some_and(|calibrate| contents(text) == Some(calibrate))
+        let datasets = match (&self.calibrate, &self.imatrix, &self.hessian) {
+            (Some(calibrate), ..) => {
+                let calibrate = contents(calibrate);
+                return calibrate.is_some_and(|calibrate| contents(text) == Some(calibrate));
             }
-            (None, Some(file)) => Imatrix::open(file).is_ok_and(|imatrix| {
-                imatrix.datasets.iter().any(|set| Path::new(set).file_name() == text.file_name())
-            }),
-            (None, None) => false,
-        }
+            (None, Some(file), _) => Imatrix::open(file).map_or(Vec::new(), |file| file.datasets),
+            (None, None, Some(file)) => hessian::datasets(file),
+            (None, None, None) => return false,
+        };
+        datasets.iter().any(|set| Path::new(set).file_name() == text.file_name())
     }
 
     /// The importance of the columns of `source`, if an option asks for it. Writes to stderr what

@@ -61,7 +61,7 @@ pub(super) fn header(
         header.set(IMATRIX, format!("{:016x}", weighting.checksum()));
     }
     if let Some(second_order) = &plan.second_order {
-        header.set(HESSIAN, second_order.text());
+        header.set(HESSIAN, second_order.id());
     }
     header.reserve_checksums();
     Ok(header)

@@ -72,9 +72,9 @@ impl SecondOrder {
         Ok(Some(RowFeedback::new(cpu, &self.file.fisher(outputs)?)))
     }
 
-    /// The checksum of the text that the statistics were collected on.
-    pub(super) fn text(&self) -> &str {
-        self.file.text()
+    /// What tells the statistics from others.
+    pub(super) fn id(&self) -> String {
+        self.file.id()
     }
 
     /// The importance matrix that the statistics contain.

@@ -240,6 +240,14 @@ fn write<W: Write>(writer: &mut Writer<W>, collected: &Collected) -> Result<(), 
     Ok(())
 }
 
+/// The names of the texts that the statistics in a file were collected on; none if it has no statistics.
+pub fn datasets(path: &Path) -> Vec<String> {
+    let Ok(gguf) = Gguf::open(path) else { return Vec::new() };
+    let names = gguf.array(DATASETS).ok().flatten();
+    let names = names.as_ref().and_then(|names| names.strings()).into_iter().flatten();
+    names.map(str::to_owned).collect()
+}
+
 /// Statistics that were stored.
 #[derive(Debug)]
 pub struct HessianFile {
@@ -295,9 +303,11 @@ impl HessianFile {
         }
     }
 
-    /// The checksum of the text's tokens.
-    pub fn text(&self) -> &str {
-        self.gguf.str(TEXT).ok().flatten().unwrap_or_default()
+    /// What tells these statistics from others of the same model and the same sums of squares: the checksum
+    /// of the text's tokens, and the most columns that are taken together.
+    pub fn id(&self) -> String {
+        let text = self.gguf.str(TEXT).ok().flatten().unwrap_or_default();
+        format!("{text} {}", self.limit)
     }
 
     /// The sums of some inputs, by part of their columns.

@@ -12,7 +12,7 @@ mod file;
 mod fisher;
 
 pub use collect::{CollectError, Options};
-pub use file::{About, FileError, HessianFile, KIND};
+pub use file::{datasets, About, FileError, HessianFile, KIND};
 
 use std::ops::Range;
 

@@ -11,6 +11,7 @@ mod header;
 mod overwrite;
 mod recipes;
 mod resume;
+mod second_order;
 mod splits;
 mod stop;
 mod values;

@@ -10,6 +10,7 @@ mod engine;
 mod family;
 mod gemma3;
 mod grammar;
+mod hessian;
 mod imatrix;
 mod isa;
 mod logits;

@@ -32,7 +32,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("server::limits", &[]),
     ("engine", &["generate", "sampling", "model", "tokenizer", "kernels"]),
     ("generate", &["sampling", "model", "tokenizer", "kernels", "formats::vocab"]),
-    ("verify", &["convert", "chat", "model", "tokenizer", "kernels", "formats"]),
+    ("verify", &["convert", "hessian", "chat", "model", "tokenizer", "kernels", "formats"]),
     ("convert", &["memory", "hessian", "perplexity", "chat", "model", "tokenizer", "kernels", "formats"]),
     ("memory", &["grammar", "sampling", "model", "tokenizer", "kernels"]),
     ("hessian", &["perplexity", "model", "kernels", "formats"]),
