@@ -209,7 +209,7 @@ fn odd_rows_stay_finite_and_are_not_worse_than_the_usual_way() {
     x[7 * N..].iter_mut().zip(noise(8, N)).for_each(|(x, noise)| *x = 20_000.0 * noise);
     let whole = Matrix::correlated(N, 9);
     // What damping leaves of columns without inputs.
-    let is_dead = |i: usize| i % 3 == 0 || i / 32 == 2;
+    let is_dead = |i: usize| i.is_multiple_of(3) || i / 32 == 2;
     let dead = Matrix::new(N, |i, j| match (i == j, is_dead(i) || is_dead(j)) {
         (true, true) => 0.05,
         (false, true) => 0.0,
