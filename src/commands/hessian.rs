@@ -164,7 +164,7 @@ impl<'a> Collecting<'a> {
         output: &Path,
     ) -> anyhow::Result<u64> {
         let header = about.header(model)?;
-        let target = Target::create(output, self.force, Some(source), header.file_bytes());
+        let target = Target::with_header(output, self.force, Some(source), &header);
         let mut target = target.map_err(with_advice)?;
         target.begin(0)?;
         about.report(model, &mut terminal::stderr())?;

@@ -41,7 +41,7 @@ pub struct ImportanceArgs {
     /// With --calibrate and --effort best: memory that the statistics of one matrix may take; columns are
     /// taken in parts if they need more
     #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_size)]
-    #[arg(requires = "calibrate")]
+    #[arg(requires = "calibrate", conflicts_with_all = ["hessian", "imatrix"])]
     memory: u64,
 }
 

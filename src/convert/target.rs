@@ -40,6 +40,22 @@ impl Target {
         Self::open(path, force, source, bytes, begun)
     }
 
+    /// The same for a file that begins with `header`. An unfinished file that is there must be one that
+    /// this program has begun, unless `force` is given.
+    ///
+    /// # Errors
+    /// Those of [`create`](Self::create).
+    pub fn with_header(
+        path: &Path,
+        force: bool,
+        source: Option<&Source>,
+        header: &Header,
+    ) -> Result<Self, ConvertError> {
+        let encoded = header.encode();
+        let begun = if force { Begun::Anything } else { Begun::Conversion { header: &encoded } };
+        Self::open(path, force, source, header.file_bytes(), begun)
+    }
+
     /// The same for a conversion that writes `header` and its tensors. An unfinished file that is
     /// there must have been begun by a conversion, unless `force` is given.
     pub(super) fn for_conversion(

@@ -20,6 +20,8 @@ use crate::model::{Model, Stream};
 /// What the files are according to their `general.type`.
 pub const KIND: &str = "hessian";
 const KIND_KEY: &str = "general.type";
+/// As in a model that was converted: an unfinished file that has it is ours and may be replaced.
+const VERSION: &str = "lapidary.version";
 const MODEL: &str = "hessian.model";
 const DATASETS: &str = "hessian.datasets";
 /// The checksum of the text's tokens.
@@ -139,6 +141,7 @@ impl About {
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let mut header = Header::new();
         header.set(KIND_KEY, KIND);
+        header.set(VERSION, env!("CARGO_PKG_VERSION"));
         header.set(MODEL, self.model.as_str());
         header.set(DATASETS, vec![self.dataset.clone()]);
         header.set(TEXT, self.text.as_str());

@@ -68,7 +68,8 @@ fn second_order_rounding_lowers_the_divergence_of_other_text() {
     let (text, check) = (place.text("text", 0..50_000), place.text("check", 50_000..62_000));
     let (statistics, out) = (place.path("statistics"), place.path("out.gguf"));
     place.run("hessian", &["-f", &text, "-o", &statistics]);
-    for (recipe, limit) in [("Q4_K_M", 0.7), ("Q3_K_M", 0.6), ("Q2_K", 0.6)] {
+    // 0.45, 0.41 and 0.42 of the divergence with importance alone.
+    for (recipe, limit) in [("Q4_K_M", 0.6), ("Q3_K_M", 0.55), ("Q2_K", 0.55)] {
         let divergence = |how: [&str; 2]| {
             let args = ["-o", &out, "-q", recipe, "--check", &check, "--force", "--json"];
             let found = place.run("convert", &[&args[..], &how].concat());
@@ -79,7 +80,6 @@ fn second_order_rounding_lowers_the_divergence_of_other_text() {
         let by_importance = divergence(["--calibrate", &text]);
         let second_order = divergence(["--hessian", &statistics]);
         let ratio = second_order / by_importance;
-        println!("{recipe}: {second_order:.6} of {by_importance:.6}: {ratio:.3}");
         assert!(ratio < limit, "{recipe}: {second_order} of {by_importance}: {ratio}");
     }
 }
@@ -171,7 +171,10 @@ fn options_that_contradict_each_other_are_refused() {
         let error = convert(&["--hessian", "a", other, "b"]);
         assert!(error.contains("cannot be used with"), "{other}: {error}");
     }
-    assert!(convert(&["--hessian", "a", "--memory", "1GB"]).contains("--calibrate"));
+    assert!(convert(&["--memory", "1GB"]).contains("--calibrate"));
+    // A missing option is not asked for if it contradicts another.
+    let error = convert(&["--hessian", "a", "--memory", "1GB"]);
+    assert!(error.contains("cannot be used with"), "{error}");
     assert_eq!(names(place.dir.path()), Vec::<String>::new());
 }
 

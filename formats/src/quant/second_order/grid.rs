@@ -171,7 +171,7 @@ mod tests {
         let mut next = numbers();
         for (ty, grid) in types() {
             for round in 0..20 {
-                let size = [1.0, 0.02, 300.0, 1e-6][round % 4];
+                let size = [1.0, 0.02, 300.0, 1e-3][round % 4];
                 let x: Vec<f32> = (0..grid.len)
                     .map(|_| size * (next() as f32 / (1u32 << 30) as f32 - 1.0))
                     .collect();
