@@ -18,8 +18,10 @@ original, both programs with the KV cache in f32.
 
 Prints a Markdown table for each text: mean and 99th percentile of the divergence in nats; how much lower the mean of
 each effort is than llama.cpp's; whether it is below llama.cpp's next larger file; and the largest recipe of
-llama.cpp's that it is below. Recipes are in the order of their sizes. `--keep` keeps all files, and uses the importance
-matrix and the statistics that a run before left there. Exits with 1 if a mean is not below llama.cpp's, or types differ.
+llama.cpp's that it is below. Recipes are in the order of their sizes. The JSON has all figures, with standard errors,
+and for each of our files the time and the matrices that were rounded by importance alone. `--keep` keeps all files, and
+uses the importance matrix and the statistics that a run before left there. Exits with 1 if a mean is not below
+llama.cpp's, or types differ.
 """
 import argparse
 import ctypes
@@ -159,7 +161,7 @@ def rows(args, results, text):
         cells = [recipe + ("*" if result["given_types"] else "")]
         for side in [THEIRS, OURS, *args.efforts]:
             found = kl(result, text, side)
-            cells.append(f"{found['mean']:.6f} ± {found['standard_error']:.6f} / {found['percentile_99']:.4f}")
+            cells.append(f"{found['mean']:.6f} / {found['percentile_99']:.4f}")
         for effort in args.efforts:
             mean, larger = kl(result, text, effort)["mean"], ordered[i + 1 :]
             below = [other for other in ordered[i:] if mean < theirs[other]]
