@@ -10,8 +10,8 @@ importance matrix and the second-order statistics, both made by LAPIDARY; every 
 The texts of the record are written by tests/scripts/fixtures/kjv.py and second_order_texts.py.
 
 MODEL is quantized to each recipe by llama.cpp with the importance matrix, by LAPIDARY with the same matrix, and by
-LAPIDARY with the statistics at each of the efforts. The types of all tensors must be equal; where llama.cpp's own choice
-differs from ours, it is given our types, and the recipe is marked with a star. All files are measured by
+LAPIDARY with the statistics at each of the efforts. The types of all tensors must be equal; where llama.cpp's own
+choice differs from ours, it is given our types, and the recipe is marked with a star. All files are measured by
 `lapidary perplexity --reference MODEL`, as `run` would run them. Files of the recipes in `--by-llama-cpp` are measured
 by llama.cpp as well, on the first TEXT: its logits of the same positions of the same chunks against its logits of the
 original, both programs with the KV cache in f32.
@@ -41,13 +41,14 @@ from gguf import GGMLQuantizationType, GGUFReader, LlamaFileType
 from llama_cpp_imatrix import read
 from llama_cpp_logits import Model, log_softmax, quiet
 
-RECIPES = ["Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_XS", "IQ4_NL", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0"]
+RECIPES = ["Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_XS", "IQ4_NL", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K",
+           "Q8_0"]
 THEIRS, OURS = "llama.cpp, imatrix", "imatrix"
 
 
 def lapidary(args, *command):
     command = [args.lapidary, *map(str, command)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(map(str, command))}: {done.stderr}")
     return done.stdout
@@ -226,7 +227,8 @@ def main():
             if recipe in args.by_llama_cpp:
                 text = args.texts[0]
                 result["by_llama_cpp"] = measure_by_llama_cpp(args, source, files, text)
-                result["cache_in_f32"] = {side: measure(args, file, text, "--kv", "f32") for side, file in files.items()}
+                result["cache_in_f32"] = {side: measure(args, file, text, "--kv", "f32")
+                                          for side, file in files.items()}
             means = {side: f"{kl(result, args.texts[0].name, side)['mean']:.6f}" for side in files}
             print(f"{recipe}: {means}, {reports}", file=sys.stderr, flush=True)
             if not args.keep:

@@ -5,8 +5,9 @@
 
 OUT/calibration.txt has the beginning of each kind of text in src/calibration/texts, OUT/prose.txt, OUT/markdown.txt,
 OUT/chat.txt and OUT/languages.txt have the last 30,000 characters of theirs: llama_cpp_second_order.py calibrates on
-the former and measures on the latter. Conversations are written with Gemma's turn markers. `--without` leaves out the
-documents that share eight words in a row with TEXT, such as those of the Bible for a model that was trained on it.
+the former and measures on the latter. Conversations are written with Gemma's turn markers, which the programs read as
+plain text. `--without` leaves out the documents that share eight words in a row with TEXT, such as those of the Bible
+for a model that was trained on it.
 """
 import argparse
 import json
@@ -14,7 +15,8 @@ from pathlib import Path
 
 TEXTS = Path(__file__).resolve().parents[2] / "src/calibration/texts"
 SEPARATOR = "\n\n\n\n"
-FILES = {"prose": "prose.txt", "languages": "languages.txt", "markdown": "markdown.md", "code": "code.txt", "chat": "chat.jsonl"}
+FILES = {"prose": "prose.txt", "languages": "languages.txt", "markdown": "markdown.md", "code": "code.txt",
+         "chat": "chat.jsonl"}
 CALIBRATE = {"prose": 60_000, "languages": 110_000, "markdown": 45_000, "code": 60_000, "chat": 50_000}  # characters
 MEASURE, MEASURED = 30_000, ["prose", "markdown", "chat", "languages"]
 
