@@ -20,8 +20,8 @@ Prints a Markdown table for each text: mean and 99th percentile of the divergenc
 each effort is than llama.cpp's; whether it is below llama.cpp's next larger file; and the largest recipe of
 llama.cpp's that it is below. Recipes are in the order of their sizes. The JSON has all figures, with standard errors,
 and for each of our files the time and the matrices that were rounded by importance alone. `--keep` keeps all files, and
-uses the importance matrix and the statistics that a run before left there. Exits with 1 if a mean is not below
-llama.cpp's, or types differ.
+uses the importance matrix and the statistics that a run before left there. Exits with 1 if a mean is above llama.cpp's,
+or types differ.
 """
 import argparse
 import ctypes
@@ -167,7 +167,8 @@ def rows(args, results, text):
             mean, larger = kl(result, text, effort)["mean"], ordered[i + 1 :]
             below = [other for other in ordered[i:] if mean < theirs[other]]
             next_one = f"{'yes' if mean < theirs[larger[0]] else 'no'}, {larger[0]}" if larger else "–"
-            cells += [f"{100 * (1 - mean / theirs[recipe]):.1f} %", next_one, below[-1] if below else "none"]
+            gain = f"{100 * (1 - mean / theirs[recipe]):.1f} %" if theirs[recipe] else "–"
+            cells += [gain, next_one, below[-1] if below else "none"]
         yield f"| {' | '.join(cells)} |"
 
 
@@ -234,16 +235,16 @@ def main():
             if not args.keep:
                 for file in files.values():
                     file.unlink()
-    for text in args.texts:
-        print_table(args, results, text.name)
-    if args.by_llama_cpp:
-        print_by_llama_cpp({recipe: results[recipe] for recipe in args.by_llama_cpp})
     if args.out:
         args.out.write_text(json.dumps({
             "llama-cpp-python": importlib.metadata.version("llama-cpp-python"), "machine": platform.machine(),
             "calibration": args.calibration.name, "ctx": args.ctx, "recipes": results,
         }, indent=1) + "\n")
-    sys.exit(any(kl(result, text.name, effort)["mean"] >= kl(result, text.name, THEIRS)["mean"]
+    for text in args.texts:
+        print_table(args, results, text.name)
+    if args.by_llama_cpp:
+        print_by_llama_cpp({recipe: results[recipe] for recipe in args.by_llama_cpp})
+    sys.exit(any(kl(result, text.name, effort)["mean"] > kl(result, text.name, THEIRS)["mean"]
                  for result in results.values() for text in args.texts for effort in args.efforts))
 
 
