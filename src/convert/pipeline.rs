@@ -219,7 +219,9 @@ impl Work<'_> {
             let (ty, effort) = (info.ty, self.plan.effort);
             let mut importance = self.plan.weighting.as_ref().and_then(|w| w.of(i));
             let mut how = None;
-            let second_order = self.plan.second_order.as_ref().filter(|_| ty.has_grid());
+            // A tensor that has the type already is copied.
+            let is_rounded = ty.has_grid() && rows.stored().is_none_or(|view| view.ty != ty);
+            let second_order = self.plan.second_order.as_ref().filter(|_| is_rounded);
             if let Some(second_order) = second_order {
                 known = second_order.known(self.cpu, self.source.model(), spec, known.take())?;
                 if let Some(known) = &known {
@@ -420,13 +422,8 @@ impl<'a, W: Write + Seek> Chunks<'a, W> {
         let largest = largest(&x);
         let row_bytes = rounding.ty.row_bytes(cols).expect("rows were checked to be whole blocks");
         self.ready.resize(n * row_bytes, 0);
-        let copied = rows.stored().filter(|view| view.ty == rounding.ty);
-        match copied {
-            Some(view) => self.ready.copy_from_slice(view.data),
-            None if largest.is_finite() => {
-                feedback.round(self.cpu, rounding, &x, cols, &mut self.ready);
-            }
-            None => {}
+        if largest.is_finite() {
+            feedback.round(self.cpu, rounding, &x, cols, &mut self.ready);
         }
         Ok((largest, self.ready.len() as u64))
     }
