@@ -89,7 +89,6 @@ fn the_factor_multiplies_to_the_damped_matrix() {
             let at = |k: usize, i: usize| f64::from(h[i / 16 * n + k].0[i % 16]);
             let mean = (0..n).map(|i| at(i, i)).sum::<f64>() / n as f64;
             assert!((0.5..4.0).contains(&mean), "{mean}");
-            let mut worst = 0f64;
             assert!(d.iter().all(|d| *d > 0.0));
             for i in 0..n {
                 assert_eq!(upper(&m, i, i), 1.0);
@@ -99,13 +98,11 @@ fn the_factor_multiplies_to_the_damped_matrix() {
                     let product: f64 =
                         (i..n).map(|c| below(k, c) * f64::from(d[c]) * below(i, c)).sum();
                     // M, D and the sums of 256 columns at a time are in single precision; the worst of
-                    // these is 3e-6 of the geometric mean of the two diagonal values.
+                    // these errors is 4e-7 of the geometric mean of the two diagonal values.
                     let error = (product - at(k, i)).abs() / (at(k, k) * at(i, i)).sqrt();
-                    worst = worst.max(error);
-                    assert!(error < 2e-5, "{n} {kind} {rows}: {k} {i}: {error:e}");
+                    assert!(error < 3e-6, "{n} {kind} {rows}: {k} {i}: {error:e}");
                 }
             }
-            eprintln!("MEASURE {n} {kind} {rows} {worst:e}");
         }
     }
 }
@@ -142,8 +139,7 @@ fn the_size_of_the_inputs_does_not_matter() {
         let mut y = vec![0.0; x.len()];
         (QuantType::Q4_K.traits().dequantize)(&rounded(2f32.powi(exponent)), &mut y);
         let squares: f32 = x.iter().zip(y).map(|(x, y)| (x - y) * (x - y)).sum();
-        eprintln!("MEASURE {exponent} {}", squares / x.len() as f32);
-        // The usual quantizer's is 0.0014 of 1/3.
+        // 0.0009 to 0.0013 of a mean square of 1/3.
         assert!(squares / (x.len() as f32) < 0.003, "2^{exponent}: {squares}");
     }
 }
