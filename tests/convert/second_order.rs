@@ -85,6 +85,28 @@ fn second_order_rounding_lowers_the_divergence_of_other_text() {
 }
 
 #[test]
+fn rows_that_make_up_for_each_other_lower_it_more() {
+    let place = Place::new(tiny());
+    let (text, check) = (place.text("text", 0..50_000), place.text("check", 50_000..62_000));
+    let (statistics, fisher) = (place.path("statistics"), place.path("fisher"));
+    let out = place.path("out.gguf");
+    place.run("hessian", &["-f", &text, "-o", &statistics, "--chunks", "2"]);
+    let max = ["-q", "Q2_K", "--effort", "max", "-o", &out];
+    let said = place.fails(1, "convert", &[&max[..], &["--hessian", &statistics]].concat());
+    assert!(said.contains("statistics: it has no Fisher information of outputs"), "{said}");
+    place.run("hessian", &["-f", &text, "-o", &fisher, "--fisher"]);
+    let divergence = |effort: &str| {
+        let args = ["-o", &out, "-q", "Q2_K", "--effort", effort, "--hessian", &fisher];
+        let more = ["--check", &check, "--force", "--json"];
+        let found = place.run("convert", &[&args[..], &more].concat());
+        let found: Value = serde_json::from_str(&found).unwrap();
+        found["check"]["kl_divergence"]["mean"].as_f64().unwrap()
+    };
+    let (best, max) = (divergence("best"), divergence("max"));
+    assert!(max < 0.92 * best, "{max} of {best}: {}", max / best);
+}
+
+#[test]
 fn calibrating_with_the_best_effort_is_the_two_steps() {
     let place = Place::new(tiny());
     let text = place.text("text", 0..16_000);

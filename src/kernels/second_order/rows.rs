@@ -3,8 +3,9 @@
 //! With `G = E[g gᵀ]` of the gradients `g` of a matrix's outputs, the loss of all rows is `tr(G R H Rᵀ)`. With
 //! `G = M D Mᵀ`, it is the sum over rows `i` of `D_i` times the loss of `r_i + Σ_{k<i} M_ki r_k`. So rows are
 //! rounded one after the other, as columns are. Here they are rounded in groups, so that there is work
-//! for all threads: rows of one group do not see each other's errors. A group has every so manieth row,
-//! since rows that are near to each other belong to one head and depend on each other most.
+//! for all threads: rows of one group do not see each other's errors, and `M` is divided by its block on
+//! the diagonal, so that together they make up once for the errors before them. A group has rows at equal
+//! distances, since rows that are near to each other belong to one head and depend on each other most.
 
 use std::ops::Range;
 
@@ -67,15 +68,20 @@ impl Part {
         let row_bytes = rounding.ty.row_bytes(cols).expect("rows are whole blocks");
         let row_of = |i: usize| &x[(self.start + self.order[i]) * cols..][..cols];
         let n = self.order.len();
-        // What the rows are rounded to come near to, in their order.
-        let mut wanted: Vec<f32> = (0..n).flat_map(|i| row_of(i).iter().copied()).collect();
+        // What the errors of rows before ask of each row, in their order; and then what the row is rounded
+        // to come near to.
+        let mut wanted = vec![0.0; n * cols];
         let (mut bytes, mut left) = (Vec::new(), Vec::new());
         for first in (0..n).step_by(self.group) {
             let group = first..n.min(first + self.group);
             bytes.resize(group.len() * row_bytes, 0);
             left.resize(group.len() * cols, 0.0);
             let rows = group.len().div_ceil(cpu.threads()).next_multiple_of(16);
-            let wanted_here = &wanted[group.start * cols..group.end * cols];
+            let wanted_here = &mut wanted[group.start * cols..group.end * cols];
+            self.divide(cpu, group.clone(), cols, wanted_here);
+            for (i, wanted) in group.clone().zip(wanted_here.chunks_exact_mut(cols)) {
+                wanted.iter_mut().zip(row_of(i)).for_each(|(wanted, x)| *wanted += x);
+            }
             let items = wanted_here
                 .chunks(rows * cols)
                 .zip(bytes.chunks_mut(rows * row_bytes))
@@ -95,7 +101,23 @@ impl Part {
         }
     }
 
-    /// Adds to the rows after `group` what makes up for what is `left` of it.
+    /// Divides what is asked of the rows of a group, `[rows of the group, cols]`, by the group's block of the
+    /// factor.
+    fn divide(&self, cpu: &Cpu, group: Range<usize>, cols: usize, asked: &mut [f32]) {
+        let mut by_column = panels(asked, cols, 0..cols);
+        let items = by_column.chunks_exact_mut(group.len());
+        let (factor, rows) = (&self.factor, group);
+        cpu.for_each(items, |asked| {
+            cpu.isa().run(Divide { factor, rows: rows.clone(), asked });
+        });
+        for (panel, at) in by_column.chunks_exact(rows.len()).zip((0..cols).step_by(16)) {
+            for (row, panel) in asked.chunks_exact_mut(cols).zip(panel) {
+                row[at..at + 16].copy_from_slice(&panel.0);
+            }
+        }
+    }
+
+    /// Adds to what is asked of the rows after `group` what makes up for what is `left` of it.
     fn feed_back(
         &self,
         cpu: &Cpu,
@@ -104,13 +126,39 @@ impl Part {
         cols: usize,
         wanted: &mut [f32],
     ) {
-        let whole = cols / 16 * 16;
-        let left = panels(left, cols, 0..whole);
+        let left = panels(left, cols, 0..cols);
         let items = wanted.chunks_mut(16 * cols).enumerate().filter(|(p, _)| 16 * p >= group.end);
         cpu.for_each(items, |(p, rows)| {
             let factor = &self.factor.m(p)[group.clone()];
             cpu.isa().run(FeedBack { factor, left: &left, rows, cols });
         });
+    }
+}
+
+/// What is asked of the rows of a group in sixteen columns.
+struct Divide<'a> {
+    factor: &'a Hessian,
+    rows: Range<usize>,
+    asked: &'a mut [Row],
+}
+
+impl Op for Divide<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { factor, rows, asked } = self;
+        for i in 0..rows.len() {
+            let column = rows.start + i;
+            let factor = &factor.m(column / 16)[rows.start..column];
+            let (before, rest) = asked.split_at_mut(i);
+            let mut left = s.load(&rest[0].0);
+            for (factor, before) in factor.iter().zip(&*before) {
+                let factor = s.splat(factor.0[column % 16]);
+                left = s.sub(left, s.mul(factor, s.load(&before.0)));
+            }
+            s.store(left, &mut rest[0].0);
+        }
     }
 }
 

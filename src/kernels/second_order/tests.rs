@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use lapidary_formats::quant::{Effort, Hessian, QuantType, Row, Search};
 
 use super::factor::factor;
-use super::{panels, round_rows, squares, Damping, Gram, Rounding};
+use super::{panels, round_rows, squares, Damping, Gram, Rounding, RowFeedback};
 use crate::kernels::{Cpu, Isa};
 
 fn cpu(threads: usize, isa: Isa) -> Cpu {
@@ -185,6 +185,60 @@ fn threads_and_instruction_sets_give_the_same_bits() {
             for (i, bytes) in found.5.iter().enumerate() {
                 assert!(*bytes == want.5[i], "{}: {name}", types[i]);
             }
+        }
+    }
+}
+
+/// `Σ (g · R x)²` over gradients `g` and inputs `x`, where `R` is what rounding left of `w`, `[rows, cols]`.
+fn outputs_error(w: &[f32], bytes: &[u8], ty: QuantType, gradients: &[f32], x: &[f32]) -> f64 {
+    let cols = 256;
+    let rows = w.len() / cols;
+    let mut y = vec![0.0; w.len()];
+    (ty.traits().dequantize)(bytes, &mut y);
+    let left: Vec<f64> = w.iter().zip(&y).map(|(w, y)| f64::from(*w) - f64::from(*y)).collect();
+    let mut total = 0.0;
+    for x in x.chunks_exact(cols) {
+        let product = |row: &[f64]| row.iter().zip(x).map(|(r, x)| r * f64::from(*x)).sum::<f64>();
+        let errors: Vec<f64> = left.chunks_exact(cols).map(product).collect();
+        for g in gradients.chunks_exact(rows) {
+            total += g.iter().zip(&errors).map(|(g, e)| f64::from(*g) * e).sum::<f64>().powi(2);
+        }
+    }
+    total
+}
+
+#[test]
+fn rows_make_up_for_each_others_errors() {
+    let (rows, cols, ty) = (128, 256, QuantType::Q3_K);
+    let (x, w) = (inputs(0, 150, cols), noise(9, rows * cols));
+    // Gradients that have much in common.
+    let (mut gradients, common) = (noise(10, 150 * rows), noise(11, 150));
+    for (gradients, common) in gradients.chunks_exact_mut(rows).zip(common) {
+        gradients.iter_mut().for_each(|g| *g = common + 0.3 * *g);
+    }
+    let round = |cpu: &Cpu| {
+        let hessians = [gram(cpu, &x, cols).hessian(cpu, Damping::LAYER)];
+        let search = Search { refits: 1, sweeps: 1 };
+        let rounding = Rounding { ty, hessians: &hessians, search, effort: Effort::Default };
+        let mut alone = vec![0; ty.row_bytes(w.len()).unwrap()];
+        round_rows(cpu.isa(), rounding, &w, cols, &mut alone);
+        let mut together = alone.clone();
+        // By parts, of which each has an order of its own.
+        let grams = [0..64, 64..rows].map(|part| {
+            let mut gram = Gram::new(part.len());
+            gram.add(cpu, &panels(&gradients, rows, part));
+            gram
+        });
+        RowFeedback::new(cpu, &grams).round(cpu, rounding, &w, cols, &mut together);
+        (alone, together)
+    };
+    let want = round(&cpu(1, Isa::SCALAR));
+    let [alone, together] =
+        [&want.0, &want.1].map(|bytes| outputs_error(&w, bytes, ty, &gradients, &x));
+    assert!(together < 0.6 * alone, "{together} of {alone}: {}", together / alone);
+    for isa in Isa::available() {
+        for threads in [1, 3] {
+            assert!(round(&cpu(threads, isa)) == want, "{}, {threads} threads", isa.name());
         }
     }
 }
