@@ -285,7 +285,8 @@ fn files_of_something_else_than_a_model() {
     says(|h| h.set("general.type", "mmproj"), "is of the type mmproj (general.type), not a model");
     says(
         |h| h.set("general.type", "imatrix"),
-        "is of the type imatrix (general.type), not a model",
+        "is of the type imatrix (general.type), not a model: it has an importance matrix, for \
+         `lapidary convert --imatrix`",
     );
 }
 
