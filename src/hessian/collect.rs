@@ -112,7 +112,7 @@ impl Extent {
 }
 
 /// Runs `model` over `tokens`, the whole text with BOS first. Calls `store` with what was collected
-/// of each of [`Inputs::of`], in order, and with the Fisher information of each of [`Outputs::of`],
+/// of each of [`Inputs::of`], in order, and with the Fisher information of each of `Outputs::of`,
 /// layer by layer from the last one, if it is asked for, and `progress` with the parts of the work that are done and
 /// their number; it returns whether to continue. Nothing depends on the number of threads or the
 /// instruction set, bit for bit.

@@ -120,7 +120,7 @@ impl Outputs {
         format!("blk.{}.{}.fisher", self.layer, self.kind.stem())
     }
 
-    /// As [`Inputs::parts`].
+    /// Equal parts of the rows, as those of the columns of inputs.
     pub fn parts(self, limit: usize) -> Vec<Range<usize>> {
         parts(self.rows, limit)
     }
