@@ -15,6 +15,7 @@
 mod allocation;
 mod budget;
 mod check;
+mod chunks;
 mod damage;
 mod error;
 mod metadata;
