@@ -1,7 +1,7 @@
 //! Second-order rounding against plain arithmetic in double precision. Tests loop over the types with
 //! codes and scales, so a new one is tested as soon as it has a row.
 
-use lapidary_formats::quant::{Effort, Hessian, Plain, QuantType, Row, Rows, Search};
+use lapidary_formats::quant::{Effort, Hessian, Plain, QuantType, Row, Rows, Search, Start};
 
 /// The types that can be rounded to second order.
 fn types() -> impl Iterator<Item = QuantType> {
@@ -102,13 +102,17 @@ fn left(ty: QuantType, x: &[f32], bytes: &[u8]) -> Vec<f64> {
 }
 
 fn rounded(ty: QuantType, hessians: &[Hessian], x: &[f32], search: Search) -> Vec<u8> {
-    let cols = hessians.iter().map(Hessian::len).sum();
     let mut bytes = vec![0; ty.row_bytes(x.len()).unwrap()];
+    quantize(ty, hessians, x, search, &mut bytes);
+    bytes
+}
+
+fn quantize(ty: QuantType, hessians: &[Hessian], x: &[f32], search: Search, bytes: &mut [u8]) {
+    let cols = hessians.iter().map(Hessian::len).sum();
     let fit = |x: &[f32], importance: &[f32], y: &mut [u8]| {
         ty.quantize_by(Plain, x, Some(importance), Effort::Default, y);
     };
-    ty.quantize_rows(Plain, &Rows { hessians, x, cols, search }, &fit, &mut bytes);
-    bytes
+    ty.quantize_rows(Plain, &Rows { hessians, x, cols, search }, &fit, bytes);
 }
 
 /// The usual way, with the diagonal of `h` as importance.
@@ -122,7 +126,7 @@ fn usual(ty: QuantType, h: &Matrix, x: &[f32]) -> Vec<u8> {
     bytes
 }
 
-const BEST: Search = Search { refits: 2, sweeps: 3 };
+const BEST: Search = Search { start: Start::Columns { refits: 2 }, sweeps: 3 };
 
 /// With equal importance of all columns and no correlation there is nothing to make up for, so that the
 /// usual search has the same aim. It is not left behind.
@@ -145,7 +149,7 @@ fn with_correlation_the_error_is_far_smaller_and_no_sweep_raises_it() {
     for ty in types() {
         let before = h.loss(&left(ty, &x, &usual(ty, &h, &x)));
         let loss = |refits, sweeps| {
-            let search = Search { refits, sweeps };
+            let search = Search { start: Start::Columns { refits }, sweeps };
             h.loss(&left(ty, &x, &rounded(ty, &hessians, &x, search)))
         };
         let losses: Vec<f64> = (0..4).map(|sweeps| loss(0, sweeps)).collect();
@@ -158,12 +162,33 @@ fn with_correlation_the_error_is_far_smaller_and_no_sweep_raises_it() {
     }
 }
 
+#[test]
+fn blocks_that_are_there_are_kept_until_a_sweep_finds_better_ones() {
+    let (h, x) = (Matrix::correlated(512, 12), noise(13, 17 * 512));
+    let parts = [h.part(0..256), h.part(256..512)].map(|part| part.hessian());
+    for ty in types() {
+        let start = usual(ty, &h, &x);
+        let improved = |hessians: &[Hessian], sweeps| {
+            let mut bytes = start.clone();
+            let search = Search { start: Start::Blocks, sweeps };
+            quantize(ty, hessians, &x, search, &mut bytes);
+            bytes
+        };
+        assert!(improved(&[h.hessian()], 0) == start, "{ty}");
+        assert!(improved(&parts, 0) == start, "{ty}: parts");
+        let losses: Vec<f64> =
+            (0..3).map(|sweeps| h.loss(&left(ty, &x, &improved(&[h.hessian()], sweeps)))).collect();
+        // 0.22 (Q8_0) to 0.5 after two.
+        assert!(losses[1] < 0.7 * losses[0] && losses[2] < losses[1], "{ty}: {losses:?}");
+    }
+}
+
 /// Blocks of 64 rows are what a conversion takes, and sixteen what lies side by side.
 #[test]
 fn a_row_does_not_depend_on_its_neighbours() {
     const N: usize = 256;
     let (hessians, x) = ([Matrix::correlated(N, 3).hessian()], noise(4, 64 * N));
-    let search = Search { refits: 1, sweeps: 1 };
+    let search = Search { start: Start::Columns { refits: 1 }, sweeps: 1 };
     for ty in types() {
         let row_bytes = ty.row_bytes(N).unwrap();
         let all = rounded(ty, &hessians, &x, search);

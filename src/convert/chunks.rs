@@ -149,13 +149,15 @@ impl<'a, W: Write + Seek> Chunks<'a, W> {
         Ok((f32::from_bits(max.into_inner()), self.ready.len() as u64))
     }
 
-    /// The same of a whole tensor, whose rows make up for each other's errors.
+    /// The same of a whole tensor, whose rows make up for each other's errors, after `make_up` has changed
+    /// them.
     pub fn push_whole(
         &mut self,
         rows: &dyn TensorRows,
         spec: &TensorSpec,
         rounding: Rounding<'_>,
         feedback: &RowFeedback,
+        make_up: impl FnOnce(&mut [f32]),
     ) -> Result<(f32, u64), ConvertError> {
         self.flush()?;
         let (n, cols) = (spec.rows(), spec.cols());
@@ -165,9 +167,17 @@ impl<'a, W: Write + Seek> Chunks<'a, W> {
         let row_bytes = rounding.ty.row_bytes(cols).expect("rows were checked to be whole blocks");
         self.ready.resize(n * row_bytes, 0);
         if largest.is_finite() {
+            make_up(&mut x);
             feedback.round(self.cpu, rounding, &x, cols, &mut self.ready);
         }
         Ok((largest, self.ready.len() as u64))
+    }
+
+    /// Writes what is left, and hands it to the system.
+    pub fn flush_file(&mut self) -> Result<(), ConvertError> {
+        self.flush()?;
+        let flushed = self.writer.flush();
+        flushed.map_err(|error| self.error(error))
     }
 
     /// Writes what is left.

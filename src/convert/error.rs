@@ -19,6 +19,9 @@ pub enum ConvertError {
     /// Statistics cannot be used.
     #[error(transparent)]
     Hessian(#[from] crate::hessian::FileError),
+    /// The text of the statistics cannot be taken through the model.
+    #[error(transparent)]
+    Model(#[from] crate::model::ModelError),
     /// The source's vocabulary or chat template cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),

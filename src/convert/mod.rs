@@ -27,6 +27,7 @@ mod recipe;
 mod report;
 mod resume;
 mod second_order;
+mod sequential;
 mod target;
 mod unfinished;
 mod weighting;

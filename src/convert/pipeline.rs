@@ -16,6 +16,8 @@ use super::metadata::header;
 use super::options::{Options, Progress};
 use super::report::llama_cpp;
 use super::resume::{finished, unfinished, Finished};
+use super::second_order::Known;
+use super::sequential::{Sequential, Written};
 use super::target::Target;
 use super::{ConvertError, Plan, Report, Totals};
 use crate::kernels::{processors, Cpu, Quantize};
@@ -161,7 +163,11 @@ impl Work<'_> {
         let out = BufWriter::new(target.file());
         let mut chunks =
             Chunks::new(self.cpu, target.path(), out, self.header, finished.checksums)?;
-        let by_importance = self.write_tensors(&mut chunks, CHUNK, progress)?;
+        let written = Written { path: target.unfinished(), header: self.header };
+        let second_order = self.plan.second_order.as_ref();
+        let sequential = second_order.map(|s| s.sequential(self.source.model(), self.cpu, written));
+        let sequential = sequential.transpose()?.flatten();
+        let by_importance = self.write_tensors(&mut chunks, CHUNK, sequential, progress)?;
         let (_, checksums) = chunks.finish()?;
         if let Some(check) = check {
             let found = check(target.unfinished())
@@ -203,12 +209,20 @@ impl Work<'_> {
         &self,
         chunks: &mut Chunks<W>,
         values: usize,
+        mut sequential: Option<Sequential<'_>>,
         progress: &mut dyn Progress,
     ) -> Result<Vec<String>, ConvertError> {
         let tensors = self.source.model().tensors().iter().zip(self.header.tensors());
         let (mut known, mut by_importance) = (None, Vec::new());
         for (i, (spec, info)) in tensors.enumerate().skip(chunks.writer.checksums().len()) {
             progress.tensor(&spec.name);
+            let ahead = |layer: &usize| sequential.as_ref().is_some_and(|s| !s.is_at(*layer));
+            if let Some(layer) = spec.layer.filter(ahead) {
+                progress.tensor(&format!("what goes into blk.{layer}"));
+                chunks.flush_file()?;
+                sequential.as_mut().map(|s| s.reach(layer, progress)).transpose()?;
+                progress.tensor(&spec.name);
+            }
             let rows = self.source.rows(spec);
             let (ty, effort) = (info.ty, self.plan.effort);
             let mut importance = self.plan.weighting.as_ref().and_then(|w| w.of(i));
@@ -239,7 +253,14 @@ impl Work<'_> {
                     chunks.flush()?;
                     return Err(ConvertError::Cancelled);
                 }
-                let (largest, bytes_out) = chunks.push_whole(&*rows, spec, rounding, &feedback)?;
+                let lost = |known: &Known| sequential.as_ref()?.lost(known.inputs);
+                let make_up = |x: &mut [f32]| {
+                    if let Some((known, lost)) = known.as_ref().and_then(|k| Some((k, lost(k)?))) {
+                        known.make_up(self.cpu, lost, x);
+                    }
+                };
+                let (largest, bytes_out) =
+                    chunks.push_whole(&*rows, spec, rounding, &feedback, make_up)?;
                 self.refuse(rows.name(), info.ty, largest)?;
                 rows.release(0..spec.rows());
                 progress.advanced(rows.bytes(0..spec.rows()), bytes_out);
@@ -296,7 +317,7 @@ mod tests {
         let mut chunks = Chunks::new(&cpu, path, out, &header, Vec::new())?;
         let work =
             Work { source: &source, header: &header, plan: &plan, cpu: &cpu, fingerprint: None };
-        work.write_tensors(&mut chunks, values, &mut ())?;
+        work.write_tensors(&mut chunks, values, None, &mut ())?;
         Ok(chunks.finish()?.0)
     }
 

@@ -2,11 +2,14 @@
 //! say also holds for text that they were not measured on.
 
 use lapidary_formats::imatrix::{Entry, Imatrix};
-use lapidary_formats::quant::{Effort, Hessian, QuantType, Row, Search};
+use lapidary_formats::quant::{Effort, Hessian, QuantType, Row, Search, Start};
 
+use super::sequential::{Sequential, Written};
 use super::ConvertError;
 use crate::hessian::{FileError, HessianFile, Inputs, Outputs};
-use crate::kernels::second_order::{round_rows, squares, Damping, Gram, Rounding, RowFeedback};
+use crate::kernels::second_order::{
+    round_rows, squares, Damping, Gram, Lost, Rounding, RowFeedback,
+};
 use crate::kernels::{Cpu, Quantize};
 use crate::model::{Source, TensorKind, TensorRows, TensorSpec};
 
@@ -24,7 +27,9 @@ pub struct SecondOrder {
 /// What is known about the inputs of a matrix.
 #[derive(Debug)]
 pub(super) struct Known {
-    inputs: Inputs,
+    pub(super) inputs: Inputs,
+    /// See [`Gram::unit`], by part of the columns.
+    units: Vec<f32>,
     hessians: Vec<Hessian>,
     /// The mean squares of the columns, `[cols]`.
     importance: Vec<f32>,
@@ -55,7 +60,8 @@ impl SecondOrder {
         if two_sided {
             file.check_fisher()?;
         }
-        Ok(Self { file, search: Search { refits, sweeps }, effort: fit, two_sided })
+        let search = Search { start: Start::Columns { refits }, sweeps };
+        Ok(Self { file, search, effort: fit, two_sided })
     }
 
     /// How the rows of a matrix make up for each other's errors, if they are to do so.
@@ -70,6 +76,21 @@ impl SecondOrder {
             return Ok(None);
         }
         Ok(Some(RowFeedback::new(cpu, &self.file.fisher(outputs)?)))
+    }
+
+    /// Where a text begins that goes through the layers that are written, if rows are to make up for what
+    /// those lose.
+    pub(super) fn sequential<'a>(
+        &self,
+        source: &'a Source,
+        cpu: &Cpu,
+        written: Written<'a>,
+    ) -> Result<Option<Sequential<'a>>, ConvertError> {
+        if !self.two_sided {
+            return Ok(None);
+        }
+        let chunks = self.file.chunks()?;
+        Ok(Some(Sequential::new(source, cpu, written, chunks, self.file.limit())?))
     }
 
     /// What tells the statistics from others.
@@ -115,9 +136,10 @@ impl SecondOrder {
         };
         let grams = self.file.grams(inputs)?;
         let importance = grams.iter().flat_map(Gram::diagonal).collect();
+        let units = grams.iter().map(Gram::unit).collect();
         let hessians = grams.into_iter().map(|gram| gram.hessian(cpu, damping)).collect();
         let held_out = by_sixteen(&self.file.held_out(inputs)?, inputs.cols);
-        Ok(Some(Known { inputs, hessians, importance, held_out }))
+        Ok(Some(Known { inputs, units, hessians, importance, held_out }))
     }
 
     /// How the rows of a matrix are to be rounded to `ty`; `None` if the usual way is better on the rows
@@ -159,7 +181,7 @@ impl SecondOrder {
         types: &[QuantType],
     ) -> Option<Vec<f64>> {
         // One sweep tells types apart as well as more.
-        let search = Search { refits: 0, sweeps: 1 };
+        let search = Search { start: Start::Columns { refits: 0 }, sweeps: 1 };
         let losses = known.losses(cpu, rows, spec, SAMPLE / 4, |x, losses| {
             for ty in types {
                 let rounding =
@@ -179,6 +201,15 @@ impl Known {
     /// The importance of the columns.
     pub(super) fn importance(&self) -> &[f32] {
         &self.importance
+    }
+
+    /// Makes rows `x`, `[rows, cols]`, up for what their inputs have lost.
+    pub(super) fn make_up(&self, cpu: &Cpu, lost: &[Lost], x: &mut [f32]) {
+        let mut start = 0;
+        for ((lost, unit), hessian) in lost.iter().zip(&self.units).zip(&self.hessians) {
+            lost.make_up(cpu, hessian, *unit, x, self.inputs.cols, start);
+            start += hessian.len();
+        }
     }
 
     /// Adds up what `measure` finds for about `n` of the rows, sixteen at a time, `[rows, cols]`. Nothing if no

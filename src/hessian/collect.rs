@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use half::bf16;
 use thiserror::Error;
 
-use super::fisher::Snapshots;
+use super::fisher::{self, Snapshots};
 use super::{Inputs, ROWS as LIMIT};
 use crate::kernels::second_order::{panels, Gram};
 use crate::kernels::{Activations, Cpu, KvType};
@@ -140,7 +140,7 @@ pub fn collect(
     let n_layer = model.config().n_layer();
     let all = Inputs::of(model.config(), model.output_kind());
     let mut snapshots = options.fisher.then(|| Snapshots::new(n_layer, &extent));
-    let back = snapshots.as_ref().map_or(0, |snapshots| snapshots.tokens(extent.n_ctx));
+    let back = if options.fisher { fisher::tokens(&extent) } else { 0 };
     let (mut done, total) = (0, (n_layer + 1) * streams.len() + n_layer * back / extent.n_ctx);
     for layer in 0..=n_layer {
         let of_layer: Vec<Inputs> = all

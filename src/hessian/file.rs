@@ -13,9 +13,10 @@ use lapidary_formats::tensor::TensorView;
 use thiserror::Error;
 
 use super::collect::{collect, CollectError, Collected, Extent, Options};
-use super::{Inputs, Outputs, ROWS};
+use super::{fisher, Inputs, Outputs, ROWS};
 use crate::kernels::second_order::Gram;
 use crate::model::{Model, Stream};
+use crate::perplexity::chunk;
 
 /// What the files are according to their `general.type`.
 pub const KIND: &str = "hessian";
@@ -27,6 +28,10 @@ const DATASETS: &str = "hessian.datasets";
 /// The checksum of the text's tokens.
 const TEXT: &str = "hessian.text";
 const TOKENS: &str = "hessian.tokens";
+/// The tokens as they were evaluated, chunk after chunk.
+const TEXT_TOKENS: &str = "hessian.text_tokens";
+/// How many of them the Fisher information is of.
+const FISHER_TOKENS: &str = "hessian.fisher_tokens";
 /// Columns whose products are summed, at most.
 const LIMIT: &str = "hessian.columns";
 const CHUNK_SIZE: &str = "hessian.chunk_size";
@@ -105,6 +110,8 @@ pub struct About {
     dataset: String,
     /// The checksum of its tokens.
     text: String,
+    /// Its tokens as they are evaluated, `[chunks, n_ctx]`.
+    tokens: Vec<u32>,
     options: Options,
     extent: Extent,
 }
@@ -125,7 +132,9 @@ impl About {
         let mut checksum = Checksum::new();
         tokens.iter().for_each(|token| checksum.update(&token.to_le_bytes()));
         let text = format!("{:016x}", checksum.value());
-        Ok(Self { model, dataset, text, options, extent })
+        let chunks = (0..extent.chunks).map(|i| chunk(tokens, extent.n_ctx, i, options.bos));
+        let tokens = chunks.flatten().collect();
+        Ok(Self { model, dataset, text, tokens, options, extent })
     }
 
     /// The model's fingerprint.
@@ -148,6 +157,7 @@ impl About {
         header.set(TOKENS, number(self.extent.tokens()));
         header.set(CHUNK_SIZE, number(self.extent.n_ctx));
         header.set(LIMIT, self.options.limit as u64);
+        header.set(TEXT_TOKENS, self.tokens.clone());
         for inputs in Inputs::of(model.config(), model.output_kind()) {
             let name = inputs.name();
             for (i, part) in inputs.parts(self.options.limit).iter().enumerate() {
@@ -158,6 +168,9 @@ impl About {
                 let shape = [inputs.cols, self.extent.held_out_rows()];
                 header.add_tensor(format!("{name}.held_out"), QuantType::BF16, &shape)?;
             }
+        }
+        if self.options.fisher {
+            header.set(FISHER_TOKENS, number(fisher::tokens(&self.extent)));
         }
         let layers = if self.options.fisher { model.config().n_layer() } else { 0 };
         for layer in (0..layers).rev() {
@@ -251,6 +264,12 @@ pub fn datasets(path: &Path) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
+/// A number that has to be there.
+fn number(gguf: &Gguf, key: &'static str) -> Result<usize, FileError> {
+    let number = gguf.u64(key)?.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
+    number.ok_or_else(|| FileError::Key { path: gguf.path().to_owned(), key })
+}
+
 /// Statistics that were stored.
 #[derive(Debug)]
 pub struct HessianFile {
@@ -273,11 +292,7 @@ impl HessianFile {
         if gguf.str(MODEL)? != Some(model) {
             return Err(FileError::Model { path: path.to_owned() });
         }
-        let number = |key| {
-            let number = gguf.u64(key)?.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-            number.ok_or_else(|| FileError::Key { path: path.to_owned(), key })
-        };
-        let (tokens, limit) = (number(TOKENS)?, number(LIMIT)?);
+        let (tokens, limit) = (number(&gguf, TOKENS)?, number(&gguf, LIMIT)?);
         Ok(Self { gguf, tokens, limit })
     }
 
@@ -288,11 +303,12 @@ impl HessianFile {
             && self.gguf.u32(TOKENS).is_ok_and(|n| n == number(about.extent.tokens()))
             && self.gguf.u32(CHUNK_SIZE).is_ok_and(|n| n == number(about.extent.n_ctx))
             && self.gguf.u64(LIMIT).is_ok_and(|n| n == Some(about.options.limit as u64))
+            && self.gguf.get(TEXT_TOKENS).is_some()
             && (self.has_fisher() || !about.options.fisher)
     }
 
     fn has_fisher(&self) -> bool {
-        self.gguf.tensors().any(|tensor| tensor.name.contains(".fisher."))
+        self.gguf.get(FISHER_TOKENS).is_some()
     }
 
     /// Checks that there is the Fisher information of outputs.
@@ -313,12 +329,35 @@ impl HessianFile {
         format!("{text} {}", self.limit)
     }
 
+    /// The chunks of the text that were summed, as they were evaluated.
+    ///
+    /// # Errors
+    /// If the file does not say.
+    pub fn chunks(&self) -> Result<Vec<Vec<u32>>, FileError> {
+        let key = || FileError::Key { path: self.gguf.path().to_owned(), key: TEXT_TOKENS };
+        let n_ctx = number(&self.gguf, CHUNK_SIZE)?;
+        let tokens = self.gguf.array(TEXT_TOKENS)?.and_then(|tokens| tokens.u32s());
+        let tokens = tokens.ok_or_else(key)?;
+        let chunks = tokens.chunks_exact(n_ctx).enumerate();
+        let chunks = chunks.filter(|(i, _)| !Extent::is_held_out(*i));
+        let chunks: Vec<_> = chunks.map(|(_, chunk)| chunk.to_vec()).collect();
+        if chunks.is_empty() {
+            return Err(key());
+        }
+        Ok(chunks)
+    }
+
+    /// Columns whose products with each other were summed, at most.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// The sums of some inputs, by part of their columns.
     ///
     /// # Errors
     /// If they are not there, or cannot be right.
     pub fn grams(&self, inputs: Inputs) -> Result<Vec<Gram>, FileError> {
-        self.parts(&inputs.name(), inputs.parts(self.limit))
+        self.parts(&inputs.name(), inputs.parts(self.limit), self.tokens)
     }
 
     /// The Fisher information of the outputs of a matrix, by part of its rows. Its scale has no meaning.
@@ -326,10 +365,16 @@ impl HessianFile {
     /// # Errors
     /// If it is not there: `lapidary hessian --fisher` collects it.
     pub fn fisher(&self, outputs: Outputs) -> Result<Vec<Gram>, FileError> {
-        self.parts(&outputs.name(), outputs.parts(ROWS))
+        let tokens = number(&self.gguf, FISHER_TOKENS)?;
+        self.parts(&outputs.name(), outputs.parts(ROWS), tokens)
     }
 
-    fn parts(&self, name: &str, parts: Vec<Range<usize>>) -> Result<Vec<Gram>, FileError> {
+    fn parts(
+        &self,
+        name: &str,
+        parts: Vec<Range<usize>>,
+        tokens: usize,
+    ) -> Result<Vec<Gram>, FileError> {
         let mut grams = Vec::new();
         for (i, part) in parts.into_iter().enumerate() {
             let name = format!("{name}.{i}");
@@ -343,7 +388,7 @@ impl HessianFile {
                 }
                 row
             });
-            let gram = Gram::from_sums(part.len(), rows.collect(), self.tokens);
+            let gram = Gram::from_sums(part.len(), rows.collect(), tokens);
             self.gguf.release(tensor.data);
             let is_finite = |row: &Row| row.0.iter().all(|x| x.is_finite());
             if !gram.sums().iter().all(is_finite) || gram.diagonal().iter().any(|x| *x < 0.0) {

@@ -13,6 +13,18 @@ use crate::model::{GradientObserver, Model, State, Stream, TensorKind};
 /// Tokens whose gradients are taken, at most.
 const TOKENS: usize = 1 << 14;
 
+/// The numbers of the chunks of a text whose gradients are taken.
+fn chunks(extent: &Extent) -> Vec<usize> {
+    let summed: Vec<usize> = (0..extent.chunks).filter(|i| !Extent::is_held_out(*i)).collect();
+    let step = summed.len().div_ceil((TOKENS / extent.n_ctx).max(1)).max(1);
+    summed.into_iter().step_by(step).collect()
+}
+
+/// Number of tokens of a text whose gradients are taken.
+pub(super) fn tokens(extent: &Extent) -> usize {
+    chunks(extent).len() * extent.n_ctx
+}
+
 /// The streams that the gradients are taken back through: of some chunks, before every few layers. Those
 /// before the other layers are computed again when they are needed.
 pub(super) struct Snapshots {
@@ -27,11 +39,8 @@ pub(super) struct Snapshots {
 impl Snapshots {
     /// Of a text of this extent.
     pub fn new(n_layer: usize, extent: &Extent) -> Self {
-        let summed: Vec<usize> = (0..extent.chunks).filter(|i| !Extent::is_held_out(*i)).collect();
-        let step = summed.len().div_ceil((TOKENS / extent.n_ctx).max(1)).max(1);
         let every = n_layer.isqrt().max(1);
-        let chunks = summed.into_iter().step_by(step).collect();
-        Self { every, chunks, streams: Vec::new() }
+        Self { every, chunks: chunks(extent), streams: Vec::new() }
     }
 
     /// Shows it the streams of all chunks before `layer`.
@@ -39,11 +48,6 @@ impl Snapshots {
         if layer.is_multiple_of(self.every) {
             self.streams.push(self.chunks.iter().map(|i| streams[*i].clone()).collect());
         }
-    }
-
-    /// Number of tokens.
-    pub fn tokens(&self, n_ctx: usize) -> usize {
-        self.chunks.len() * n_ctx
     }
 
     /// Takes gradients back through all layers, from `last`, the streams of all chunks after the last one.

@@ -48,7 +48,7 @@ impl Inputs {
     }
 
     /// The layer, or `None` for those of the output matrix.
-    fn layer(self) -> Option<usize> {
+    pub fn layer(self) -> Option<usize> {
         match self.readers {
             Readers::AttnIn(layer)
             | Readers::AttnOut(layer)
@@ -71,7 +71,7 @@ impl Inputs {
 
     /// Equal parts of the columns, of at most `limit` each, whose products with each other are not
     /// summed. They are whole blocks of every type.
-    fn parts(self, limit: usize) -> Vec<Range<usize>> {
+    pub fn parts(self, limit: usize) -> Vec<Range<usize>> {
         parts(self.cols, limit)
     }
 }

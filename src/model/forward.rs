@@ -65,6 +65,11 @@ impl<'a> Model<'a> {
         &self.config
     }
 
+    /// The weights.
+    pub fn weights(&self) -> &Weights<'a> {
+        &self.weights
+    }
+
     /// Number of threads it runs on.
     pub fn threads(&self) -> usize {
         self.cpu.threads()
@@ -265,7 +270,7 @@ impl<'a> Model<'a> {
         work.ropes.prepare(positions.iter().copied());
         let mut finite = true;
         for i in 0..self.weights.layers.len() {
-            finite &= self.layer(i, batch, work, observer);
+            finite &= self.layer(i, &self.weights.layers[i], batch, work, observer);
         }
         self.read_ahead.reached(self.weights.layers.len());
         for entry in batch {
@@ -282,12 +287,12 @@ impl<'a> Model<'a> {
     pub(super) fn layer(
         &self,
         index: usize,
+        layer: &Layer<'_>,
         batch: &mut [BatchEntry<'_>],
         work: &mut Workspace,
         observer: &mut dyn Observer,
     ) -> bool {
         self.read_ahead.reached(index);
-        let layer = &self.weights.layers[index];
         let mut finite = self.attention(index, layer, batch, work, observer);
         observer.stream(2 * index + 1, &work.buffers.x);
         finite &= self.feed_forward(index, layer, batch, work, observer);

@@ -2,8 +2,9 @@
 
 use super::batch::BatchEntry;
 use super::observer::Observer;
+use super::weights::Layer;
 use super::{Model, ModelError, State};
-use crate::kernels::{all_finite, refit};
+use crate::kernels::{all_finite, refit, Matrix};
 
 /// The residual stream of the tokens of one chunk, between two layers.
 #[derive(Clone, Debug)]
@@ -19,9 +20,9 @@ impl Stream {
         tokens * (n_embd * size_of::<f32>() + size_of::<u32>())
     }
 
-    /// Number of tokens.
-    pub fn tokens(&self) -> usize {
-        self.tokens.len()
+    /// The tokens.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
     }
 }
 
@@ -38,9 +39,14 @@ impl Model<'_> {
         if needed > n_ctx {
             return Err(ModelError::ContextFull { needed, n_ctx });
         }
+        Ok(self.embedded_by(&self.weights.token_embd, tokens))
+    }
+
+    /// The stream of `tokens`, which have been checked, by another embedding.
+    pub fn embedded_by(&self, token_embd: &Matrix<'_>, tokens: &[u32]) -> Stream {
         let mut x = vec![0.0; tokens.len() * self.config.n_embd];
-        self.cpu.embed(&self.weights.token_embd, tokens, self.config.embd_scale, &mut x);
-        Ok(Stream { tokens: tokens.to_vec(), x })
+        self.cpu.embed(token_embd, tokens, self.config.embd_scale, &mut x);
+        Stream { tokens: tokens.to_vec(), x }
     }
 
     /// Takes `stream` through layer `index`, and shows `observer` what the matrices there are multiplied
@@ -55,13 +61,28 @@ impl Model<'_> {
         stream: &mut Stream,
         observer: &mut dyn Observer,
     ) -> Result<(), ModelError> {
+        self.take_through_other(state, index, &self.weights.layers[index], stream, observer)
+    }
+
+    /// The same with other weights in place of those of layer `index`.
+    ///
+    /// # Errors
+    /// If values are NaN or infinite.
+    pub fn take_through_other(
+        &self,
+        state: &mut State,
+        index: usize,
+        layer: &Layer<'_>,
+        stream: &mut Stream,
+        observer: &mut dyn Observer,
+    ) -> Result<(), ModelError> {
         state.truncate(0);
         let State { sequence, work } = state;
         refit(&mut work.buffers.x, stream.x.len(), 0.0);
         work.buffers.x.copy_from_slice(&stream.x);
         work.ropes.prepare(0..stream.tokens.len());
         let mut batch = [BatchEntry { sequence, tokens: &stream.tokens }];
-        let finite = self.layer(index, &mut batch, work, observer);
+        let finite = self.layer(index, layer, &mut batch, work, observer);
         stream.x.copy_from_slice(&work.buffers.x);
         match finite && all_finite(&stream.x) {
             true => Ok(()),

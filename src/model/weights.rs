@@ -55,6 +55,26 @@ pub struct Layer<'a> {
 }
 
 impl<'a> Layer<'a> {
+    /// A layer with the same norms and other matrices: those that `matrix` has of each kind.
+    pub fn with_matrices<'b>(&self, matrix: impl Fn(TensorKind) -> Matrix<'b>) -> Layer<'b> {
+        use TensorKind::*;
+        Layer {
+            attn_norm: self.attn_norm.clone(),
+            attn_q: matrix(AttnQ),
+            attn_k: matrix(AttnK),
+            attn_v: matrix(AttnV),
+            attn_q_norm: self.attn_q_norm.clone(),
+            attn_k_norm: self.attn_k_norm.clone(),
+            attn_output: matrix(AttnOutput),
+            post_attention_norm: self.post_attention_norm.clone(),
+            ffn_norm: self.ffn_norm.clone(),
+            ffn_gate: matrix(FfnGate),
+            ffn_up: matrix(FfnUp),
+            ffn_down: matrix(FfnDown),
+            post_ffw_norm: self.post_ffw_norm.clone(),
+        }
+    }
+
     /// The matrices in the order in which a pass uses them.
     pub fn matrices(&self) -> [&Matrix<'a>; 7] {
         let Self { attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down, .. } = self;

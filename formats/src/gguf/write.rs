@@ -254,6 +254,14 @@ impl<W: Write> Writer<W> {
         &self.checksums
     }
 
+    /// Hands to the system what is buffered.
+    ///
+    /// # Errors
+    /// If `out` cannot be written.
+    pub fn flush(&mut self) -> Result<(), GgufError> {
+        Ok(self.out.flush()?)
+    }
+
     /// Flushes the file and returns `out`.
     ///
     /// # Errors

@@ -53,7 +53,7 @@ pub use block::Block;
 pub use effort::Effort;
 pub use lanes::{Lanes, Plain, LANES};
 pub use registry::{QuantType, QuantizeFn, Traits};
-pub use second_order::{add_products, Fit, Hessian, Row, Rows, Search};
+pub use second_order::{add_products, Fit, Hessian, Row, Rows, Search, Start};
 
 /// The typed blocks, for kernels that read them directly.
 pub mod blocks {

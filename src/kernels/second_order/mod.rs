@@ -3,6 +3,7 @@
 
 mod factor;
 mod gram;
+mod lost;
 mod round;
 mod rows;
 
@@ -11,5 +12,6 @@ mod tests;
 
 pub use factor::Damping;
 pub use gram::{panels, Gram};
+pub use lost::Lost;
 pub use round::{round_rows, squares, Rounding};
 pub use rows::RowFeedback;

@@ -2,10 +2,10 @@
 
 use std::num::NonZeroUsize;
 
-use lapidary_formats::quant::{Effort, Hessian, QuantType, Row, Search};
+use lapidary_formats::quant::{Effort, Hessian, QuantType, Row, Search, Start};
 
 use super::factor::factor;
-use super::{panels, round_rows, squares, Damping, Gram, Rounding, RowFeedback};
+use super::{panels, round_rows, squares, Damping, Gram, Lost, Rounding, RowFeedback};
 use crate::kernels::{Cpu, Isa};
 
 fn cpu(threads: usize, isa: Isa) -> Cpu {
@@ -145,7 +145,7 @@ fn the_size_of_the_inputs_does_not_matter() {
 }
 
 fn bytes(isa: Isa, ty: QuantType, hessians: &[Hessian], x: &[f32], cols: usize) -> Vec<u8> {
-    let search = Search { refits: 1, sweeps: 2 };
+    let search = Search { start: Start::Columns { refits: 1 }, sweeps: 2 };
     let rounding = Rounding { ty, hessians, search, effort: Effort::Default };
     let mut bytes = vec![0; ty.row_bytes(x.len()).unwrap()];
     round_rows(isa, rounding, x, cols, &mut bytes);
@@ -218,7 +218,7 @@ fn rows_make_up_for_each_others_errors() {
     }
     let round = |cpu: &Cpu| {
         let hessians = [gram(cpu, &x, cols).hessian(cpu, Damping::LAYER)];
-        let search = Search { refits: 1, sweeps: 1 };
+        let search = Search { start: Start::Columns { refits: 1 }, sweeps: 1 };
         let rounding = Rounding { ty, hessians: &hessians, search, effort: Effort::Default };
         let mut alone = vec![0; ty.row_bytes(w.len()).unwrap()];
         round_rows(cpu.isa(), rounding, &w, cols, &mut alone);
@@ -239,6 +239,58 @@ fn rows_make_up_for_each_others_errors() {
     for isa in Isa::available() {
         for threads in [1, 3] {
             assert!(round(&cpu(threads, isa)) == want, "{}, {threads} threads", isa.name());
+        }
+    }
+}
+
+#[test]
+fn rows_make_up_for_what_their_inputs_have_lost() {
+    let (rows, cols, n) = (19, 128, 400);
+    // Inputs that have much in common, and those that are left of them: a part of each has gone over to
+    // its neighbour, and there is noise.
+    let (mut x, common) = (noise(20, n * cols), noise(21, n));
+    for (x, common) in x.chunks_exact_mut(cols).zip(common) {
+        x.iter_mut().for_each(|x| *x += common);
+    }
+    let noise_of_inputs = noise(22, n * cols);
+    let left: Vec<f32> = (0..n * cols)
+        .map(|at| 0.8 * x[at] + 0.1 * x[(at + 1) % (n * cols)] + 0.01 * noise_of_inputs[at])
+        .collect();
+    let w = noise(23, rows * cols);
+    let made_up = |cpu: &Cpu| {
+        let mut y = w.clone();
+        // Two parts of the columns, each by itself.
+        for part in [0..64, 64..cols] {
+            let mut gram = Gram::new(part.len());
+            gram.add(cpu, &panels(&left, cols, part.clone()));
+            let mut lost = Lost::new(part.len());
+            for (x, left) in x.chunks(150 * cols).zip(left.chunks(150 * cols)) {
+                let difference: Vec<f32> = x.iter().zip(left).map(|(x, y)| x - y).collect();
+                let [difference, left] = [&difference, left].map(|x| panels(x, cols, part.clone()));
+                lost.add(cpu, &difference, &left);
+            }
+            let hessian = gram.hessian(cpu, Damping::LAYER);
+            lost.make_up(cpu, &hessian, gram.unit(), &mut y, cols, part.start);
+        }
+        y
+    };
+    let error = |y: &[f32]| -> f64 {
+        let product = |w: &[f32], x: &[f32]| -> f64 {
+            w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum()
+        };
+        let inputs = || x.chunks_exact(cols).zip(left.chunks_exact(cols));
+        let rows = w.chunks_exact(cols).zip(y.chunks_exact(cols));
+        rows.flat_map(|(w, y)| inputs().map(move |(x, left)| product(w, x) - product(y, left)))
+            .map(|error| error * error)
+            .sum()
+    };
+    let want = made_up(&cpu(1, Isa::SCALAR));
+    let (before, after) = (error(&w), error(&want));
+    // Half of the errors is a quarter of their squares, where nothing is damped.
+    assert!(after < 0.4 * before, "{after} of {before}: {}", after / before);
+    for isa in Isa::available() {
+        for threads in [1, 3] {
+            assert!(made_up(&cpu(threads, isa)) == want, "{}, {threads} threads", isa.name());
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What codes and scales a type has.
 
-use crate::quant::block::Quantize;
+use crate::quant::block::{dequantize, Quantize};
 use crate::quant::iq4::Values;
 use crate::quant::range::Range;
 
@@ -38,6 +38,8 @@ pub struct Grid {
     pub(in crate::quant) parts: fn(&[u8]) -> Parts,
     /// A block with these scales and codes.
     pub(in crate::quant) pack: fn(&Parts, &[i8], &mut [u8]),
+    /// The values of a block.
+    pub(in crate::quant) values: fn(&[u8], &mut [f32]),
 }
 
 impl Grid {
@@ -51,6 +53,7 @@ impl Grid {
             scales: B::SCALES,
             parts: |bytes| bytemuck::from_bytes::<B>(bytes).parts(),
             pack: |parts, q, bytes| *bytemuck::from_bytes_mut(bytes) = B::from_parts(parts, q),
+            values: dequantize::<B>,
         }
     }
 }

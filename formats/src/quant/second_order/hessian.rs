@@ -50,7 +50,7 @@ impl Hessian {
     }
 
     /// Sixteen columns of `H`, `[n]`.
-    pub(super) fn h(&self, panel: usize) -> &[Row] {
+    pub fn h(&self, panel: usize) -> &[Row] {
         &self.h[panel * self.n..][..self.n]
     }
 
@@ -60,7 +60,7 @@ impl Hessian {
     }
 
     /// `D`, `[n]`.
-    pub(super) fn d(&self) -> &[f32] {
+    pub fn d(&self) -> &[f32] {
         &self.d
     }
 

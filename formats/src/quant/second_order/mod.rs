@@ -32,10 +32,22 @@ use tile::Tile;
 /// How long to search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Search {
-    /// How often the scales of a block are chosen anew for the values that the feedback asks for.
-    pub refits: usize,
+    /// Where to begin.
+    pub start: Start,
     /// How often all sub-blocks are chosen again.
     pub sweeps: usize,
+}
+
+/// Where a search begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Columns are rounded one after the other.
+    Columns {
+        /// How often the scales of a block are chosen anew for the values that the feedback asks for.
+        refits: usize,
+    },
+    /// At blocks that there are.
+    Blocks,
 }
 
 /// The usual quantizer of a type: quantizes a block of values, whose importances are given too.
@@ -55,7 +67,8 @@ pub struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Quantizes the rows to blocks of `grid`'s type, `[rows, bytes of a row]`.
+    /// Quantizes the rows to blocks of `grid`'s type, `[rows, bytes of a row]`. [`Start::Blocks`] begins with
+    /// those in `y`.
     #[inline(always)]
     pub(super) fn quantize<L: Lanes>(&self, l: L, grid: &Grid, fit: Fit<'_>, y: &mut [u8]) {
         match grid.codes {
@@ -74,16 +87,23 @@ impl Rows<'_> {
         y: &mut [u8],
     ) {
         let rows = self.x.len() / self.cols;
+        let row_bytes = y.len() / rows;
         let mut start = 0;
         for h in self.hessians {
             let tiles = self.x.chunks(16 * self.cols);
             let mut tiles: Vec<_> =
                 tiles.map(|x| Tile::new(x, self.cols, start, h, grid)).collect();
-            ldlq::round(l, &mut tiles, codes, fit, self.search.refits);
+            match self.search.start {
+                Start::Columns { refits } => ldlq::round(l, &mut tiles, codes, fit, refits),
+                Start::Blocks => {
+                    for (tile, y) in tiles.iter_mut().zip(y.chunks(16 * row_bytes)) {
+                        tile.unpack(l, codes, y, row_bytes, start);
+                    }
+                }
+            }
             for _ in 0..self.search.sweeps {
                 descent::sweep(l, &mut tiles, codes);
             }
-            let row_bytes = y.len() / rows;
             for (tile, y) in tiles.iter().zip(y.chunks_mut(16 * row_bytes)) {
                 tile.pack(y, row_bytes, start);
             }

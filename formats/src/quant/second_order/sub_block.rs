@@ -134,7 +134,7 @@ impl<L: Lanes> SubBlock<'_, L> {
 
 /// The distance of values whose codes differ by one, and its inverse, or 0 if that would be infinite.
 #[inline(always)]
-fn step<L: Lanes>(l: L, d: L::F, scale: L::F) -> (L::F, L::F) {
+pub fn step<L: Lanes>(l: L, d: L::F, scale: L::F) -> (L::F, L::F) {
     let a = l.mul(d, scale);
     let size = l.max(a, l.sub(l.splat(0.0), a));
     let inverse = l.div(l.splat(1.0), a);

@@ -4,7 +4,9 @@ use std::slice;
 
 use super::grid::{Grid, Parts};
 use super::hessian::{Hessian, Row};
+use super::sub_block::step;
 use crate::quant::lanes::Lanes;
+use crate::quant::range::Integers;
 
 /// Rows × the columns of one Hessian.
 pub struct Tile<'a> {
@@ -53,6 +55,41 @@ impl<'a> Tile<'a> {
             g: vec![Row::default(); grid.len],
             rows: x.len() / cols,
             x: by_column,
+        }
+    }
+
+    /// Takes over the blocks at their places in `y`, `[rows, row_bytes]`, where those of this tile begin with
+    /// column `start`.
+    #[inline(always)]
+    pub fn unpack<L: Lanes, C: Integers>(
+        &mut self,
+        l: L,
+        codes: C,
+        y: &[u8],
+        row_bytes: usize,
+        start: usize,
+    ) {
+        let Grid { len, sub, block_bytes, parts, values, .. } = *self.grid;
+        for (lane, y) in y.chunks_exact(row_bytes).enumerate() {
+            let y = y[start / len * block_bytes..].chunks_exact(block_bytes);
+            let mut of_block = [0.0; 256];
+            for ((scales, q), y) in self.scales.iter_mut().zip(self.q.chunks_exact_mut(len)).zip(y)
+            {
+                scales.set_lane(lane, &parts(y));
+                values(y, &mut of_block[..len]);
+                for (q, value) in q.iter_mut().zip(of_block) {
+                    q.0[lane] = value;
+                }
+            }
+        }
+        // From values to codes, and to what is left.
+        for (i, (q, r)) in self.q.iter_mut().zip(&mut self.r).enumerate() {
+            let (scales, j) = (&self.scales[i / len], i % len / sub);
+            let (_, inverse) = step(l, l.load(&scales.d.0), l.load(&scales.scales[j].0));
+            let b = l.mul(l.load(&scales.dmin.0), l.load(&scales.mins[j].0));
+            let value = l.load(&q.0);
+            l.store(codes.nearest_lanes(l, l.mul(l.add(value, b), inverse)), &mut q.0);
+            l.store(l.sub(l.load(&r.0), value), &mut r.0);
         }
     }
 
