@@ -1,19 +1,23 @@
 //! `lapidary hessian`: collects second-order statistics of a model on a text.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{anyhow, Context};
 use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
-use lapidary::convert::{check_output, Target};
+use lapidary::convert::{
+    check_output, finished_tensors, keep_unfinished, unfinished_path, ConvertError, Finished,
+    Progress, Target,
+};
 use lapidary::hessian::{About, CollectError, HessianFile, Options};
 use lapidary::kernels::Cpu;
 use lapidary::model::{Extent, Model, RowSource, Source};
 use lapidary::tokenizer::Tokenizer;
+use lapidary_formats::gguf::{Header, HEADER_CHECKSUM_KEY};
 
-use super::convert::with_advice;
+use super::convert::{bar, report_nothing_to_resume, with_advice, Bar};
 use super::interrupt;
 use super::json::json_line;
 use super::options::{CpuArgs, ModelArg};
@@ -52,9 +56,12 @@ pub struct Args {
     fisher: bool,
     #[command(flatten)]
     cpu: CpuArgs,
-    /// Replace the output if it exists
+    /// Replace the output, and FILE.part, if they exist
     #[arg(long)]
     force: bool,
+    /// Continue an interrupted collection from FILE.part, after the last layer that is complete
+    #[arg(long)]
+    resume: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -66,6 +73,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let source = args.model.open()?;
     check_output(&args.output, args.force, Some(&source), &[&args.file]).map_err(with_advice)?;
     let tokenizer = super::options::tokenizer(&source)?;
+    let part = unfinished_path(&args.output);
+    if args.resume && !part.exists() {
+        report_nothing_to_resume(&part, "the statistics are collected")?;
+    }
     let collecting = Collecting {
         text: &args.file,
         n_ctx: args.ctx,
@@ -73,18 +84,44 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         memory: args.memory,
         fisher: args.fisher,
         force: args.force,
+        resume: args.resume,
     };
-    let bytes = collecting.run(&source, &tokenizer, args.cpu.cpu()?, &args.output)?;
+    let collected = collecting.run(&source, &tokenizer, args.cpu.cpu()?, &args.output)?;
     let mut out = terminal::stdout();
     match args.json {
-        true => writeln!(out, "{}", json_line(&json(&args.output, bytes)))?,
-        false => writeln!(out, "{}: {}", args.output.display(), size(bytes))?,
+        true => writeln!(out, "{}", json_line(&collected.json(&args.output)))?,
+        false => collected.print(&mut out, &args.output)?,
     }
     Ok(())
 }
 
-fn json(output: &Path, bytes: u64) -> serde_json::Value {
-    serde_json::json!({ "output": output.display().to_string(), "file_bytes": bytes })
+/// A file that has been written.
+pub struct Collected {
+    /// Its size.
+    bytes: u64,
+    /// The number of its tensors.
+    tensors: usize,
+    /// How many of them had been finished before.
+    resumed: usize,
+}
+
+impl Collected {
+    fn print(&self, out: &mut impl Write, output: &Path) -> io::Result<()> {
+        writeln!(out, "{}: {}", output.display(), size(self.bytes))?;
+        if self.resumed > 0 {
+            let Self { resumed, tensors, .. } = self;
+            writeln!(out, "{resumed} of {tensors} tensors had been finished before")?;
+        }
+        Ok(())
+    }
+
+    fn json(&self, output: &Path) -> serde_json::Value {
+        serde_json::json!({
+            "output": output.display().to_string(),
+            "file_bytes": self.bytes,
+            "resumed_tensors": self.resumed,
+        })
+    }
 }
 
 /// How to collect the statistics of a text.
@@ -101,22 +138,24 @@ pub struct Collecting<'a> {
     pub fisher: bool,
     /// Whether a file that is there may be replaced.
     pub force: bool,
+    /// Whether to go on with what was interrupted.
+    pub resume: bool,
 }
 
 impl<'a> Collecting<'a> {
     /// Those of a whole text.
-    pub fn all_of(text: &'a Path, memory: u64, fisher: bool, force: bool) -> Self {
-        Self { text, n_ctx: N_CTX, chunks: None, memory, fisher, force }
+    pub fn all_of(text: &'a Path, memory: u64, fisher: bool) -> Self {
+        Self { text, n_ctx: N_CTX, chunks: None, memory, fisher, force: false, resume: false }
     }
 
-    /// Collects them in the file `output`, and returns its size in bytes.
+    /// Collects them in the file `output`.
     pub fn run(
         &self,
         source: &Source,
         tokenizer: &Tokenizer,
         cpu: Cpu,
         output: &Path,
-    ) -> anyhow::Result<u64> {
+    ) -> anyhow::Result<Collected> {
         let (text, about) = self.about(source, tokenizer)?;
         self.collect(&Model::on(cpu, source)?, source, &text, &about, output)
     }
@@ -162,28 +201,69 @@ impl<'a> Collecting<'a> {
         text: &Text,
         about: &About,
         output: &Path,
-    ) -> anyhow::Result<u64> {
-        let header = about.header(model)?;
-        let target = Target::with_header(output, self.force, Some(source), &header);
+    ) -> anyhow::Result<Collected> {
+        let mut header = about.header(model)?;
+        // Until the file is complete, it says of what state of the source it is.
+        header.set(HEADER_CHECKSUM_KEY, source.state());
+        let target = Target::with_header(output, self.force, self.resume, Some(source), &header);
         let mut target = target.map_err(with_advice)?;
-        target.begin(0)?;
         about.report(model, &mut terminal::stderr())?;
-        let bar = progress_bar();
-        let collected =
-            about.collect(model, &text.tokens, header, target.file(), &mut |done, all| {
-                bar.set_length(all as u64);
-                bar.set_position(done as u64);
-                !interrupt::requested()
-            });
+        let stop = |target, error| Err(advice(keep_unfinished(target, &header, error)));
+        let finished = match self.finished(&target, source, &header) {
+            Ok(finished) => finished,
+            Err(error) => return stop(target, error),
+        };
+        let resumed = finished.checksums.len();
+        target.begin(finished.len).map_err(with_advice)?;
+        let (bar, checksums) = (progress_bar(), finished.checksums);
+        let progress = &mut |done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+            !interrupt::requested()
+        };
+        let file = target.file();
+        let done = about.collect(model, &text.tokens, header.clone(), file, checksums, progress);
         bar.finish_and_clear();
-        match collected {
-            Err(CollectError::Cancelled) => interrupt::check()?,
-            result => result.with_context(|| self.text.display().to_string())?,
+        match done {
+            Ok(()) => {}
+            Err(CollectError::Cancelled) => return stop(target, ConvertError::Cancelled),
+            Err(CollectError::Store(error)) => {
+                let path = output.to_owned();
+                return stop(target, ConvertError::Write { path, error });
+            }
+            Err(error) => return Err(error).with_context(|| self.text.display().to_string()),
         }
         target.sync()?;
         let bytes = target.file().metadata()?.len();
         target.commit()?;
-        Ok(bytes)
+        Ok(Collected { bytes, tensors: header.tensors().len(), resumed })
+    }
+
+    /// What of the unfinished file is finished.
+    fn finished(
+        &self,
+        target: &Target,
+        source: &Source,
+        header: &Header,
+    ) -> Result<Finished, ConvertError> {
+        if !self.resume {
+            return Ok(Finished::default());
+        }
+        let mut bar = Bar(bar());
+        bar.started(header.file_bytes());
+        let bytes = |i: usize| header.tensors()[i].bytes;
+        let finished = finished_tensors(target, source, header, &bytes, &mut bar);
+        bar.0.finish_and_clear();
+        finished
+    }
+}
+
+/// Adds the option that helps to an error.
+fn advice(error: ConvertError) -> anyhow::Error {
+    match error {
+        // A conversion could compare bytes.
+        ConvertError::StateChanged { .. } => anyhow!("{error}; without --resume it is replaced"),
+        error => with_advice(error),
     }
 }
 

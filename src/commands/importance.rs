@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use lapidary::convert::{SecondOrder, Weighting};
+use lapidary::convert::{unfinished_path, SecondOrder, Weighting};
 use lapidary::hessian::{self, HessianFile};
 use lapidary::kernels::Cpu;
 use lapidary::model::{Extent, Model, RowSource, Source};
@@ -45,6 +45,19 @@ pub struct ImportanceArgs {
     memory: u64,
 }
 
+/// What statistics are collected for.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination<'a> {
+    /// The file to write, if any.
+    pub output: Option<&'a Path>,
+    /// Whether files that are there may be replaced.
+    pub force: bool,
+    /// Whether to go on with what was interrupted.
+    pub resume: bool,
+    /// How thoroughly to search.
+    pub effort: Effort,
+}
+
 impl ImportanceArgs {
     /// The file that is read, if any.
     pub fn input(&self) -> Option<&Path> {
@@ -52,20 +65,21 @@ impl ImportanceArgs {
     }
 
     /// The statistics for second-order rounding, if options ask for them: those in a file, or with
-    /// --calibrate and the best effort those that are collected for `output`.
+    /// --calibrate and the best effort those that are collected for the output.
     pub fn second_order(
         &self,
         source: &Source,
         tokenizer: &Tokenizer,
         cpu: &Cpu,
-        (output, force): (Option<&Path>, bool),
-        effort: Effort,
+        to: Destination<'_>,
     ) -> anyhow::Result<Option<SecondOrder>> {
+        let Destination { output, force, resume, effort } = to;
         let file = match (&self.hessian, &self.calibrate, self.own_statistics(output, effort)) {
             (Some(path), ..) => HessianFile::open(path, &source.fingerprint(Extent::Sample)?)?,
             (None, Some(text), Some(path)) => {
                 let fisher = effort == Effort::Max;
-                let collecting = Collecting::all_of(text, self.memory, fisher, force);
+                let all = Collecting::all_of(text, self.memory, fisher);
+                let collecting = Collecting { force, resume, ..all };
                 collecting.file(source, tokenizer, cpu, &path)?
             }
             _ => return Ok(None),
@@ -79,6 +93,12 @@ impl ImportanceArgs {
         let mut path = output.as_os_str().to_owned();
         path.push(".hessian");
         Some(path.into())
+    }
+
+    /// Whether statistics for `output` only were collected, or begun to be.
+    pub fn has_begun(&self, output: &Path, effort: Effort) -> bool {
+        let own = self.own_statistics(Some(output), effort);
+        own.is_some_and(|path| path.exists() || unfinished_path(&path).exists())
     }
 
     /// Deletes the statistics that were collected for `output` only.

@@ -3,10 +3,11 @@
 use std::num::NonZeroUsize;
 
 use half::bf16;
+use lapidary_formats::gguf::GgufError;
 use thiserror::Error;
 
-use super::fisher::Snapshots;
-use super::{Inputs, ROWS as LIMIT};
+use super::fisher::{self, Snapshots};
+use super::Inputs;
 use crate::kernels::second_order::{panels, Gram};
 use crate::kernels::{Activations, Cpu, KvType};
 use crate::model::{Model, ModelError, Observer, Readers, State, StateOptions};
@@ -60,7 +61,7 @@ pub enum CollectError {
     Cancelled,
     /// What was collected could not be stored.
     #[error(transparent)]
-    Store(#[from] super::FileError),
+    Store(#[from] GgufError),
 }
 
 /// What was collected of the inputs of some matrices, or of the outputs of one.
@@ -111,9 +112,11 @@ impl Extent {
     }
 }
 
-/// Runs `model` over `tokens`, the whole text with BOS first. Calls `store` with what was collected
-/// of each of [`Inputs::of`], in order, and with the Fisher information of each of `Outputs::of`,
-/// layer by layer from the last one, if it is asked for, and `progress` with the parts of the work that are done and
+/// Runs `model` over `tokens`, the whole text with BOS first. Calls `store` with what was collected of the
+/// inputs of each layer and of those of the output matrix, in the order of [`Inputs::of`]; then, if it is
+/// asked for, with the Fisher information of the outputs of each layer, from the last one, in the order
+/// of `Outputs::of`. The first `finished` of these groups are left out: the text is taken through their layers
+/// all the same, but nothing is summed. Calls `progress` with the parts of the work that are done and
 /// their number; it returns whether to continue. Nothing depends on the number of threads or the
 /// instruction set, bit for bit.
 ///
@@ -124,10 +127,15 @@ pub fn collect(
     model: &Model<'_>,
     tokens: &[u32],
     options: Options,
-    store: &mut dyn FnMut(Collected) -> Result<(), super::FileError>,
+    finished: usize,
+    store: &mut dyn FnMut(Vec<Collected>) -> Result<(), CollectError>,
     progress: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<(), CollectError> {
     let extent = Extent::new(tokens.len(), &options)?;
+    let n_layer = model.config().n_layer();
+    if finished > n_layer + if options.fisher { n_layer } else { 0 } {
+        return Ok(());
+    }
     // A chunk is taken through a layer in one piece.
     let options_of_state =
         StateOptions { n_ubatch: extent.n_ctx, ..StateOptions::new(extent.n_ctx, KvType::F16) };
@@ -137,15 +145,15 @@ pub fn collect(
         let chunk = chunk(tokens, extent.n_ctx, i, options.bos);
         streams.push(model.embedded(&mut state, &chunk)?);
     }
-    let n_layer = model.config().n_layer();
     let all = Inputs::of(model.config(), model.output_kind());
     let mut snapshots = options.fisher.then(|| Snapshots::new(n_layer, &extent));
-    let back = snapshots.as_ref().map_or(0, |snapshots| snapshots.tokens(extent.n_ctx));
+    let back = if options.fisher { fisher::tokens(&extent) } else { 0 };
     let (mut done, total) = (0, (n_layer + 1) * streams.len() + n_layer * back / extent.n_ctx);
     for layer in 0..=n_layer {
         let of_layer: Vec<Inputs> = all
             .iter()
             .filter(|inputs| inputs.layer() == (layer < n_layer).then_some(layer))
+            .filter(|_| layer >= finished)
             .copied()
             .collect();
         if let Some(snapshots) = snapshots.as_mut().filter(|_| layer < n_layer) {
@@ -163,13 +171,13 @@ pub fn collect(
                 return Err(CollectError::Cancelled);
             }
         }
-        for collected in collector.collected {
-            store(collected)?;
+        if layer >= finished {
+            store(collector.collected)?;
         }
     }
     let Some(snapshots) = snapshots else { return Ok(()) };
-    let store = &mut |_, grams| Ok(store(Collected { grams, held_out: Vec::new() })?);
-    snapshots.take_back(model, &mut state, &streams, LIMIT, store, &mut || {
+    let finished = finished.saturating_sub(n_layer + 1);
+    snapshots.take_back(model, &mut state, &streams, finished, store, &mut || {
         done += 1;
         progress(done, total)
     })

@@ -1,35 +1,35 @@
 //! Statistics in a GGUF file: `NAME.0`, `NAME.1` … are the parts of the columns, sixteen at a time, with
 //! the sums down to the row of the last of them; `NAME.held_out` has rows that were held out.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::bf16;
-use lapidary_formats::gguf::{Checksum, Gguf, GgufError, Header, Writer};
+use lapidary_formats::gguf::{Gguf, GgufError};
 use lapidary_formats::quant::{QuantType, Row};
 use lapidary_formats::tensor::TensorView;
 use thiserror::Error;
 
-use super::collect::{collect, CollectError, Collected, Extent, Options};
+use super::about::About;
 use super::{Inputs, Outputs, ROWS};
 use crate::kernels::second_order::Gram;
-use crate::model::{Model, Stream};
 
 /// What the files are according to their `general.type`.
 pub const KIND: &str = "hessian";
-const KIND_KEY: &str = "general.type";
+pub(super) const KIND_KEY: &str = "general.type";
 /// As in a model that was converted: an unfinished file that has it is ours and may be replaced.
-const VERSION: &str = "lapidary.version";
-const MODEL: &str = "hessian.model";
-const DATASETS: &str = "hessian.datasets";
-/// The checksum of the text's tokens.
-const TEXT: &str = "hessian.text";
-const TOKENS: &str = "hessian.tokens";
+pub(super) const VERSION: &str = "lapidary.version";
+/// The key of the fingerprint of the model.
+pub(crate) const MODEL: &str = "hessian.model";
+pub(super) const DATASETS: &str = "hessian.datasets";
+/// The key of the checksum of the text's tokens.
+pub(crate) const TEXT: &str = "hessian.text";
+pub(super) const TOKENS: &str = "hessian.tokens";
+/// The key of the number of tokens whose gradients the Fisher information is of, if there is any.
+pub(crate) const FISHER_TOKENS: &str = "hessian.fisher_tokens";
 /// Columns whose products are summed, at most.
-const LIMIT: &str = "hessian.columns";
-const CHUNK_SIZE: &str = "hessian.chunk_size";
+pub(super) const LIMIT: &str = "hessian.columns";
+pub(super) const CHUNK_SIZE: &str = "hessian.chunk_size";
 
 /// What is wrong with a file of statistics.
 #[derive(Debug, Error)]
@@ -37,12 +37,6 @@ pub enum FileError {
     /// It is no GGUF file, or a damaged one.
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    /// Its header could not be completed.
-    #[error("{error}")]
-    Seal {
-        /// What the system says.
-        error: io::Error,
-    },
     /// It is another kind of file.
     #[error("{}: it has no second-order statistics; `lapidary hessian` makes them", path.display())]
     Kind {
@@ -94,153 +88,6 @@ pub enum FileError {
         /// How many values it should have.
         len: usize,
     },
-}
-
-/// What a file is about.
-#[derive(Clone, Debug)]
-pub struct About {
-    /// The model's fingerprint.
-    model: String,
-    /// The name of the text.
-    dataset: String,
-    /// The checksum of its tokens.
-    text: String,
-    options: Options,
-    extent: Extent,
-}
-
-impl About {
-    /// The statistics of the model with this fingerprint on `tokens`, a text of the name `dataset` with
-    /// BOS first.
-    ///
-    /// # Errors
-    /// If the text does not fill a chunk.
-    pub fn new(
-        model: String,
-        dataset: String,
-        tokens: &[u32],
-        options: Options,
-    ) -> Result<Self, CollectError> {
-        let extent = Extent::new(tokens.len(), &options)?;
-        let mut checksum = Checksum::new();
-        tokens.iter().for_each(|token| checksum.update(&token.to_le_bytes()));
-        let text = format!("{:016x}", checksum.value());
-        Ok(Self { model, dataset, text, options, extent })
-    }
-
-    /// The model's fingerprint.
-    pub fn model(&self) -> &str {
-        &self.model
-    }
-
-    /// The header of the file.
-    ///
-    /// # Errors
-    /// If the file could not be read again.
-    pub fn header(&self, model: &Model<'_>) -> Result<Header, GgufError> {
-        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let mut header = Header::new();
-        header.set(KIND_KEY, KIND);
-        header.set(VERSION, env!("CARGO_PKG_VERSION"));
-        header.set(MODEL, self.model.as_str());
-        header.set(DATASETS, vec![self.dataset.clone()]);
-        header.set(TEXT, self.text.as_str());
-        header.set(TOKENS, number(self.extent.tokens()));
-        header.set(CHUNK_SIZE, number(self.extent.n_ctx));
-        header.set(LIMIT, self.options.limit as u64);
-        for inputs in Inputs::of(model.config(), model.output_kind()) {
-            let name = inputs.name();
-            for (i, part) in inputs.parts(self.options.limit).iter().enumerate() {
-                let shape = [16, Gram::len(part.len())];
-                header.add_tensor(format!("{name}.{i}"), QuantType::F32, &shape)?;
-            }
-            if self.extent.held_out_rows() > 0 {
-                let shape = [inputs.cols, self.extent.held_out_rows()];
-                header.add_tensor(format!("{name}.held_out"), QuantType::BF16, &shape)?;
-            }
-        }
-        let layers = if self.options.fisher { model.config().n_layer() } else { 0 };
-        for layer in (0..layers).rev() {
-            for outputs in Outputs::of(model.config(), layer) {
-                for (i, part) in outputs.parts(ROWS).iter().enumerate() {
-                    let shape = [16, Gram::len(part.len())];
-                    header.add_tensor(format!("{}.{i}", outputs.name()), QuantType::F32, &shape)?;
-                }
-            }
-        }
-        header.reserve_checksums();
-        Ok(header)
-    }
-
-    /// Says what is going to be collected and what memory it takes.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn report(&self, model: &Model<'_>, out: &mut dyn Write) -> io::Result<()> {
-        let config = model.config();
-        let stream = Stream::bytes(self.extent.chunks * self.extent.n_ctx, config.n_embd);
-        let mut all = Inputs::of(config, model.output_kind());
-        all.retain(|inputs| inputs.layer() == Some(0));
-        let parts = all.iter().flat_map(|inputs| inputs.parts(self.options.limit));
-        let sums: usize = parts.map(|part| Gram::len(part.len()) * size_of::<Row>()).sum();
-        writeln!(
-            out,
-            "{} tokens in chunks of {}, {} of them held out; {} MB for their stream and {} MB for sums",
-            self.extent.chunks * self.extent.n_ctx,
-            self.extent.n_ctx,
-            self.extent.chunks * self.extent.n_ctx - self.extent.tokens(),
-            stream.div_ceil(1_000_000),
-            sums.div_ceil(1_000_000),
-        )?;
-        for inputs in &all {
-            let parts = inputs.parts(self.options.limit);
-            if parts.len() > 1 {
-                let names = inputs.readers.names().join(", ");
-                let (cols, n, each) = (inputs.cols, parts.len(), parts[0].len());
-                writeln!(out, "{names} …: {cols} columns in {n} parts of at most {each}")?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Collects the statistics and writes them to `file`, which is empty.
-    ///
-    /// # Errors
-    /// Those of [`CollectError`].
-    pub fn collect(
-        &self,
-        model: &Model<'_>,
-        tokens: &[u32],
-        header: Header,
-        mut file: &File,
-        progress: &mut dyn FnMut(usize, usize) -> bool,
-    ) -> Result<(), CollectError> {
-        let mut writer =
-            Writer::new(BufWriter::new(file), header.clone()).map_err(FileError::from)?;
-        let store = &mut |collected| Ok(write(&mut writer, &collected)?);
-        collect(model, tokens, self.options, store, progress)?;
-        writer.write_checksums().map_err(FileError::from)?;
-        writer.finish().map_err(FileError::from)?;
-        header.seal(&mut file).map_err(|error| FileError::Seal { error })?;
-        Ok(())
-    }
-}
-
-/// Writes what was collected of one of the inputs.
-fn write<W: Write>(writer: &mut Writer<W>, collected: &Collected) -> Result<(), GgufError> {
-    for gram in &collected.grams {
-        // A few megabytes at a time.
-        for rows in gram.sums().chunks(1 << 16) {
-            let bytes: Vec<u8> =
-                rows.iter().flat_map(|row| row.0).flat_map(f32::to_le_bytes).collect();
-            writer.write(&bytes)?;
-        }
-    }
-    if !collected.held_out.is_empty() {
-        let bytes: Vec<u8> = collected.held_out.iter().flat_map(|x| x.to_le_bytes()).collect();
-        writer.write(&bytes)?;
-    }
-    Ok(())
 }
 
 /// The names of the texts that the statistics in a file were collected on; none if it has no statistics.

@@ -4,14 +4,26 @@
 
 use std::ops::Range;
 
-use super::collect::{CollectError, Extent};
-use super::Outputs;
+use super::collect::{CollectError, Collected, Extent};
+use super::{Outputs, ROWS};
 use crate::kernels::second_order::{panels, Gram};
 use crate::kernels::Cpu;
 use crate::model::{GradientObserver, Model, State, Stream, TensorKind};
 
 /// Tokens whose gradients are taken, at most.
 const TOKENS: usize = 1 << 14;
+
+/// The numbers of the chunks of a text whose gradients are taken.
+fn chunks(extent: &Extent) -> Vec<usize> {
+    let summed: Vec<usize> = (0..extent.chunks).filter(|i| !Extent::is_held_out(*i)).collect();
+    let step = summed.len().div_ceil((TOKENS / extent.n_ctx).max(1)).max(1);
+    summed.into_iter().step_by(step).collect()
+}
+
+/// Number of tokens of a text whose gradients are taken.
+pub(super) fn tokens(extent: &Extent) -> usize {
+    chunks(extent).len() * extent.n_ctx
+}
 
 /// The streams that the gradients are taken back through: of some chunks, before every few layers. Those
 /// before the other layers are computed again when they are needed.
@@ -27,11 +39,8 @@ pub(super) struct Snapshots {
 impl Snapshots {
     /// Of a text of this extent.
     pub fn new(n_layer: usize, extent: &Extent) -> Self {
-        let summed: Vec<usize> = (0..extent.chunks).filter(|i| !Extent::is_held_out(*i)).collect();
-        let step = summed.len().div_ceil((TOKENS / extent.n_ctx).max(1)).max(1);
         let every = n_layer.isqrt().max(1);
-        let chunks = summed.into_iter().step_by(step).collect();
-        Self { every, chunks, streams: Vec::new() }
+        Self { every, chunks: chunks(extent), streams: Vec::new() }
     }
 
     /// Shows it the streams of all chunks before `layer`.
@@ -41,21 +50,16 @@ impl Snapshots {
         }
     }
 
-    /// Number of tokens.
-    pub fn tokens(&self, n_ctx: usize) -> usize {
-        self.chunks.len() * n_ctx
-    }
-
     /// Takes gradients back through all layers, from `last`, the streams of all chunks after the last one.
-    /// Calls `store` for the outputs of each matrix, layer by layer from the last one, with the sums by
-    /// part of the rows.
+    /// Calls `store` for each layer, from the last one, with the sums of the outputs of its matrices. For the
+    /// first `finished` layers, nothing is summed.
     pub fn take_back(
         mut self,
         model: &Model<'_>,
         state: &mut State,
         last: &[Stream],
-        limit: usize,
-        store: &mut dyn FnMut(Outputs, Vec<Gram>) -> Result<(), CollectError>,
+        finished: usize,
+        store: &mut dyn FnMut(Vec<Collected>) -> Result<(), CollectError>,
         progress: &mut dyn FnMut() -> bool,
     ) -> Result<(), CollectError> {
         let mut gradients = Vec::new();
@@ -63,6 +67,7 @@ impl Snapshots {
             gradients.push(model.sampled_gradient(state, &last[*chunk], *chunk as u64)?);
         }
         let mut end = model.config().n_layer();
+        let to_sum = 0..end.saturating_sub(finished);
         while let Some(streams) = self.streams.pop() {
             let layers = self.streams.len() * self.every..end;
             end = layers.start;
@@ -71,15 +76,19 @@ impl Snapshots {
             }
             let before = forth(model, state, streams, layers.clone())?;
             for (layer, streams) in layers.zip(before).rev() {
-                let mut collector = Collector::new(model, layer, limit);
+                let outputs = match to_sum.contains(&layer) {
+                    true => Outputs::of(model.config(), layer),
+                    false => Vec::new(),
+                };
+                let mut collector = Collector::new(model.cpu(), outputs);
                 for (stream, gradient) in streams.iter().zip(&mut gradients) {
                     model.take_back(state, layer, stream, gradient, &mut collector)?;
                     if !progress() {
                         return Err(CollectError::Cancelled);
                     }
                 }
-                for (outputs, grams) in collector.outputs.into_iter().zip(collector.grams) {
-                    store(outputs, grams)?;
+                if to_sum.contains(&layer) {
+                    store(collector.collected)?;
                 }
             }
         }
@@ -107,19 +116,18 @@ fn forth(
 
 struct Collector<'a> {
     cpu: &'a Cpu,
-    limit: usize,
     outputs: Vec<Outputs>,
-    /// By output and part of its rows.
-    grams: Vec<Vec<Gram>>,
+    /// By output.
+    collected: Vec<Collected>,
 }
 
 impl<'a> Collector<'a> {
-    fn new(model: &'a Model<'_>, layer: usize, limit: usize) -> Self {
-        let outputs = Outputs::of(model.config(), layer);
-        let grams = |outputs: &Outputs| {
-            outputs.parts(limit).iter().map(|part| Gram::new(part.len())).collect()
-        };
-        Self { cpu: model.cpu(), limit, grams: outputs.iter().map(grams).collect(), outputs }
+    fn new(cpu: &'a Cpu, outputs: Vec<Outputs>) -> Self {
+        let collected = outputs.iter().map(|outputs| Collected {
+            grams: outputs.parts(ROWS).iter().map(|part| Gram::new(part.len())).collect(),
+            held_out: Vec::new(),
+        });
+        Self { cpu, collected: collected.collect(), outputs }
     }
 }
 
@@ -127,7 +135,8 @@ impl GradientObserver for Collector<'_> {
     fn output(&mut self, kind: TensorKind, _layer: usize, gradient: &[f32]) {
         let Some(at) = self.outputs.iter().position(|outputs| outputs.kind == kind) else { return };
         let outputs = self.outputs[at];
-        for (part, gram) in outputs.parts(self.limit).into_iter().zip(&mut self.grams[at]) {
+        let grams = &mut self.collected[at].grams;
+        for (part, gram) in outputs.parts(ROWS).into_iter().zip(grams) {
             gram.add(self.cpu, &panels(gradient, outputs.rows, part));
         }
     }

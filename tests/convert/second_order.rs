@@ -10,7 +10,7 @@ use lapidary_formats::gguf::Gguf;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::directory::names;
+use crate::directory::{copy_of, names};
 use crate::fixtures::{held_out, micro, tiny};
 
 /// A directory with the model's name and texts.
@@ -181,6 +181,116 @@ fn a_calibrating_conversion_that_was_killed_is_gone_on_with() {
         assert!(place.bytes("out.gguf") == want);
         assert_eq!(names(place.dir.path()), ["out.gguf", "text"]);
     }
+}
+
+/// Asks a process to stop, as Ctrl-C does.
+#[cfg(unix)]
+fn interrupt(child: &mut Child) {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+}
+
+#[test]
+#[cfg(unix)]
+fn statistics_that_were_interrupted_are_gone_on_with() {
+    let place = Place::new(tiny());
+    let text = place.text("text", 0..16_000);
+    let (out, part) = (place.path("out"), place.path("out.part"));
+    let args = ["-f", &text, "-o", &out, "--fisher"];
+    place.run("hessian", &args);
+    let want = place.bytes("out");
+    // While layers are summed, and while gradients are. At the end nothing may be left to be stopped.
+    let stops: [fn(&mut Child); 2] = [interrupt, |child| child.kill().unwrap()];
+    for percent in [10, 80] {
+        for stop in stops {
+            let in_time = (0..TRIES).any(|_| {
+                let _ = fs::remove_file(&out);
+                let process = &mut place.command("hessian", &args);
+                stopped_at(process, &part, want.len() as u64 * percent / 100, stop)
+            });
+            assert!(in_time, "a process that can be stopped");
+            assert_eq!(names(place.dir.path()), ["out.part", "text"]);
+            let more = ["--resume", "--json", "--threads", "1"];
+            let report = place.run("hessian", &[&args[..], &more].concat());
+            let report: Value = serde_json::from_str(&report).unwrap();
+            assert!(report["resumed_tensors"].as_u64().unwrap() >= 4, "{report}");
+            assert!(place.bytes("out") == want);
+            assert_eq!(names(place.dir.path()), ["out", "text"]);
+        }
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_conversion_goes_on_with_its_statistics() {
+    let place = Place::new(tiny());
+    let text = place.text("text", 0..16_000);
+    let (out, part) = (place.path("out.gguf"), place.path("out.gguf.hessian.part"));
+    let args = ["-q", "Q2_K", "--calibrate", &text, "--effort", "best", "-o", &out];
+    place.run("convert", &args);
+    let want = place.bytes("out.gguf");
+    // Once two layers of four are there.
+    let statistics = place.path("statistics");
+    place.run("hessian", &["-f", &text, "-o", &statistics]);
+    let len = place.bytes("statistics").len() as u64 / 2;
+    let in_time = (0..TRIES).any(|_| {
+        let _ = fs::remove_file(&out);
+        stopped_at(&mut place.command("convert", &args), &part, len, interrupt)
+    });
+    assert!(in_time, "a process that can be stopped");
+    assert_eq!(names(place.dir.path()), ["out.gguf.hessian.part", "statistics", "text"]);
+    let output = place.command("convert", &[&args[..], &["--resume"]].concat()).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    // It does not say that there is nothing to resume.
+    assert!(!stderr.contains("anew"), "{stderr}");
+    assert!(place.bytes("out.gguf") == want);
+    assert_eq!(names(place.dir.path()), ["out.gguf", "statistics", "text"]);
+}
+
+#[test]
+#[cfg(unix)]
+fn other_statistics_are_not_gone_on_with() {
+    let copy = copy_of(&tiny());
+    let place = Place::new(copy.path().to_owned());
+    let (text, other) = (place.text("text", 0..16_000), place.text("other", 16_000..32_000));
+    let (out, part) = (place.path("out"), place.path("out.part"));
+    let in_time = (0..TRIES).any(|_| {
+        let _ = fs::remove_file(&out);
+        let process = &mut place.command("hessian", &["-f", &text, "-o", &out]);
+        stopped_at(process, &part, 2_000_000, interrupt)
+    });
+    assert!(in_time, "a process that can be stopped");
+    let begun = place.bytes("out.part");
+    let refused = |cause: &str, args: &[&str]| {
+        let said = place.fails(1, "hessian", &[args, &["-o", &out, "--resume"]].concat());
+        assert!(said.contains(&format!("{part}: was begun with the {cause} ")), "{said}");
+        assert!(said.contains("--force instead of --resume replaces it"), "{said}");
+        assert!(place.bytes("out.part") == begun);
+    };
+    refused("text of checksum", &["-f", &other]);
+    refused("hessian.tokens", &["-f", &text, "--chunks", "3"]);
+    refused("hessian.columns", &["-f", &text, "--memory", "1MB"]);
+    refused("number of tokens with gradients", &["-f", &text, "--fisher"]);
+    // Nor for a model that was written to since, and for another one.
+    let weights = copy.path().join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes).unwrap();
+    let go_on = ["-f", &text, "-o", &out, "--resume"];
+    let said = place.fails(1, "hessian", &go_on);
+    assert!(said.contains("had other sizes, times or inodes"), "{said}");
+    assert!(said.contains("without --resume it is replaced"), "{said}");
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, &bytes).unwrap();
+    refused("source of fingerprint", &["-f", &text]);
+    // Without --resume it begins anew.
+    place.run("hessian", &["-f", &other, "-o", &out]);
+    assert_eq!(names(place.dir.path()), ["other", "out", "text"]);
+    // Nothing is there to go on with.
+    let output = place.command("hessian", &[&go_on[..], &["--force"]].concat()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("out.part: does not exist, so there is nothing to resume"), "{said}");
 }
 
 #[test]

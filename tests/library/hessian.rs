@@ -2,6 +2,7 @@
 //! wrong with others.
 
 use std::fs::{self, File};
+use std::io::{Read, Seek};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -136,7 +137,7 @@ impl Place {
         let path = self.path(name);
         let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
         let header = about.header(&model).unwrap();
-        about.collect(&model, tokens, header, &file, &mut |_, _| true).unwrap();
+        about.collect(&model, tokens, header, &file, Vec::new(), &mut |_, _| true).unwrap();
         path
     }
 
@@ -254,14 +255,97 @@ fn a_text_that_is_too_short_or_stopped_is_an_error() {
     let mut asked = 0;
     let file = tempfile::tempfile().unwrap();
     let header = about.header(&model).unwrap();
-    let error = about.collect(&model, &tokens(2 * N_CTX), header, &file, &mut |done, all| {
+    let progress = &mut |done: usize, all: usize| {
         // Three layers and the output, twice.
         assert_eq!(all, 8);
         asked = done;
         done < 3
-    });
+    };
+    let error = about.collect(&model, &tokens(2 * N_CTX), header, &file, Vec::new(), progress);
     assert_eq!(error.unwrap_err().to_string(), "cancelled");
     assert_eq!(asked, 3);
+}
+
+/// A collection that can be interrupted and gone on with.
+struct Interrupted<'a> {
+    place: &'a Place,
+    about: About,
+    header: Header,
+    tokens: Vec<u32>,
+    file: File,
+}
+
+impl<'a> Interrupted<'a> {
+    fn new(place: &'a Place, tokens: Vec<u32>, options: Options) -> Self {
+        let about = About::new(place.fingerprint(), "text".to_owned(), &tokens, options).unwrap();
+        let header = about.header(&model(&place.source, 1, Isa::best())).unwrap();
+        Self { place, about, header, tokens, file: tempfile::tempfile().unwrap() }
+    }
+
+    /// Goes on after the tensors with the checksums `finished`, until `stop` parts of the work are done.
+    fn go_on(&self, finished: Vec<u64>, threads: usize, stop: usize) -> Result<(), String> {
+        let model = model(&self.place.source, threads, Isa::best());
+        (&self.file).rewind().unwrap();
+        let header = self.header.clone();
+        let progress = &mut |done: usize, _: usize| done < stop;
+        let done = self.about.collect(&model, &self.tokens, header, &self.file, finished, progress);
+        done.map_err(|error| error.to_string())
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let (mut file, mut bytes) = (&self.file, Vec::new());
+        file.rewind().unwrap();
+        file.read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// The checksums of the tensors that are finished.
+    fn finished(&self) -> Vec<u64> {
+        let stored = self.header.stored_checksums(&self.bytes()).unwrap();
+        stored.into_iter().take_while(|checksum| *checksum != 0).collect()
+    }
+}
+
+#[test]
+fn what_was_interrupted_anywhere_goes_on_to_the_same_bytes() {
+    let place = Place::new("micro-gemma2");
+    let options = Options { fisher: true, ..options(N_CTX, usize::MAX) };
+    let tokens = tokens(9 * N_CTX);
+    let whole = place.collect("whole", &tokens, options, 2, Isa::best());
+    let whole = fs::read(whole).unwrap();
+    // Nine chunks in three layers and the output, and eight of them back through each layer. A layer is
+    // stored with its last chunk; those of a layer are four inputs, with rows that were held out, and
+    // seven outputs.
+    let stops = [(1, 0), (9, 0), (10, 8), (27, 16), (28, 24), (36, 24), (37, 26), (44, 26)];
+    for (stop, tensors) in stops.into_iter().chain([(45, 33), (53, 40), (60, 40)]) {
+        let interrupted = Interrupted::new(&place, tokens.clone(), options);
+        let error = interrupted.go_on(Vec::new(), 1, stop).unwrap_err();
+        assert_eq!(error, "cancelled");
+        let finished = interrupted.finished();
+        assert_eq!(finished.len(), tensors, "after {stop}");
+        // Once more, before anything new is finished.
+        interrupted.go_on(finished.clone(), 2, 1).unwrap_err();
+        assert_eq!(interrupted.finished(), finished);
+        interrupted.go_on(finished, 3, usize::MAX).unwrap();
+        assert!(interrupted.bytes() == whole, "after {stop}");
+    }
+}
+
+#[test]
+fn a_layer_that_is_not_complete_is_collected_anew() {
+    let place = Place::new("micro-gemma2");
+    let options = Options { fisher: true, ..options(N_CTX, usize::MAX) };
+    let interrupted = Interrupted::new(&place, tokens(9 * N_CTX), options);
+    interrupted.go_on(Vec::new(), 2, usize::MAX).unwrap();
+    let (whole, checksums) = (interrupted.bytes(), interrupted.finished());
+    assert_eq!(checksums.len(), interrupted.header.tensors().len());
+    let start = interrupted.header.encode().len() as u64;
+    for (i, tensor) in interrupted.header.tensors().iter().enumerate() {
+        // The file ends within this tensor.
+        interrupted.file.set_len(start + tensor.offset + tensor.bytes / 2).unwrap();
+        interrupted.go_on(checksums[..i].to_vec(), 2, usize::MAX).unwrap();
+        assert!(interrupted.bytes() == whole, "{}", tensor.name);
+    }
 }
 
 /// Writes `path` anew, with other metadata or tensors.
