@@ -4,14 +4,14 @@ use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use anyhow::{anyhow, Context};
+use anyhow::{anyhow, bail, Context};
 use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use lapidary::convert::{
     check_output, finished_tensors, keep_unfinished, unfinished_path, ConvertError, Finished,
     Progress, Target,
 };
-use lapidary::hessian::{About, CollectError, HessianFile, Options};
+use lapidary::hessian::{is_temporary, About, CollectError, HessianFile, Options};
 use lapidary::kernels::Cpu;
 use lapidary::model::{Extent, Model, RowSource, Source};
 use lapidary::tokenizer::Tokenizer;
@@ -160,7 +160,8 @@ impl<'a> Collecting<'a> {
         self.collect(&Model::on(cpu, source)?, source, &text, &about, output)
     }
 
-    /// Opens the file `output` if it has them already, and collects them there if not.
+    /// Opens the file `output` if it has them already. If not, collects them there for a conversion, which
+    /// deletes them when it is done. A file that is there is replaced only if it was collected so.
     pub fn file(
         &self,
         source: &Source,
@@ -169,10 +170,12 @@ impl<'a> Collecting<'a> {
         output: &Path,
     ) -> anyhow::Result<HessianFile> {
         let (text, about) = self.about(source, tokenizer)?;
+        let about = about.temporary();
         let open = || HessianFile::open(output, about.model());
         if let Some(file) = open().ok().filter(|file| file.is(&about)) {
             return Ok(file);
         }
+        refuse_to_replace(output)?;
         self.collect(&Model::on(cpu.clone(), source)?, source, &text, &about, output)?;
         Ok(open()?)
     }
@@ -213,7 +216,6 @@ impl<'a> Collecting<'a> {
             Ok(finished) => finished,
             Err(error) => return stop(target, error),
         };
-        let resumed = finished.checksums.len();
         target.begin(finished.len).map_err(with_advice)?;
         let (bar, checksums) = (progress_bar(), finished.checksums);
         let progress = &mut |done, all| {
@@ -224,15 +226,15 @@ impl<'a> Collecting<'a> {
         let file = target.file();
         let done = about.collect(model, &text.tokens, header.clone(), file, checksums, progress);
         bar.finish_and_clear();
-        match done {
-            Ok(()) => {}
+        let resumed = match done {
+            Ok(resumed) => resumed,
             Err(CollectError::Cancelled) => return stop(target, ConvertError::Cancelled),
             Err(CollectError::Store(error)) => {
                 let path = output.to_owned();
                 return stop(target, ConvertError::Write { path, error });
             }
             Err(error) => return Err(error).with_context(|| self.text.display().to_string()),
-        }
+        };
         target.sync()?;
         let bytes = target.file().metadata()?.len();
         target.commit()?;
@@ -256,6 +258,23 @@ impl<'a> Collecting<'a> {
         bar.0.finish_and_clear();
         finished
     }
+}
+
+/// Refuses to replace what is at `output`, or unfinished beside it, unless a conversion collected it for
+/// itself.
+fn refuse_to_replace(output: &Path) -> anyhow::Result<()> {
+    let part = unfinished_path(output);
+    let is_there = output.symlink_metadata().is_ok();
+    let others = match (is_temporary(output), is_temporary(&part)) {
+        (Some(false) | None, _) if is_there => output,
+        (_, Some(false)) => &part,
+        _ => return Ok(()),
+    };
+    bail!(
+        "{}: is in the way of the statistics that this conversion would keep there for itself; rename \
+         it, or name another output",
+        others.display()
+    )
 }
 
 /// Adds the option that helps to an error.

@@ -101,9 +101,11 @@ impl ImportanceArgs {
         own.is_some_and(|path| path.exists() || unfinished_path(&path).exists())
     }
 
-    /// Deletes the statistics that were collected for `output` only.
+    /// Deletes the statistics that were collected for `output` only. Those that somebody collected there with
+    /// `lapidary hessian` stay.
     pub fn delete_own_statistics(&self, output: &Path, effort: Effort) -> anyhow::Result<()> {
-        match self.own_statistics(Some(output), effort) {
+        let path = self.own_statistics(Some(output), effort);
+        match path.filter(|path| hessian::is_temporary(path) == Some(true)) {
             Some(path) => std::fs::remove_file(&path).with_context(|| path.display().to_string()),
             None => Ok(()),
         }

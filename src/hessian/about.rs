@@ -8,9 +8,8 @@ use lapidary_formats::gguf::{Checksum, GgufError, Header, Writer};
 use lapidary_formats::quant::{QuantType, Row};
 
 use super::collect::{collect, CollectError, Collected, Extent, Options};
-use super::file::{
-    CHUNK_SIZE, DATASETS, FISHER_TOKENS, KIND, KIND_KEY, LIMIT, MODEL, TEXT, TOKENS, VERSION,
-};
+use super::file::{CHUNK_SIZE, DATASETS, FISHER_TOKENS, KIND, KIND_KEY, LIMIT, MODEL};
+use super::file::{TEMPORARY, TEXT, TOKENS, VERSION};
 use super::{fisher, Inputs, Outputs, ROWS};
 use crate::kernels::second_order::Gram;
 use crate::model::{Model, Stream};
@@ -26,6 +25,7 @@ pub struct About {
     pub(super) text: String,
     pub(super) options: Options,
     pub(super) extent: Extent,
+    temporary: bool,
 }
 
 impl About {
@@ -44,7 +44,13 @@ impl About {
         let mut checksum = Checksum::new();
         tokens.iter().for_each(|token| checksum.update(&token.to_le_bytes()));
         let text = format!("{:016x}", checksum.value());
-        Ok(Self { model, dataset, text, options, extent })
+        Ok(Self { model, dataset, text, options, extent, temporary: false })
+    }
+
+    /// The same for a conversion that collects them for itself, and deletes them when it is done. The file
+    /// says so.
+    pub fn temporary(self) -> Self {
+        Self { temporary: true, ..self }
     }
 
     /// The model's fingerprint.
@@ -69,6 +75,9 @@ impl About {
         header.set(LIMIT, self.options.limit as u64);
         if self.options.fisher {
             header.set(FISHER_TOKENS, number(fisher::tokens(&self.extent)));
+        }
+        if self.temporary {
+            header.set(TEMPORARY, true);
         }
         for (name, ty, shape) in self.groups(model).into_iter().flatten() {
             header.add_tensor(name, ty, &shape)?;
@@ -131,7 +140,8 @@ impl About {
 
     /// Collects the statistics and writes them to `file`, which is empty or has the first tensors already,
     /// whose checksums are `finished`. Those of groups that are complete are kept; then only the streams
-    /// and gradients are computed again that the others need. The bytes of the file are the same.
+    /// and gradients are computed again that the others need. The bytes of the file are the same. Returns
+    /// the number of tensors that were kept.
     ///
     /// # Errors
     /// Those of [`CollectError`].
@@ -143,7 +153,7 @@ impl About {
         mut file: &File,
         mut finished: Vec<u64>,
         progress: &mut dyn FnMut(usize, usize) -> bool,
-    ) -> Result<(), CollectError> {
+    ) -> Result<usize, CollectError> {
         let (mut groups, mut tensors) = (0, 0);
         for group in self.groups(model) {
             if tensors + group.len() > finished.len() {
@@ -161,7 +171,7 @@ impl About {
         collect(model, tokens, self.options, groups, store, progress)?;
         writer.finish()?;
         header.seal(&mut file).map_err(GgufError::from)?;
-        Ok(())
+        Ok(tensors)
     }
 }
 

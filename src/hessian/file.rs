@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::bf16;
-use lapidary_formats::gguf::{Gguf, GgufError};
+use lapidary_formats::gguf::{read_metadata, Gguf, GgufError, Value};
+use lapidary_formats::map::MappedFile;
 use lapidary_formats::quant::{QuantType, Row};
 use lapidary_formats::tensor::TensorView;
 use thiserror::Error;
@@ -30,6 +31,8 @@ pub(crate) const FISHER_TOKENS: &str = "hessian.fisher_tokens";
 /// Columns whose products are summed, at most.
 pub(super) const LIMIT: &str = "hessian.columns";
 pub(super) const CHUNK_SIZE: &str = "hessian.chunk_size";
+/// Whether a conversion collected the statistics for itself, and deletes them when it is done.
+pub(super) const TEMPORARY: &str = "hessian.temporary";
 
 /// What is wrong with a file of statistics.
 #[derive(Debug, Error)]
@@ -96,6 +99,16 @@ pub fn datasets(path: &Path) -> Vec<String> {
     let names = gguf.array(DATASETS).ok().flatten();
     let names = names.as_ref().and_then(|names| names.strings()).into_iter().flatten();
     names.map(str::to_owned).collect()
+}
+
+/// Whether a conversion collected the statistics in a file for itself, and deletes them when it is done. The
+/// file need not be complete. `None` if it has no statistics.
+pub fn is_temporary(path: &Path) -> Option<bool> {
+    let file = MappedFile::open(path).ok()?;
+    let metadata = read_metadata(file.bytes()).ok()?;
+    let value = |key| metadata.iter().find(|(k, _)| k == key).map(|(_, value)| *value);
+    let is_ours = value(KIND_KEY).and_then(|kind| kind.as_str()) == Some(KIND);
+    is_ours.then(|| matches!(value(TEMPORARY), Some(Value::Bool(true))))
 }
 
 /// Statistics that were stored.

@@ -14,7 +14,7 @@ mod fisher;
 
 pub use about::About;
 pub use collect::{CollectError, Options};
-pub use file::{datasets, FileError, HessianFile, KIND};
+pub use file::{datasets, is_temporary, FileError, HessianFile, KIND};
 pub(crate) use file::{FISHER_TOKENS, MODEL, TEXT};
 
 use std::ops::Range;

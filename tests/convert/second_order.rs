@@ -331,9 +331,40 @@ fn nothing_is_replaced_without_being_asked() {
     let (gguf, beside) = (place.path("a.gguf"), place.path("a.gguf.hessian"));
     fs::write(&beside, "somebody's").unwrap();
     let long = place.text("long", 0..8_000);
-    let error = place.fails(1, "convert", &["--calibrate", &long, "--effort", "best", "-o", &gguf]);
-    assert!(error.contains("a.gguf.hessian"), "{error}");
-    assert_eq!(fs::read(&beside).unwrap(), b"somebody's");
+    let convert = ["--calibrate", &long, "--effort", "best", "-o", &gguf];
+    for more in [&[][..], &["--force"], &["--resume"]] {
+        let error = place.fails(1, "convert", &[&convert[..], more].concat());
+        assert!(error.contains("a.gguf.hessian: is in the way of the statistics"), "{error}");
+        assert_eq!(fs::read(&beside).unwrap(), b"somebody's");
+    }
+}
+
+#[test]
+fn statistics_that_somebody_collected_stay() {
+    let place = Place::new(micro());
+    let (text, other) = (place.text("text", 0..8_000), place.text("other", 8_000..16_000));
+    let (out, beside) = (place.path("out.gguf"), place.path("out.gguf.hessian"));
+    place.run("hessian", &["-f", &text, "-o", &beside]);
+    let bytes = place.bytes("out.gguf.hessian");
+    let best = ["--effort", "best", "-o", &out, "--force", "--calibrate"];
+    let [of_text, of_other] = [&text, &other].map(|text| [&best[..], &[text]].concat());
+    // They are used, where they are of the same text.
+    place.run("convert", &of_text);
+    let error = place.fails(1, "convert", &of_other);
+    assert!(error.contains("out.gguf.hessian: is in the way"), "{error}");
+    assert!(place.bytes("out.gguf.hessian") == bytes);
+    assert_eq!(names(place.dir.path()), ["other", "out.gguf", "out.gguf.hessian", "text"]);
+    // As if they were unfinished.
+    fs::rename(&beside, place.path("out.gguf.hessian.part")).unwrap();
+    for more in [&[][..], &["--resume"]] {
+        let error = place.fails(1, "convert", &[&of_text[..], more].concat());
+        assert!(error.contains("out.gguf.hessian.part: is in the way"), "{error}");
+        assert!(place.bytes("out.gguf.hessian.part") == bytes);
+    }
+    // What a conversion collected for itself goes, whatever had been there.
+    fs::remove_file(place.path("out.gguf.hessian.part")).unwrap();
+    place.run("convert", &of_text);
+    assert_eq!(names(place.dir.path()), ["other", "out.gguf", "text"]);
 }
 
 #[test]
