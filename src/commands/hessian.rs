@@ -2,51 +2,33 @@
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{anyhow, bail, Context};
 use clap::Args as ClapArgs;
-use indicatif::{ProgressBar, ProgressStyle};
+use lapidary::calibration::CollectError;
 use lapidary::convert::{
-    check_output, finished_tensors, keep_unfinished, unfinished_path, ConvertError, Finished,
-    Progress, Target,
+    finished_tensors, keep_unfinished, unfinished_path, ConvertError, Finished, Progress, Target,
 };
-use lapidary::hessian::{is_temporary, About, CollectError, HessianFile, Options};
+use lapidary::hessian::{is_temporary, About, HessianFile, Options};
 use lapidary::kernels::Cpu;
 use lapidary::model::{Extent, Model, RowSource, Source};
 use lapidary::tokenizer::Tokenizer;
 use lapidary_formats::gguf::{Header, HEADER_CHECKSUM_KEY};
 
+use super::calibration::{dataset, with_bar, CalibrationArgs, N_CTX};
 use super::convert::{bar, report_nothing_to_resume, with_advice, Bar};
-use super::interrupt;
 use super::json::json_line;
-use super::options::{CpuArgs, ModelArg};
 use super::size::{parse_size, size};
 use super::terminal;
 use super::text::Text;
-
-/// Tokens per chunk, unless others are asked for.
-const N_CTX: NonZeroUsize = NonZeroUsize::new(512).expect("it is not zero");
 
 /// Collect the second-order statistics that a conversion needs to keep the outputs of a model's matrices,
 /// so that several files can be made of them
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(flatten)]
-    model: ModelArg,
-    /// Text file to run the model over, in UTF-8; at least 64,000 tokens of all kinds of text that
-    /// the model will see; `default` is a mixed text that Lapidary has
-    #[arg(short, long, value_name = "TEXT")]
-    file: PathBuf,
-    /// GGUF file to write
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
-    /// Tokens per chunk
-    #[arg(short, long, alias = "ctx-size", default_value = "512", value_name = "N")]
-    ctx: NonZeroUsize,
-    /// Evaluate only the first N chunks
-    #[arg(long, value_name = "N")]
-    chunks: Option<NonZeroUsize>,
+    calibration: CalibrationArgs,
     /// Memory that the statistics of one matrix may take; columns are taken in parts if they need more
     #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_size)]
     memory: u64,
@@ -54,37 +36,27 @@ pub struct Args {
     /// model's gradients on up to 16,384 of the tokens
     #[arg(long)]
     fisher: bool,
-    #[command(flatten)]
-    cpu: CpuArgs,
-    /// Replace the output, and FILE.part, if they exist
-    #[arg(long)]
-    force: bool,
     /// Continue an interrupted collection from FILE.part, after the last layer that is complete
     #[arg(long)]
     resume: bool,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    interrupt::install()?;
-    let source = args.model.open()?;
-    check_output(&args.output, args.force, Some(&source), &[&args.file]).map_err(with_advice)?;
-    let tokenizer = super::options::tokenizer(&source)?;
+    let Args { calibration: args, memory, fisher, resume } = args;
+    let (source, tokenizer) = args.open()?;
     let part = unfinished_path(&args.output);
-    if args.resume && !part.exists() {
+    if resume && !part.exists() {
         report_nothing_to_resume(&part, "the statistics are collected")?;
     }
     let collecting = Collecting {
         text: &args.file,
         n_ctx: args.ctx,
         chunks: args.chunks,
-        memory: args.memory,
-        fisher: args.fisher,
+        memory,
+        fisher,
         force: args.force,
-        resume: args.resume,
+        resume,
     };
     let collected = collecting.run(&source, &tokenizer, args.cpu.cpu()?, &args.output)?;
     let mut out = terminal::stdout();
@@ -190,9 +162,8 @@ impl<'a> Collecting<'a> {
             limit: Options::columns_within(self.memory),
             fisher: self.fisher,
         };
-        let name = self.text.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let model = source.fingerprint(Extent::Sample)?;
-        let about = About::new(model, name, &text.tokens, options);
+        let about = About::new(model, dataset(self.text), &text.tokens, options);
         let about = about.with_context(|| self.text.display().to_string())?;
         Ok((text, about))
     }
@@ -217,15 +188,10 @@ impl<'a> Collecting<'a> {
             Err(error) => return stop(target, error),
         };
         target.begin(finished.len).map_err(with_advice)?;
-        let (bar, checksums) = (progress_bar(), finished.checksums);
-        let progress = &mut |done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-            !interrupt::requested()
-        };
-        let file = target.file();
-        let done = about.collect(model, &text.tokens, header.clone(), file, checksums, progress);
-        bar.finish_and_clear();
+        let (tokens, file) = (&text.tokens, target.file());
+        let done = with_bar("chunks in layers", |progress| {
+            about.collect(model, tokens, header.clone(), file, finished.checksums, progress)
+        });
         let resumed = match done {
             Ok(resumed) => resumed,
             Err(CollectError::Cancelled) => return stop(target, ConvertError::Cancelled),
@@ -284,9 +250,4 @@ fn advice(error: ConvertError) -> anyhow::Error {
         ConvertError::StateChanged { .. } => anyhow!("{error}; without --resume it is replaced"),
         error => with_advice(error),
     }
-}
-
-fn progress_bar() -> ProgressBar {
-    let style = "{bar:30} {pos}/{len} chunks in layers, {eta} left";
-    ProgressBar::new(0).with_style(ProgressStyle::with_template(style).expect("it is valid"))
 }

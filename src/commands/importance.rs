@@ -1,7 +1,6 @@
 //! The options of `convert` that say how important each column of a matrix is.
 
 use std::io::{self, Write};
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -14,14 +13,12 @@ use lapidary::tokenizer::Tokenizer;
 use lapidary_formats::imatrix::{Flaw, Imatrix};
 use lapidary_formats::quant::Effort;
 
+use super::calibration::N_CTX;
 use super::hessian::Collecting;
 use super::imatrix::collected;
 use super::size::parse_size;
 use super::terminal;
 use super::text::Text;
-
-/// Tokens per chunk of the text for `--calibrate`, as in llama.cpp's tool.
-const N_CTX: NonZeroUsize = NonZeroUsize::new(512).expect("it is not zero");
 
 /// Where the importance of the columns comes from.
 #[derive(Args, Debug)]

@@ -7,10 +7,11 @@ use std::ops::Range;
 use lapidary_formats::gguf::{Checksum, GgufError, Header, Writer};
 use lapidary_formats::quant::{QuantType, Row};
 
-use super::collect::{collect, CollectError, Collected, Extent, Options};
+use super::collect::{collect, Collected, Extent, Options};
 use super::file::{CHUNK_SIZE, DATASETS, FISHER_TOKENS, KIND, KIND_KEY, LIMIT, MODEL};
 use super::file::{TEMPORARY, TEXT, TOKENS, VERSION};
 use super::{fisher, Inputs, Outputs, ROWS};
+use crate::calibration::CollectError;
 use crate::kernels::second_order::Gram;
 use crate::model::{Model, Stream};
 

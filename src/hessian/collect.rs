@@ -3,14 +3,13 @@
 use std::num::NonZeroUsize;
 
 use half::bf16;
-use lapidary_formats::gguf::GgufError;
-use thiserror::Error;
 
 use super::fisher::{self, Snapshots};
 use super::Inputs;
+use crate::calibration::{chunk_count, CollectError};
 use crate::kernels::second_order::{panels, Gram};
 use crate::kernels::{Activations, Cpu, KvType};
-use crate::model::{Model, ModelError, Observer, Readers, State, StateOptions};
+use crate::model::{Model, Observer, Readers, State, StateOptions};
 use crate::perplexity::chunk;
 
 /// How to collect.
@@ -42,28 +41,6 @@ const HELD_OUT: usize = 8;
 /// Rows of the chunks that are held out that are stored, at most.
 const ROWS: usize = 1024;
 
-/// Why nothing was collected.
-#[derive(Debug, Error)]
-pub enum CollectError {
-    /// The text does not fill a chunk.
-    #[error("the text has {tokens} tokens, but one chunk needs {n_ctx}")]
-    TextTooShort {
-        /// Tokens of the text.
-        tokens: usize,
-        /// Tokens of a chunk.
-        n_ctx: usize,
-    },
-    /// The evaluation failed.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// The user asked to stop.
-    #[error("cancelled")]
-    Cancelled,
-    /// What was collected could not be stored.
-    #[error(transparent)]
-    Store(#[from] GgufError),
-}
-
 /// What was collected of the inputs of some matrices, or of the outputs of one.
 #[derive(Debug)]
 pub struct Collected {
@@ -83,13 +60,8 @@ pub struct Extent {
 impl Extent {
     /// What there is of a text of so many tokens.
     pub fn new(tokens: usize, options: &Options) -> Result<Self, CollectError> {
-        let n_ctx = options.n_ctx.get();
-        let available = tokens / n_ctx;
-        if available == 0 {
-            return Err(CollectError::TextTooShort { tokens, n_ctx });
-        }
-        let chunks = options.chunks.map_or(available, |n| n.get().min(available));
-        Ok(Self { chunks, n_ctx })
+        let chunks = chunk_count(tokens, options.n_ctx, options.chunks)?;
+        Ok(Self { chunks, n_ctx: options.n_ctx.get() })
     }
 
     /// Number of tokens that are summed.

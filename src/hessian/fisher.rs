@@ -4,8 +4,9 @@
 
 use std::ops::Range;
 
-use super::collect::{CollectError, Collected, Extent};
+use super::collect::{Collected, Extent};
 use super::{Outputs, ROWS};
+use crate::calibration::CollectError;
 use crate::kernels::second_order::{panels, Gram};
 use crate::kernels::Cpu;
 use crate::model::{GradientObserver, Model, State, Stream, TensorKind};

@@ -13,7 +13,7 @@ mod file;
 mod fisher;
 
 pub use about::About;
-pub use collect::{CollectError, Options};
+pub use collect::Options;
 pub use file::{datasets, is_temporary, FileError, HessianFile, KIND};
 pub(crate) use file::{FISHER_TOKENS, MODEL, TEXT};
 
