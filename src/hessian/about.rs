@@ -8,8 +8,8 @@ use lapidary_formats::gguf::{Checksum, GgufError, Header, Writer};
 use lapidary_formats::quant::{QuantType, Row};
 
 use super::collect::{collect, Collected, Extent, Options};
-use super::file::{CHUNK_SIZE, DATASETS, FISHER_TOKENS, KIND, KIND_KEY, LIMIT, MODEL};
-use super::file::{TEMPORARY, TEXT, TOKENS, VERSION};
+use super::file::{CHUNK_SIZE, DATASETS, EMBEDDED, FISHER_TOKENS, KIND, KIND_KEY, LIMIT, LOGITS};
+use super::file::{MODEL, TEMPORARY, TEXT, TOKENS, VERSION};
 use super::{fisher, Inputs, Outputs, ROWS};
 use crate::calibration::CollectError;
 use crate::kernels::second_order::Gram;
@@ -88,7 +88,7 @@ impl About {
     }
 
     /// The tensors of the file, in the groups in which they are collected: of the inputs of each layer, of
-    /// those of the output matrix, and of the outputs of each layer from the last one.
+    /// those of the output matrix, of the logits, of the outputs of each layer from the last one, and of the embedded tokens.
     fn groups(&self, model: &Model<'_>) -> Vec<Vec<Described>> {
         let (config, n_layer) = (model.config(), model.config().n_layer());
         let mut groups = vec![Vec::new(); n_layer + 1];
@@ -100,11 +100,16 @@ impl About {
                 group.push((format!("{}.held_out", inputs.name()), QuantType::BF16, shape));
             }
         }
-        let layers = if self.options.fisher { n_layer } else { 0 };
-        groups.extend((0..layers).rev().map(|layer| {
+        if !self.options.fisher {
+            return groups;
+        }
+        let squares = |name: &str, len| vec![(name.to_owned(), QuantType::F32, [len, 1])];
+        groups.push(squares(LOGITS, config.n_vocab));
+        groups.extend((0..n_layer).rev().map(|layer| {
             let all = Outputs::of(config, layer).into_iter();
             all.flat_map(|outputs| sums(&outputs.name(), &outputs.parts(ROWS))).collect()
         }));
+        groups.push(squares(EMBEDDED, config.n_embd));
         groups
     }
 
@@ -195,6 +200,10 @@ fn write<W: Write>(writer: &mut Writer<W>, collected: &Collected) -> Result<(), 
                 rows.iter().flat_map(|row| row.0).flat_map(f32::to_le_bytes).collect();
             writer.write(&bytes)?;
         }
+    }
+    if !collected.squares.is_empty() {
+        let bytes: Vec<u8> = collected.squares.iter().flat_map(|x| x.to_le_bytes()).collect();
+        writer.write(&bytes)?;
     }
     if !collected.held_out.is_empty() {
         let bytes: Vec<u8> = collected.held_out.iter().flat_map(|x| x.to_le_bytes()).collect();

@@ -42,12 +42,14 @@ const HELD_OUT: usize = 8;
 const ROWS: usize = 1024;
 
 /// What was collected of the inputs of some matrices, or of the outputs of one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Collected {
     /// By part of the columns, or of the rows.
     pub grams: Vec<Gram>,
     /// Rows of the chunks that were held out, `[rows, cols]`.
     pub held_out: Vec<bf16>,
+    /// Sums of squares where there are no others, `[rows]`.
+    pub squares: Vec<f32>,
 }
 
 /// How much of a text is collected.
@@ -86,8 +88,8 @@ impl Extent {
 
 /// Runs `model` over `tokens`, the whole text with BOS first. Calls `store` with what was collected of the
 /// inputs of each layer and of those of the output matrix, in the order of [`Inputs::of`]; then, if it is
-/// asked for, with the Fisher information of the outputs of each layer, from the last one, in the order
-/// of `Outputs::of`. The first `finished` of these groups are left out: the text is taken through their layers
+/// asked for, with the Fisher information of the logits, of the outputs of each layer, from the last one, in
+/// the order of `Outputs::of`, and of the embedded tokens. The first `finished` of these groups are left out: the text is taken through their layers
 /// all the same, but nothing is summed. Calls `progress` with the parts of the work that are done and
 /// their number; it returns whether to continue. Nothing depends on the number of threads or the
 /// instruction set, bit for bit.
@@ -105,7 +107,7 @@ pub fn collect(
 ) -> Result<(), CollectError> {
     let extent = Extent::new(tokens.len(), &options)?;
     let n_layer = model.config().n_layer();
-    if finished > n_layer + if options.fisher { n_layer } else { 0 } {
+    if finished > n_layer + if options.fisher { n_layer + 2 } else { 0 } {
         return Ok(());
     }
     // A chunk is taken through a layer in one piece.
@@ -168,7 +170,7 @@ impl<'a> Collector<'a> {
     fn new(inputs: &'a [Inputs], cpu: &'a Cpu, limit: usize, stride: usize) -> Self {
         let collected = inputs.iter().map(|inputs| Collected {
             grams: inputs.parts(limit).iter().map(|part| Gram::new(part.len())).collect(),
-            held_out: Vec::new(),
+            ..Collected::default()
         });
         Self { inputs, cpu, limit, stride, held_out: false, collected: collected.collect() }
     }

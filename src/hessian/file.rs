@@ -31,6 +31,10 @@ pub(crate) const FISHER_TOKENS: &str = "hessian.fisher_tokens";
 /// Columns whose products are summed, at most.
 pub(super) const LIMIT: &str = "hessian.columns";
 pub(super) const CHUNK_SIZE: &str = "hessian.chunk_size";
+/// The tensor of the sums of squares of the gradients of logits.
+pub(super) const LOGITS: &str = "output.fisher";
+/// The tensor of the sums of squares of the embedded tokens times their gradients.
+pub(super) const EMBEDDED: &str = "token_embd.fisher";
 /// Whether a conversion collected the statistics for itself, and deletes them when it is done.
 pub(super) const TEMPORARY: &str = "hessian.temporary";
 
@@ -181,7 +185,48 @@ impl HessianFile {
         self.parts(&inputs.name(), inputs.parts(self.limit))
     }
 
-    /// The Fisher information of the outputs of a matrix, by part of its rows. Its scale has no meaning.
+    /// The number of tokens whose gradients the Fisher information is of; `None` if there is none, or the file
+    /// does not say so.
+    pub fn gradients(&self) -> Option<usize> {
+        let tokens = self.gguf.u32(FISHER_TOKENS).ok().flatten()?;
+        usize::try_from(tokens).ok().filter(|tokens| *tokens > 0)
+    }
+
+    /// The sums of the squares of the gradients of each logit, `[n_vocab]`, over all
+    /// [`gradients`](Self::gradients). `None` if they are not there.
+    ///
+    /// # Errors
+    /// If they have another length, or cannot be right.
+    pub fn logits(&self, n_vocab: usize) -> Result<Option<Vec<f32>>, FileError> {
+        self.squares(LOGITS, n_vocab)
+    }
+
+    /// The sums of the squares of the values of embedded tokens, each times its gradient, `[n_embd]`, over
+    /// all [`gradients`](Self::gradients). `None` if they are not there.
+    ///
+    /// # Errors
+    /// If they have another length, or cannot be right.
+    pub fn embedded(&self, n_embd: usize) -> Result<Option<Vec<f32>>, FileError> {
+        self.squares(EMBEDDED, n_embd)
+    }
+
+    fn squares(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>, FileError> {
+        if self.gguf.tensor(name).is_none() {
+            return Ok(None);
+        }
+        let tensor = self.tensor(name, QuantType::F32, |found| found == len);
+        let tensor = tensor.ok_or_else(|| self.missing(name, len))?;
+        let values = tensor.data.as_chunks().0.iter();
+        let values: Vec<f32> = values.map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        match values.iter().all(|x| x.is_finite() && *x >= 0.0) {
+            true => Ok(Some(values)),
+            false => Err(self.wrong(name.to_owned())),
+        }
+    }
+
+    /// The Fisher information of the outputs of a matrix, by part of its rows: sums over all
+    /// [`gradients`](Self::gradients). The number of rows that the sums say they are of is that of the
+    /// inputs.
     ///
     /// # Errors
     /// If it is not there: `lapidary hessian --fisher` collects it.

@@ -52,8 +52,9 @@ impl Snapshots {
     }
 
     /// Takes gradients back through all layers, from `last`, the streams of all chunks after the last one.
-    /// Calls `store` for each layer, from the last one, with the sums of the outputs of its matrices. For the
-    /// first `finished` layers, nothing is summed.
+    /// Calls `store` with the sums of squares of the gradients of logits, and then for each layer, from the
+    /// last one, with the sums of the outputs of its matrices; and with those of the embedded tokens. The
+    /// first `finished` of these are left out: nothing is summed.
     pub fn take_back(
         mut self,
         model: &Model<'_>,
@@ -63,12 +64,16 @@ impl Snapshots {
         store: &mut dyn FnMut(Vec<Collected>) -> Result<(), CollectError>,
         progress: &mut dyn FnMut() -> bool,
     ) -> Result<(), CollectError> {
-        let mut gradients = Vec::new();
+        let (mut gradients, mut logits) = (Vec::new(), Logits::new(model.config().n_vocab));
         for chunk in &self.chunks {
-            gradients.push(model.sampled_gradient(state, &last[*chunk], *chunk as u64)?);
+            let (stream, seed) = (&last[*chunk], *chunk as u64);
+            gradients.push(model.sampled_gradient(state, stream, seed, &mut logits)?);
+        }
+        if finished == 0 {
+            store(vec![of_squares(&logits.squares)])?;
         }
         let mut end = model.config().n_layer();
-        let to_sum = 0..end.saturating_sub(finished);
+        let to_sum = 0..end - finished.saturating_sub(1);
         while let Some(streams) = self.streams.pop() {
             let layers = self.streams.len() * self.every..end;
             end = layers.start;
@@ -90,6 +95,9 @@ impl Snapshots {
                 }
                 if to_sum.contains(&layer) {
                     store(collector.collected)?;
+                }
+                if layer == 0 {
+                    store(vec![embedded(&streams, &gradients, model.config().n_embd)])?;
                 }
             }
         }
@@ -115,6 +123,46 @@ fn forth(
     Ok(all)
 }
 
+/// The sums of the squares of the values of embedded tokens, each times its gradient: what it would cost if
+/// they were lost.
+fn embedded(streams: &[Stream], gradients: &[Vec<f32>], n_embd: usize) -> Collected {
+    let mut squares = vec![0.0; n_embd];
+    for (stream, gradient) in streams.iter().zip(gradients) {
+        let rows = stream.x().chunks_exact(n_embd).zip(gradient.chunks_exact(n_embd));
+        for (x, gradient) in rows {
+            let products = x.iter().zip(gradient).map(|(x, g)| f64::from(*x) * f64::from(*g));
+            squares.iter_mut().zip(products).for_each(|(sum, product)| *sum += product * product);
+        }
+    }
+    of_squares(&squares)
+}
+
+fn of_squares(squares: &[f64]) -> Collected {
+    let squares = squares.iter().map(|sum| *sum as f32).collect();
+    Collected { squares, ..Collected::default() }
+}
+
+/// The sums of the squares of the gradients of each logit. All their products would be too many.
+struct Logits {
+    /// `[n_vocab]`
+    squares: Vec<f64>,
+}
+
+impl Logits {
+    fn new(n_vocab: usize) -> Self {
+        Self { squares: vec![0.0; n_vocab] }
+    }
+}
+
+impl GradientObserver for Logits {
+    fn logits(&mut self, gradient: &[f32]) {
+        for row in gradient.chunks_exact(self.squares.len()) {
+            let squares = row.iter().map(|g| f64::from(*g) * f64::from(*g));
+            self.squares.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
+        }
+    }
+}
+
 struct Collector<'a> {
     cpu: &'a Cpu,
     outputs: Vec<Outputs>,
@@ -126,7 +174,7 @@ impl<'a> Collector<'a> {
     fn new(cpu: &'a Cpu, outputs: Vec<Outputs>) -> Self {
         let collected = outputs.iter().map(|outputs| Collected {
             grams: outputs.parts(ROWS).iter().map(|part| Gram::new(part.len())).collect(),
-            held_out: Vec::new(),
+            ..Collected::default()
         });
         Self { cpu, collected: collected.collect(), outputs }
     }

@@ -87,6 +87,27 @@ fn calibrating_with_the_best_effort_is_the_two_steps() {
 }
 
 #[test]
+fn gradients_say_which_types_to_choose_for_a_size() {
+    let place = Place::new(tiny());
+    let (text, check) = (place.text("text", 0..50_000), place.text("check", 50_000..62_000));
+    let (statistics, fisher) = (place.path("statistics"), place.path("fisher"));
+    let out = place.path("out.gguf");
+    place.run("hessian", &["-f", &text, "-o", &statistics]);
+    place.run("hessian", &["-f", &text, "-o", &fisher, "--fisher"]);
+    let fitted = |statistics: &str| -> Value {
+        let args = ["-o", &out, "--size", "2.0MB", "--hessian", statistics, "--check", &check];
+        let found = place.run("convert", &[&args[..], &["--force", "--json"]].concat());
+        serde_json::from_str(&found).unwrap()
+    };
+    let (without, with) = (fitted(&statistics), fitted(&fisher));
+    assert!(with["file_bytes"].as_u64().unwrap() <= 2_000_000);
+    assert_ne!(with["plan"]["tensors"], without["plan"]["tensors"]);
+    let divergence = |found: &Value| found["check"]["kl_divergence"]["mean"].as_f64().unwrap();
+    let (without, with) = (divergence(&without), divergence(&with));
+    assert!(with < 0.98 * without, "{with} of {without}: {}", with / without);
+}
+
+#[test]
 fn the_text_of_the_program_itself_is_a_calibration() {
     let place = Place::new(micro());
     let (one, two) = (place.path("one"), place.path("two"));

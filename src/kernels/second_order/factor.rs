@@ -33,11 +33,21 @@ impl Gram {
         Hessian::new(n, h, m, d)
     }
 
+    /// The mean square of all columns.
+    fn mean(&self) -> f32 {
+        let diagonal: f64 = self.diagonal().iter().map(|x| f64::from(*x)).sum();
+        (diagonal / (self.columns() * self.rows().max(1)) as f64) as f32
+    }
+
+    /// What the means of products are multiplied with in [`hessian`](Self::hessian).
+    pub fn unit(&self) -> f32 {
+        unit(self.mean())
+    }
+
     /// `H` by panels of sixteen columns.
     pub(super) fn damped(&self, cpu: &Cpu, damping: Damping) -> Vec<Row> {
         let n = self.columns();
-        let diagonal: f64 = self.diagonal().iter().map(|x| f64::from(*x)).sum();
-        let mean = (diagonal / (n * self.rows().max(1)) as f64) as f32;
+        let mean = self.mean();
         let unit = unit(mean);
         // Without any input nothing is known.
         let added = if mean > 0.0 { damping.add * (mean * unit) } else { 1.0 };

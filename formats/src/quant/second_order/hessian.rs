@@ -60,7 +60,7 @@ impl Hessian {
     }
 
     /// `D`, `[n]`.
-    pub(super) fn d(&self) -> &[f32] {
+    pub fn d(&self) -> &[f32] {
         &self.d
     }
 
