@@ -10,10 +10,10 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use lapidary_formats::imatrix::{Entry, Imatrix};
-use thiserror::Error;
 
+use crate::calibration::{chunk_count, CollectError};
 use crate::kernels::{Activations, KvType};
-use crate::model::{Model, ModelError, Observer, Readers, State, StateOptions};
+use crate::model::{Model, Observer, Readers, State, StateOptions};
 use crate::perplexity::chunk;
 
 /// How to compute it.
@@ -53,22 +53,6 @@ pub struct Energies {
     pub stream: f64,
 }
 
-/// Why nothing was computed.
-#[derive(Debug, Error)]
-pub enum CollectError {
-    /// The text does not fill a chunk.
-    #[error("the text has {tokens} tokens, but one chunk needs {n_ctx}")]
-    TextTooShort {
-        /// Tokens of the text.
-        tokens: usize,
-        /// Tokens of a chunk.
-        n_ctx: usize,
-    },
-    /// The evaluation failed.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-}
-
 /// Runs `model` over `tokens`, the whole text with BOS first. Calls `progress` after each chunk
 /// with the number of chunks so far and the total number; it returns whether to continue. The
 /// result does not depend on the number of threads or the instruction set, bit for bit.
@@ -82,11 +66,7 @@ pub fn collect(
     mut progress: impl FnMut(usize, usize) -> bool,
 ) -> Result<Collected, CollectError> {
     let n_ctx = options.n_ctx.get();
-    let available = tokens.len() / n_ctx;
-    if available == 0 {
-        return Err(CollectError::TextTooShort { tokens: tokens.len(), n_ctx });
-    }
-    let count = options.chunks.map_or(available, |n| n.get().min(available));
+    let count = chunk_count(tokens.len(), options.n_ctx, options.chunks)?;
     let start = Instant::now();
     let mut collector = Collector::new(model.config().n_layer());
     let mut state = State::new(model.config(), StateOptions::new(n_ctx, options.kv));

@@ -6,7 +6,8 @@
 
 Run by hand, in a virtual environment with `llama-cpp-python` 0.3.36 (built from source), `gguf` and `numpy`. LAPIDARY
 is the program; MODEL a checkpoint directory, or a GGUF file that is quantized again; CALIBRATION a text for the
-importance matrix and the second-order statistics, both made by LAPIDARY; every TEXT one to measure on.
+importance matrix and the second-order statistics, both made by LAPIDARY, for the effort `max` with Fisher information;
+every TEXT one to measure on.
 The texts of the record are written by tests/scripts/fixtures/kjv.py and second_order_texts.py.
 
 MODEL is quantized to each recipe by llama.cpp with the importance matrix, by LAPIDARY with the same matrix, and by
@@ -54,12 +55,18 @@ def lapidary(args, *command):
     return done.stdout
 
 
-def statistics(args, kind, folder):
-    """The file of the importance matrix or of the second-order statistics, which `kind` names"""
-    file = folder / f"{kind}.gguf"
-    if not file.exists():
-        lapidary(args, kind, args.model, "-f", args.calibration, "-o", file)
-    return file
+def statistics(args, folder):
+    """The files of the importance matrix and of the second-order statistics, with Fisher information if `max` needs
+    it. Those without are another file, so that `--keep` does not go on with them."""
+    commands = {"imatrix": ["imatrix"], "hessian": ["hessian"], "fisher": ["hessian", "--fisher"]}
+    files = []
+    for name in ["imatrix", "fisher" if "max" in args.efforts else "hessian"]:
+        file = folder / f"{name}.gguf"
+        if not file.exists():
+            command, *options = commands[name]
+            lapidary(args, command, args.model, "-f", args.calibration, "-o", file, *options)
+        files.append(file)
+    return files
 
 
 def original_for_llama_cpp(args, folder):
@@ -104,7 +111,7 @@ def convert(args, target, recipe, *options):
 
 def make_files(args, recipe, source, folder):
     """The files of a recipe by side, reports of ours, and whether llama.cpp had to be given the types"""
-    imatrix, hessian = folder / "imatrix.gguf", folder / "hessian.gguf"
+    imatrix, hessian = statistics(args, folder)
     files = {side: folder / f"{side.replace(', ', '-')}-{recipe}.gguf" for side in [THEIRS, OURS, *args.efforts]}
     reports = {OURS: convert(args, files[OURS], recipe, "--imatrix", imatrix)}
     for effort in args.efforts:
@@ -218,8 +225,8 @@ def main():
         folder = args.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         source = original_for_llama_cpp(args, folder)
-        statistics(args, "hessian", folder)
-        _, _, args.entries = read(statistics(args, "imatrix", folder))
+        imatrix, _ = statistics(args, folder)
+        _, _, args.entries = read(imatrix)
         for recipe in args.recipes:
             files, reports, given = make_files(args, recipe, source, folder)
             result = results[recipe] = {"bytes": files[THEIRS].stat().st_size, "given_types": given, "reports": reports}

@@ -1,6 +1,10 @@
-//! The text that a model is run over when no other is given: prose, languages, technical text, code and
-//! conversations, since rounding by what one kind of text needs costs the others. Where it comes from
-//! is in `texts/SOURCES.md`.
+//! Calibration: a model is run over a text before it is converted. Here is the text that is taken when no
+//! other is given: prose, languages, technical text, code and conversations, since rounding by what one
+//! kind of text needs costs the others. Where it comes from is in `texts/SOURCES.md`.
+
+mod collect;
+
+pub use collect::{chunk_count, CollectError};
 
 use serde::Deserialize;
 

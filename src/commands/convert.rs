@@ -19,7 +19,7 @@ use lapidary_formats::quant::Effort;
 
 use super::budget::TypeArgs;
 use super::check::Checker;
-use super::importance::ImportanceArgs;
+use super::importance::{Destination, ImportanceArgs};
 use super::inspect::{print_totals, totals_json};
 use super::interrupt::{self, Interrupted};
 use super::json::json_line;
@@ -57,7 +57,7 @@ pub struct Args {
     /// Replace the output, and FILE.part, if they exist
     #[arg(long)]
     force: bool,
-    /// Continue an interrupted conversion from FILE.part
+    /// Continue an interrupted conversion from FILE.part, or what --calibrate collects for it
     #[arg(long)]
     resume: bool,
     /// Read every byte of the source before and after the conversion, to be sure that it has not
@@ -90,16 +90,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     args.report_resume()?;
     args.report_same_text()?;
     let mut bar = Bar(bar());
-    let not_cancelled = |error: anyhow::Error| match error.is::<Interrupted>() {
-        true => cancelled(),
-        false => error,
-    };
-    let to = (args.output(), args.force);
-    let second_order = args.importance.second_order(&source, &tokenizer, &cpu, to, args.effort);
-    let second_order = second_order.map_err(not_cancelled)?;
+    let to = Destination { output: args.output(), force, resume, effort: args.effort };
+    let second_order = args.importance.second_order(&source, &tokenizer, &cpu, to)?;
     let weighting =
         args.importance.weighting(&source, &tokenizer, second_order.as_ref(), cpu.clone());
-    let weighting = weighting.map_err(not_cancelled)?;
+    let weighting = weighting.map_err(|error| match error.is::<Interrupted>() {
+        true => cancelled(),
+        false => error,
+    })?;
     let second_order = second_order.map(Arc::new);
     let chosen = args.types.choose(&source, weighting, second_order, options, &mut bar);
     let mut chosen = chosen.map_err(with_advice)?;
@@ -150,15 +148,12 @@ impl Args {
 
     /// Says so where --resume finds nothing.
     fn report_resume(&self) -> io::Result<()> {
-        let unfinished = self.output().filter(|_| self.resume).map(unfinished_path);
-        if let Some(unfinished) = unfinished.filter(|path| !path.exists()) {
-            let path = unfinished.display();
-            writeln!(
-                terminal::stderr(),
-                "{path}: does not exist, so there is nothing to resume: the conversion begins anew"
-            )?;
+        let Some(output) = self.output().filter(|_| self.resume) else { return Ok(()) };
+        let part = unfinished_path(output);
+        if part.exists() || self.importance.has_begun(output, self.effort) {
+            return Ok(());
         }
-        Ok(())
+        report_nothing_to_resume(&part, "the conversion begins")
     }
 
     /// Warns of a check on the text that also said what to keep.
@@ -178,6 +173,15 @@ impl Args {
     fn check(&self) -> Option<&Path> {
         self.check.as_deref()
     }
+}
+
+/// Says that there is no unfinished file `part`, and what happens anew.
+pub(super) fn report_nothing_to_resume(part: &Path, what: &str) -> io::Result<()> {
+    let part = part.display();
+    writeln!(
+        terminal::stderr(),
+        "{part}: does not exist, so there is nothing to resume: {what} anew"
+    )
 }
 
 /// Reports a chat template that does not work. The new file will have it all the same, because it

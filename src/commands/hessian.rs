@@ -1,48 +1,34 @@
 //! `lapidary hessian`: collects second-order statistics of a model on a text.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{anyhow, bail, Context};
 use clap::Args as ClapArgs;
-use indicatif::{ProgressBar, ProgressStyle};
-use lapidary::convert::{check_output, Target};
-use lapidary::hessian::{About, CollectError, HessianFile, Options};
+use lapidary::calibration::CollectError;
+use lapidary::convert::{
+    finished_tensors, keep_unfinished, unfinished_path, ConvertError, Finished, Progress, Target,
+};
+use lapidary::hessian::{is_temporary, About, HessianFile, Options};
 use lapidary::kernels::Cpu;
 use lapidary::model::{Extent, Model, RowSource, Source};
 use lapidary::tokenizer::Tokenizer;
+use lapidary_formats::gguf::{Header, HEADER_CHECKSUM_KEY};
 
-use super::convert::with_advice;
-use super::interrupt;
+use super::calibration::{dataset, with_bar, CalibrationArgs, N_CTX};
+use super::convert::{bar, report_nothing_to_resume, with_advice, Bar};
 use super::json::json_line;
-use super::options::{CpuArgs, ModelArg};
 use super::size::{parse_size, size};
 use super::terminal;
 use super::text::Text;
-
-/// Tokens per chunk, unless others are asked for.
-const N_CTX: NonZeroUsize = NonZeroUsize::new(512).expect("it is not zero");
 
 /// Collect the second-order statistics that a conversion needs to keep the outputs of a model's matrices,
 /// so that several files can be made of them
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(flatten)]
-    model: ModelArg,
-    /// Text file to run the model over, in UTF-8; at least 64,000 tokens of all kinds of text that
-    /// the model will see; `default` is a mixed text that Lapidary has
-    #[arg(short, long, value_name = "TEXT")]
-    file: PathBuf,
-    /// GGUF file to write
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
-    /// Tokens per chunk
-    #[arg(short, long, alias = "ctx-size", default_value = "512", value_name = "N")]
-    ctx: NonZeroUsize,
-    /// Evaluate only the first N chunks
-    #[arg(long, value_name = "N")]
-    chunks: Option<NonZeroUsize>,
+    calibration: CalibrationArgs,
     /// Memory that the statistics of one matrix may take; columns are taken in parts if they need more
     #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_size)]
     memory: u64,
@@ -50,41 +36,64 @@ pub struct Args {
     /// model's gradients on up to 16,384 of the tokens
     #[arg(long)]
     fisher: bool,
-    #[command(flatten)]
-    cpu: CpuArgs,
-    /// Replace the output if it exists
+    /// Continue an interrupted collection from FILE.part, after the last layer that is complete
     #[arg(long)]
-    force: bool,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    resume: bool,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    interrupt::install()?;
-    let source = args.model.open()?;
-    check_output(&args.output, args.force, Some(&source), &[&args.file]).map_err(with_advice)?;
-    let tokenizer = super::options::tokenizer(&source)?;
+    let Args { calibration: args, memory, fisher, resume } = args;
+    let (source, tokenizer) = args.open()?;
+    let part = unfinished_path(&args.output);
+    if resume && !part.exists() {
+        report_nothing_to_resume(&part, "the statistics are collected")?;
+    }
     let collecting = Collecting {
         text: &args.file,
         n_ctx: args.ctx,
         chunks: args.chunks,
-        memory: args.memory,
-        fisher: args.fisher,
+        memory,
+        fisher,
         force: args.force,
+        resume,
     };
-    let bytes = collecting.run(&source, &tokenizer, args.cpu.cpu()?, &args.output)?;
+    let collected = collecting.run(&source, &tokenizer, args.cpu.cpu()?, &args.output)?;
     let mut out = terminal::stdout();
     match args.json {
-        true => writeln!(out, "{}", json_line(&json(&args.output, bytes)))?,
-        false => writeln!(out, "{}: {}", args.output.display(), size(bytes))?,
+        true => writeln!(out, "{}", json_line(&collected.json(&args.output)))?,
+        false => collected.print(&mut out, &args.output)?,
     }
     Ok(())
 }
 
-fn json(output: &Path, bytes: u64) -> serde_json::Value {
-    serde_json::json!({ "output": output.display().to_string(), "file_bytes": bytes })
+/// A file that has been written.
+pub struct Collected {
+    /// Its size.
+    bytes: u64,
+    /// The number of its tensors.
+    tensors: usize,
+    /// How many of them had been finished before.
+    resumed: usize,
+}
+
+impl Collected {
+    fn print(&self, out: &mut impl Write, output: &Path) -> io::Result<()> {
+        writeln!(out, "{}: {}", output.display(), size(self.bytes))?;
+        if self.resumed > 0 {
+            let Self { resumed, tensors, .. } = self;
+            writeln!(out, "{resumed} of {tensors} tensors had been finished before")?;
+        }
+        Ok(())
+    }
+
+    fn json(&self, output: &Path) -> serde_json::Value {
+        serde_json::json!({
+            "output": output.display().to_string(),
+            "file_bytes": self.bytes,
+            "resumed_tensors": self.resumed,
+        })
+    }
 }
 
 /// How to collect the statistics of a text.
@@ -101,27 +110,30 @@ pub struct Collecting<'a> {
     pub fisher: bool,
     /// Whether a file that is there may be replaced.
     pub force: bool,
+    /// Whether to go on with what was interrupted.
+    pub resume: bool,
 }
 
 impl<'a> Collecting<'a> {
     /// Those of a whole text.
-    pub fn all_of(text: &'a Path, memory: u64, fisher: bool, force: bool) -> Self {
-        Self { text, n_ctx: N_CTX, chunks: None, memory, fisher, force }
+    pub fn all_of(text: &'a Path, memory: u64, fisher: bool) -> Self {
+        Self { text, n_ctx: N_CTX, chunks: None, memory, fisher, force: false, resume: false }
     }
 
-    /// Collects them in the file `output`, and returns its size in bytes.
+    /// Collects them in the file `output`.
     pub fn run(
         &self,
         source: &Source,
         tokenizer: &Tokenizer,
         cpu: Cpu,
         output: &Path,
-    ) -> anyhow::Result<u64> {
+    ) -> anyhow::Result<Collected> {
         let (text, about) = self.about(source, tokenizer)?;
         self.collect(&Model::on(cpu, source)?, source, &text, &about, output)
     }
 
-    /// Opens the file `output` if it has them already, and collects them there if not.
+    /// Opens the file `output` if it has them already. If not, collects them there for a conversion, which
+    /// deletes them when it is done. A file that is there is replaced only if it was collected so.
     pub fn file(
         &self,
         source: &Source,
@@ -130,10 +142,12 @@ impl<'a> Collecting<'a> {
         output: &Path,
     ) -> anyhow::Result<HessianFile> {
         let (text, about) = self.about(source, tokenizer)?;
+        let about = about.temporary();
         let open = || HessianFile::open(output, about.model());
         if let Some(file) = open().ok().filter(|file| file.is(&about)) {
             return Ok(file);
         }
+        refuse_to_replace(output)?;
         self.collect(&Model::on(cpu.clone(), source)?, source, &text, &about, output)?;
         Ok(open()?)
     }
@@ -148,9 +162,8 @@ impl<'a> Collecting<'a> {
             limit: Options::columns_within(self.memory),
             fisher: self.fisher,
         };
-        let name = self.text.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let model = source.fingerprint(Extent::Sample)?;
-        let about = About::new(model, name, &text.tokens, options);
+        let about = About::new(model, dataset(self.text), &text.tokens, options);
         let about = about.with_context(|| self.text.display().to_string())?;
         Ok((text, about))
     }
@@ -162,32 +175,79 @@ impl<'a> Collecting<'a> {
         text: &Text,
         about: &About,
         output: &Path,
-    ) -> anyhow::Result<u64> {
-        let header = about.header(model)?;
-        let target = Target::with_header(output, self.force, Some(source), &header);
+    ) -> anyhow::Result<Collected> {
+        let mut header = about.header(model)?;
+        // Until the file is complete, it says of what state of the source it is.
+        header.set(HEADER_CHECKSUM_KEY, source.state());
+        let target = Target::with_header(output, self.force, self.resume, Some(source), &header);
         let mut target = target.map_err(with_advice)?;
-        target.begin(0)?;
         about.report(model, &mut terminal::stderr())?;
-        let bar = progress_bar();
-        let collected =
-            about.collect(model, &text.tokens, header, target.file(), &mut |done, all| {
-                bar.set_length(all as u64);
-                bar.set_position(done as u64);
-                !interrupt::requested()
-            });
-        bar.finish_and_clear();
-        match collected {
-            Err(CollectError::Cancelled) => interrupt::check()?,
-            result => result.with_context(|| self.text.display().to_string())?,
-        }
+        let stop = |target, error| Err(advice(keep_unfinished(target, &header, error)));
+        let finished = match self.finished(&target, source, &header) {
+            Ok(finished) => finished,
+            Err(error) => return stop(target, error),
+        };
+        target.begin(finished.len).map_err(with_advice)?;
+        let (tokens, file) = (&text.tokens, target.file());
+        let done = with_bar("chunks in layers", |progress| {
+            about.collect(model, tokens, header.clone(), file, finished.checksums, progress)
+        });
+        let resumed = match done {
+            Ok(resumed) => resumed,
+            Err(CollectError::Cancelled) => return stop(target, ConvertError::Cancelled),
+            Err(CollectError::Store(error)) => {
+                let path = output.to_owned();
+                return stop(target, ConvertError::Write { path, error });
+            }
+            Err(error) => return Err(error).with_context(|| self.text.display().to_string()),
+        };
         target.sync()?;
         let bytes = target.file().metadata()?.len();
         target.commit()?;
-        Ok(bytes)
+        Ok(Collected { bytes, tensors: header.tensors().len(), resumed })
+    }
+
+    /// What of the unfinished file is finished.
+    fn finished(
+        &self,
+        target: &Target,
+        source: &Source,
+        header: &Header,
+    ) -> Result<Finished, ConvertError> {
+        if !self.resume {
+            return Ok(Finished::default());
+        }
+        let mut bar = Bar(bar());
+        bar.started(header.file_bytes());
+        let bytes = |i: usize| header.tensors()[i].bytes;
+        let finished = finished_tensors(target, source, header, &bytes, &mut bar);
+        bar.0.finish_and_clear();
+        finished
     }
 }
 
-fn progress_bar() -> ProgressBar {
-    let style = "{bar:30} {pos}/{len} chunks in layers, {eta} left";
-    ProgressBar::new(0).with_style(ProgressStyle::with_template(style).expect("it is valid"))
+/// Refuses to replace what is at `output`, or unfinished beside it, unless a conversion collected it for
+/// itself.
+fn refuse_to_replace(output: &Path) -> anyhow::Result<()> {
+    let part = unfinished_path(output);
+    let is_there = output.symlink_metadata().is_ok();
+    let others = match (is_temporary(output), is_temporary(&part)) {
+        (Some(false) | None, _) if is_there => output,
+        (_, Some(false)) => &part,
+        _ => return Ok(()),
+    };
+    bail!(
+        "{}: is in the way of the statistics that this conversion would keep there for itself; rename \
+         it, or name another output",
+        others.display()
+    )
+}
+
+/// Adds the option that helps to an error.
+fn advice(error: ConvertError) -> anyhow::Error {
+    match error {
+        // A conversion could compare bytes.
+        ConvertError::StateChanged { .. } => anyhow!("{error}; without --resume it is replaced"),
+        error => with_advice(error),
+    }
 }

@@ -2,59 +2,36 @@
 
 use std::io::{self, BufWriter, Write};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use indicatif::{ProgressBar, ProgressStyle};
-use lapidary::convert::{check_output, Target};
+use lapidary::convert::Target;
 use lapidary::imatrix::{collect, Collected, Options};
 use lapidary::kernels::KvType;
 use lapidary::model::Model;
 use lapidary_formats::imatrix::Imatrix;
 
+use super::calibration::{dataset, with_bar, CalibrationArgs};
 use super::convert::with_advice;
 use super::interrupt;
 use super::json::json_line;
-use super::options::{CpuArgs, ModelArg};
 use super::size::size;
 use super::terminal;
 use super::text::Text;
 
-/// Compute an importance matrix, which tells a conversion which columns matter most
+/// Compute an importance matrix, which tells a conversion which columns matter most, in a file that
+/// llama.cpp can read too
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(flatten)]
-    model: ModelArg,
-    /// Text file to run the model over, in UTF-8; some hundred thousand tokens like those that the
-    /// model will see; `default` is a mixed text that Lapidary has
-    #[arg(short, long, value_name = "TEXT")]
-    file: PathBuf,
-    /// GGUF file to write; llama.cpp can read it too
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
-    /// Tokens per chunk
-    #[arg(short, long, alias = "ctx-size", default_value = "512", value_name = "N")]
-    ctx: NonZeroUsize,
-    /// Evaluate only the first N chunks
-    #[arg(long, value_name = "N")]
-    chunks: Option<NonZeroUsize>,
-    #[command(flatten)]
-    cpu: CpuArgs,
-    /// Replace the output if it exists
-    #[arg(long)]
-    force: bool,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    calibration: CalibrationArgs,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    interrupt::install()?;
-    let source = args.model.open()?;
-    check_output(&args.output, args.force, Some(&source), &[&args.file]).map_err(with_advice)?;
-    let tokenizer = super::options::tokenizer(&source)?;
+    let args = args.calibration;
+    let (source, tokenizer) = args.open()?;
     let text = Text::for_calibration(&args.file, &source, &tokenizer)?;
     // The output is opened before the work, which may take hours. The file has only a few
     // megabytes, so the free space is not checked.
@@ -63,9 +40,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     target.begin(0)?;
     let model = Model::on(args.cpu.cpu()?, &source)?;
     let mut collected = collected(&model, text, (args.ctx, args.chunks), &args.file)?;
-    // Only the name without the directory, so that the same text gives the same file wherever the
-    // text is.
-    collected.imatrix.datasets.extend(file_name(&args.file));
+    collected.imatrix.datasets.push(dataset(&args.file));
     let bytes = write(&collected.imatrix, target, &args.output)?;
     let warnings = Warnings::of(&collected.imatrix);
     let mut out = terminal::stdout();
@@ -87,20 +62,11 @@ pub fn collected(
     file: &Path,
 ) -> anyhow::Result<Collected> {
     let options = Options { n_ctx, chunks, kv: KvType::F16, bos: text.bos };
-    let bar = progress_bar();
-    let collected = collect(model, &text.tokens, options, |done, chunks| {
-        bar.set_length(chunks as u64);
-        bar.set_position(done as u64);
-        !interrupt::requested()
-    });
-    bar.finish_and_clear();
+    let collected =
+        with_bar("chunks read", |progress| collect(model, &text.tokens, options, progress));
     let collected = collected.with_context(|| file.display().to_string())?;
     interrupt::check()?;
     Ok(collected)
-}
-
-fn file_name(path: &Path) -> Option<String> {
-    Some(path.file_name()?.to_string_lossy().into_owned())
 }
 
 /// Writes the file, renames it to its final name and returns its size in bytes.
@@ -150,7 +116,12 @@ impl Warnings {
     }
 }
 
-fn print(out: &mut impl Write, args: &Args, collected: &Collected, bytes: u64) -> io::Result<()> {
+fn print(
+    out: &mut impl Write,
+    args: &CalibrationArgs,
+    collected: &Collected,
+    bytes: u64,
+) -> io::Result<()> {
     let Collected { imatrix, tokens, seconds, .. } = collected;
     writeln!(
         out,
@@ -163,7 +134,12 @@ fn print(out: &mut impl Write, args: &Args, collected: &Collected, bytes: u64) -
     )
 }
 
-fn json(args: &Args, collected: &Collected, warnings: &Warnings, bytes: u64) -> serde_json::Value {
+fn json(
+    args: &CalibrationArgs,
+    collected: &Collected,
+    warnings: &Warnings,
+    bytes: u64,
+) -> serde_json::Value {
     let repaired = warnings.repaired.iter().map(|(name, columns, cols)| {
         serde_json::json!({ "matrix": name, "repaired": columns, "columns": cols })
     });
@@ -182,9 +158,4 @@ fn json(args: &Args, collected: &Collected, warnings: &Warnings, bytes: u64) -> 
         "flaws": flaws.collect::<Vec<_>>(),
         "seconds": collected.seconds,
     })
-}
-
-fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} chunks read, {eta} left");
-    ProgressBar::new(0).with_style(style.expect("the template is valid"))
 }

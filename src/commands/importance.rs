@@ -1,12 +1,11 @@
 //! The options of `convert` that say how important each column of a matrix is.
 
 use std::io::{self, Write};
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use lapidary::convert::{SecondOrder, Weighting};
+use lapidary::convert::{unfinished_path, SecondOrder, Weighting};
 use lapidary::hessian::{self, HessianFile};
 use lapidary::kernels::Cpu;
 use lapidary::model::{Extent, Model, RowSource, Source};
@@ -14,14 +13,12 @@ use lapidary::tokenizer::Tokenizer;
 use lapidary_formats::imatrix::{Flaw, Imatrix};
 use lapidary_formats::quant::Effort;
 
+use super::calibration::N_CTX;
 use super::hessian::Collecting;
 use super::imatrix::collected;
 use super::size::parse_size;
 use super::terminal;
 use super::text::Text;
-
-/// Tokens per chunk of the text for `--calibrate`, as in llama.cpp's tool.
-const N_CTX: NonZeroUsize = NonZeroUsize::new(512).expect("it is not zero");
 
 /// Where the importance of the columns comes from.
 #[derive(Args, Debug)]
@@ -45,6 +42,19 @@ pub struct ImportanceArgs {
     memory: u64,
 }
 
+/// What statistics are collected for.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination<'a> {
+    /// The file to write, if any.
+    pub output: Option<&'a Path>,
+    /// Whether files that are there may be replaced.
+    pub force: bool,
+    /// Whether to go on with what was interrupted.
+    pub resume: bool,
+    /// How thoroughly to search.
+    pub effort: Effort,
+}
+
 impl ImportanceArgs {
     /// The file that is read, if any.
     pub fn input(&self) -> Option<&Path> {
@@ -52,20 +62,21 @@ impl ImportanceArgs {
     }
 
     /// The statistics for second-order rounding, if options ask for them: those in a file, or with
-    /// --calibrate and the best effort those that are collected for `output`.
+    /// --calibrate and the best effort those that are collected for the output.
     pub fn second_order(
         &self,
         source: &Source,
         tokenizer: &Tokenizer,
         cpu: &Cpu,
-        (output, force): (Option<&Path>, bool),
-        effort: Effort,
+        to: Destination<'_>,
     ) -> anyhow::Result<Option<SecondOrder>> {
+        let Destination { output, force, resume, effort } = to;
         let file = match (&self.hessian, &self.calibrate, self.own_statistics(output, effort)) {
             (Some(path), ..) => HessianFile::open(path, &source.fingerprint(Extent::Sample)?)?,
             (None, Some(text), Some(path)) => {
                 let fisher = effort == Effort::Max;
-                let collecting = Collecting::all_of(text, self.memory, fisher, force);
+                let all = Collecting::all_of(text, self.memory, fisher);
+                let collecting = Collecting { force, resume, ..all };
                 collecting.file(source, tokenizer, cpu, &path)?
             }
             _ => return Ok(None),
@@ -81,9 +92,17 @@ impl ImportanceArgs {
         Some(path.into())
     }
 
-    /// Deletes the statistics that were collected for `output` only.
+    /// Whether statistics for `output` only were collected, or begun to be.
+    pub fn has_begun(&self, output: &Path, effort: Effort) -> bool {
+        let own = self.own_statistics(Some(output), effort);
+        own.is_some_and(|path| path.exists() || unfinished_path(&path).exists())
+    }
+
+    /// Deletes the statistics that were collected for `output` only. Those that somebody collected there with
+    /// `lapidary hessian` stay.
     pub fn delete_own_statistics(&self, output: &Path, effort: Effort) -> anyhow::Result<()> {
-        match self.own_statistics(Some(output), effort) {
+        let path = self.own_statistics(Some(output), effort);
+        match path.filter(|path| hessian::is_temporary(path) == Some(true)) {
             Some(path) => std::fs::remove_file(&path).with_context(|| path.display().to_string()),
             None => Ok(()),
         }

@@ -15,6 +15,7 @@ pub mod verify;
 mod answer;
 mod budget;
 mod bundled;
+mod calibration;
 mod check;
 mod conversation;
 mod draft;

@@ -81,7 +81,7 @@ pub fn fit(
     let weights: u64 = source.tensors().iter().map(|spec| spec.values() as u64).sum();
     let cpu = cpu(options)?;
     progress.measuring(weights);
-    let (mut measured, mut known) = (Vec::new(), None);
+    let (mut measured, mut nats, mut known) = (Vec::new(), Vec::new(), None);
     for (i, spec) in source.tensors().iter().enumerate() {
         if progress.cancelled() {
             return Err(ConvertError::Cancelled);
@@ -90,13 +90,16 @@ pub fn fit(
         let importance = weighting.and_then(|w| w.of(i));
         let of_tensor = rows.rows(spec);
         let mut types = measure(&cpu, &*of_tensor, spec, importance);
+        let mut of_error = None;
         if let Some(second_order) = second_order.filter(|_| spec.role() == Role::Matrix) {
             known = second_order.known(&cpu, source, spec, known.take())?;
             if let Some(known) = &known {
                 after_feedback(&mut types, second_order, &cpu, &*of_tensor, spec, known);
+                of_error = second_order.nats(&cpu, &*of_tensor, spec, known)?;
             }
         }
         measured.push(types);
+        nats.push(of_error);
         of_tensor.release(0..spec.rows());
         progress.advanced(spec.values() as u64, 0);
     }
@@ -104,8 +107,8 @@ pub fn fit(
         .tensors()
         .iter()
         .zip(&measured)
-        .map(|(spec, types)| {
-            let sensitivity = sensitivity(spec, source);
+        .zip(sensitivities(source, &nats))
+        .map(|((spec, types), sensitivity)| {
             let choice = |(ty, error): &(QuantType, f64)| Choice {
                 bytes: padded(spec.bytes(*ty)),
                 damage: sensitivity * error,
@@ -143,6 +146,19 @@ fn after_feedback(
     for ((_, to), error) in types.iter_mut().filter(|(ty, _)| rounded(*ty)).zip(errors) {
         *to = error;
     }
+}
+
+/// What a relative error of 1 costs in each tensor: by the Fisher information, `nats`; or as
+/// [`sensitivity`] has it, compared with the output matrix.
+fn sensitivities(source: &Source, nats: &[Option<f64>]) -> Vec<f64> {
+    let tensors = || source.tensors().iter().zip(nats);
+    let output = tensors().find(|(spec, _)| spec.kind == source.output_kind());
+    let unit = output.and_then(|(_, nats)| *nats);
+    let of = |(spec, nats): (&TensorSpec, &Option<f64>)| match unit {
+        Some(unit) => nats.unwrap_or_else(|| unit * sensitivity(spec, source)),
+        None => sensitivity(spec, source),
+    };
+    tensors().map(of).collect()
 }
 
 /// The error for a budget that the smallest file exceeds. `limit` is the budget for the file.

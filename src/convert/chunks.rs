@@ -97,15 +97,7 @@ impl<'a, W: Write + Seek> Chunks<'a, W> {
         header: &Header,
         finished: Vec<u64>,
     ) -> Result<Self, ConvertError> {
-        let writer = match finished.is_empty() {
-            true => Writer::new(out, header.clone()),
-            false => Writer::resume(out, header.clone(), finished),
-        };
-        let writer = writer.and_then(|mut writer| {
-            // Those of tensors that are there and are not counted on go.
-            writer.write_checksums()?;
-            Ok(writer)
-        });
+        let writer = Writer::after_complete(out, header.clone(), finished);
         let writer =
             writer.map_err(|error| ConvertError::Write { path: path.to_owned(), error })?;
         Ok(Self { cpu, path, writer, ready: Vec::new(), next: Vec::new() })

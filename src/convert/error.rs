@@ -143,7 +143,7 @@ pub enum ConvertError {
         path: PathBuf,
     },
     /// The unfinished file was begun by a different conversion.
-    #[error("{}: was begun with the {} {found}, but this conversion has {expected}", path.display(), Printable::new(what))]
+    #[error("{}: was begun with the {} {found}, but is to go on with {expected}", path.display(), Printable::new(what))]
     OtherConversion {
         /// The path of the unfinished file.
         path: PathBuf,

@@ -8,7 +8,7 @@
 //!   [`RowSource`](crate::model::RowSource).
 //! - [`Target`], `unfinished`: the output, which is either complete or does not exist, and the
 //!   unfinished file beside it.
-//! - `resume`: continues an interrupted conversion.
+//! - `resume`: continues what was interrupted.
 //! - [`Check`]: measures the new file before it gets its final name.
 //! - [`Report`], [`Totals`]: the result.
 
@@ -42,6 +42,7 @@ pub use pipeline::{convert, convert_and_check};
 pub use plan::Plan;
 pub use recipe::{Recipe, UnknownRecipe};
 pub use report::{Report, Totals, TypeTotal};
+pub use resume::{finished_tensors, keep_unfinished, Finished};
 pub use second_order::SecondOrder;
 pub use target::{unfinished_path, Target};
 pub use weighting::Weighting;

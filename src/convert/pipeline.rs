@@ -15,7 +15,7 @@ use super::chunks::{Chunks, How};
 use super::metadata::header;
 use super::options::{Options, Progress};
 use super::report::llama_cpp;
-use super::resume::{finished, unfinished, Finished};
+use super::resume::{finished_tensors, keep_unfinished, Finished};
 use super::second_order::Known;
 use super::sequential::{Sequential, Written};
 use super::target::Target;
@@ -81,15 +81,16 @@ pub fn convert_and_check(
     let cpu = cpu(options)?;
     let mut report = outlook(source, &header, &vocab);
     usable(source.model(), vocab)?;
-    let mut target = Target::for_conversion(out, options, source.model(), &header)?;
+    let Options { force, resume, .. } = options;
+    let mut target = Target::with_header(out, force, resume, Some(source.model()), &header)?;
     progress.started(report.bytes_read);
     let fingerprint = options.verify_source.then_some(&*fingerprint);
     let work = Work { source, header: &header, plan, cpu: &cpu, fingerprint };
-    match work.write_file(&mut target, options.resume, check, progress) {
+    match work.write_file(&mut target, resume, check, progress) {
         Ok((resumed, by_importance)) => {
             (report.resumed, report.by_importance) = (resumed, by_importance);
         }
-        Err(error) => return Err(unfinished(target, &header, error)),
+        Err(error) => return Err(keep_unfinished(target, &header, error)),
     }
     let resumed = source.model().tensors()[..report.resumed].iter();
     report.bytes_read -= resumed.map(|spec| source.rows(spec).bytes(0..spec.rows())).sum::<u64>();
@@ -155,7 +156,7 @@ impl Work<'_> {
         progress: &mut dyn Progress,
     ) -> Result<(usize, Vec<String>), ConvertError> {
         let finished = match resume {
-            true => finished(target.unfinished(), self.source, self.header, progress)?,
+            true => self.finished(target, progress)?,
             false => Finished::default(),
         };
         let resumed = finished.checksums.len();
@@ -187,6 +188,20 @@ impl Work<'_> {
         }
         target.commit()?;
         Ok((resumed, by_importance))
+    }
+
+    /// What of the unfinished file is finished.
+    fn finished(
+        &self,
+        target: &Target,
+        progress: &mut dyn Progress,
+    ) -> Result<Finished, ConvertError> {
+        let model = self.source.model();
+        let bytes_in = |i: usize| {
+            let spec = &model.tensors()[i];
+            self.source.rows(spec).bytes(0..spec.rows())
+        };
+        finished_tensors(target, model, self.header, &bytes_in, progress)
     }
 
     /// Checks that the source is still the one that the conversion began with.

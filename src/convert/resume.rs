@@ -1,5 +1,5 @@
-//! Continues a conversion that was interrupted. The unfinished file is its own journal: its header
-//! describes source and result, and has the checksums of the finished tensors.
+//! Continues a conversion, or a collection of statistics, that was interrupted. The unfinished file is its
+//! own journal: its header describes source and result, and has the checksums of the finished tensors.
 
 use std::path::Path;
 
@@ -11,33 +11,37 @@ use lapidary_formats::map::MappedFile;
 use super::metadata::{FINGERPRINT, RECIPE, VERSION};
 use super::target::Target;
 use super::{ConvertError, Progress};
-use crate::model::RowSource;
+use crate::hessian;
+use crate::model::Source;
 
 /// Bytes whose checksum is computed before their memory is released.
 const CHUNK_BYTES: usize = 4 << 20;
 
 /// How much of an unfinished file is usable.
 #[derive(Debug, Default)]
-pub(super) struct Finished {
+pub struct Finished {
     /// Checksums of the complete tensors, which are the first ones of the file.
     pub checksums: Vec<u64>,
     /// Where the last of them ends, in bytes from the beginning of the file; 0 if there is none.
     pub len: u64,
 }
 
-/// Finds out how much of the file at `part` is usable for a conversion that writes `header`, whose
-/// tensors are those of `rows`. Every tensor that counts as finished has been read and compared
-/// with its checksum.
+/// Finds out how much of the unfinished file of `target` is usable for a file with `header` that is made
+/// from `source`. Every tensor that counts as finished has been read and compared with its checksum.
+/// `bytes_in` says how many bytes need not be read from the source for a tensor that is finished, by
+/// its number in the header.
 ///
 /// # Errors
-/// If a different conversion began the file, the source's files have changed since, the file cannot be
+/// If something else is begun in the file, the source's files have changed since, the file cannot be
 /// read, or `progress` cancels.
-pub(super) fn finished(
-    part: &Path,
-    rows: &dyn RowSource,
+pub fn finished_tensors(
+    target: &Target,
+    source: &Source,
     header: &Header,
+    bytes_in: &dyn Fn(usize) -> u64,
     progress: &mut dyn Progress,
 ) -> Result<Finished, ConvertError> {
+    let part = target.unfinished();
     let (map, mut finished) = (open(part)?, Finished::default());
     let expected = header.encode();
     let checksums = header.stored_checksums(map.bytes());
@@ -47,15 +51,15 @@ pub(super) fn finished(
         // A file that was complete does not say any more of which state of the source it is. It needs
         // more of the source only if it was damaged since; then the fingerprint alone decides.
         Some((found, false)) if Some(found) != state => {
-            let source_path = rows.model().path().to_owned();
+            let source_path = source.path().to_owned();
             return Err(ConvertError::StateChanged { path: part.to_owned(), source_path });
         }
         _ => {}
     }
     let offsets = header.tensors().iter().map(|t| expected.len() as u64 + t.offset);
     let ends = offsets.skip(1).chain([header.file_bytes()]);
-    let tensors = header.tensors().iter().zip(rows.model().tensors()).zip(checksums).zip(ends);
-    for (((info, spec), checksum), end) in tensors {
+    let tensors = header.tensors().iter().zip(checksums).zip(ends).enumerate();
+    for (i, ((info, checksum), end)) in tensors {
         let at = expected.len() + info.offset as usize;
         let Some(bytes) = map.bytes().get(at..end as usize) else { break };
         let (data, padding) = bytes.split_at(info.bytes as usize);
@@ -66,7 +70,7 @@ pub(super) fn finished(
         finished.checksums.push(checksum);
         finished.len = end;
         progress.tensor(&info.name);
-        progress.advanced(rows.rows(spec).bytes(0..spec.rows()), info.bytes);
+        progress.advanced(bytes_in(i), info.bytes);
     }
     Ok(finished)
 }
@@ -88,10 +92,10 @@ fn checksum_of(
     Ok(checksum.value())
 }
 
-/// Decides what happens to the unfinished file after `error` has stopped its conversion. The file
-/// is kept if the weights are not the cause and at least one tensor is finished; the returned error
+/// Decides what happens to the unfinished file of `target` after `error` has stopped the work on it. The
+/// file is kept if the weights are not the cause and at least one tensor is finished; the returned error
 /// then says so.
-pub(super) fn unfinished(target: Target, header: &Header, error: ConvertError) -> ConvertError {
+pub fn keep_unfinished(target: Target, header: &Header, error: ConvertError) -> ConvertError {
     use ConvertError::{Cancelled, Check, Output, Write};
     if !matches!(error, Cancelled | Check { .. } | Output { .. } | Write { .. }) {
         return error;
@@ -133,7 +137,14 @@ fn difference(
     found: &[(String, Value)],
     expected: &[(String, Value)],
 ) -> Option<(String, String, String)> {
-    let named = [(RECIPE, "recipe"), (FINGERPRINT, "source of fingerprint"), (VERSION, "version")];
+    let named = [
+        (RECIPE, "recipe"),
+        (FINGERPRINT, "source of fingerprint"),
+        (hessian::MODEL, "source of fingerprint"),
+        (hessian::TEXT, "text of checksum"),
+        (hessian::FISHER_TOKENS, "number of tokens with gradients"),
+        (VERSION, "version"),
+    ];
     let keys = expected.iter().chain(found).map(|(key, _)| (key.as_str(), key.as_str()));
     let mut keys = named
         .into_iter()

@@ -11,7 +11,7 @@ use crate::kernels::second_order::{
     round_rows, squares, Damping, Gram, Lost, Rounding, RowFeedback,
 };
 use crate::kernels::{Cpu, Quantize};
-use crate::model::{Source, TensorKind, TensorRows, TensorSpec};
+use crate::model::{Readers, Source, TensorKind, TensorRows, TensorSpec};
 
 /// The statistics of a model, and how they are used.
 #[derive(Debug)]
@@ -31,8 +31,10 @@ pub(super) struct Known {
     /// See [`Gram::unit`], by part of the columns.
     units: Vec<f32>,
     hessians: Vec<Hessian>,
-    /// The mean squares of the columns, `[cols]`.
+    /// The sums of the squares of the columns, `[cols]`.
     importance: Vec<f32>,
+    /// The number of tokens that they are over.
+    tokens: usize,
     /// Sixteen rows at a time side by side, `[rows / 16, cols]`.
     held_out: Vec<Row>,
 }
@@ -136,10 +138,11 @@ impl SecondOrder {
         };
         let grams = self.file.grams(inputs)?;
         let importance = grams.iter().flat_map(Gram::diagonal).collect();
+        let tokens = grams.first().map_or(0, Gram::rows).max(1);
         let units = grams.iter().map(Gram::unit).collect();
         let hessians = grams.into_iter().map(|gram| gram.hessian(cpu, damping)).collect();
         let held_out = by_sixteen(&self.file.held_out(inputs)?, inputs.cols);
-        Ok(Some(Known { inputs, units, hessians, importance, held_out }))
+        Ok(Some(Known { inputs, units, hessians, importance, tokens, held_out }))
     }
 
     /// How the rows of a matrix are to be rounded to `ty`; `None` if the usual way is better on the rows
@@ -194,6 +197,77 @@ impl SecondOrder {
         });
         let (square, losses) = losses.split_last()?;
         Some(losses.iter().map(|loss| if *square > 0.0 { loss / square } else { 0.0 }).collect())
+    }
+}
+
+// What errors cost, by the Fisher information.
+impl SecondOrder {
+    /// What a relative error of 1 in the outputs of a matrix adds to the KL divergence, in nats per token: half
+    /// of the sum over its rows of their Fisher information times the squares of their weights, each
+    /// times those of its column's inputs. An output matrix that is the embedding too also costs what it
+    /// does to embedded tokens. `None` if the Fisher information is not known.
+    ///
+    /// # Errors
+    /// If the Fisher information is there, and cannot be right.
+    pub(super) fn nats(
+        &self,
+        cpu: &Cpu,
+        rows: &dyn TensorRows,
+        spec: &TensorSpec,
+        known: &Known,
+    ) -> Result<Option<f64>, ConvertError> {
+        let Some(weights) = self.row_weights(cpu, spec, known.inputs)? else { return Ok(None) };
+        let mut found = vec![0.0; spec.rows().div_ceil(ROWS)];
+        cpu.for_each(weights.chunks(ROWS).zip(&mut found).enumerate(), |(i, (weights, found))| {
+            let mut x = vec![0.0; spec.cols()];
+            for (row, weight) in (i * ROWS..).zip(weights) {
+                rows.read(row, &mut x);
+                let square = |(x, of_input): (&f32, &f32)| {
+                    f64::from(*x) * f64::from(*x) * f64::from(*of_input)
+                };
+                *found += weight * x.iter().zip(&known.importance).map(square).sum::<f64>();
+            }
+        });
+        let sum = found.iter().sum::<f64>() + self.of_embedded(spec)? * known.tokens as f64;
+        // Conversion will refuse weights that are not finite by name.
+        Ok(sum.is_finite().then_some(0.5 * sum / known.tokens as f64))
+    }
+
+    /// The Fisher information of all values of embedded tokens times their squares, if `spec` is the embedding.
+    fn of_embedded(&self, spec: &TensorSpec) -> Result<f64, FileError> {
+        let embedded = match spec.kind {
+            TensorKind::TokenEmbd => self.file.embedded(spec.cols())?,
+            _ => None,
+        };
+        let sum: f64 = embedded.iter().flatten().map(|x| f64::from(*x)).sum();
+        Ok(self.file.gradients().map_or(0.0, |gradients| sum / gradients as f64))
+    }
+
+    /// The Fisher information of the output of each row of a matrix, `[rows]`; where rows make up for each
+    /// other's errors, what is left of it when they have. `None` if it is not known.
+    fn row_weights(
+        &self,
+        cpu: &Cpu,
+        spec: &TensorSpec,
+        inputs: Inputs,
+    ) -> Result<Option<Vec<f64>>, FileError> {
+        let Some(gradients) = self.file.gradients() else { return Ok(None) };
+        let mean = |sum: f32| f64::from(sum) / gradients as f64;
+        let Some(layer) = spec.layer else {
+            let is_output = matches!(inputs.readers, Readers::Output(kind) if kind == spec.kind);
+            let logits = is_output.then(|| self.file.logits(spec.rows())).transpose()?.flatten();
+            return Ok(logits.map(|logits| logits.into_iter().map(mean).collect()));
+        };
+        if !spec.rows().is_multiple_of(32) {
+            return Ok(None);
+        }
+        let grams = self.file.fisher(Outputs { kind: spec.kind, layer, rows: spec.rows() })?;
+        if !self.two_sided {
+            return Ok(Some(grams.iter().flat_map(Gram::diagonal).map(mean).collect()));
+        }
+        let rows = grams.first().map_or(0, Gram::rows) as f32;
+        let weights = RowFeedback::new(cpu, &grams).weights();
+        Ok(Some(weights.into_iter().map(|weight| mean(weight * rows)).collect()))
     }
 }
 

@@ -9,7 +9,7 @@ use tempfile::TempPath;
 
 use super::overwrite::check_output;
 use super::unfinished::{Begun, UnfinishedFile};
-use super::{ConvertError, Options};
+use super::ConvertError;
 use crate::model::Source;
 
 /// A file that is written under another name beside its final path. If it is dropped before
@@ -41,36 +41,25 @@ impl Target {
     }
 
     /// The same for a file that begins with `header`. An unfinished file that is there must be one that
-    /// this program has begun, unless `force` is given.
+    /// this program has begun, unless `force` is given. With `resume` it may be any GGUF file, because
+    /// [`finished_tensors`](super::finished_tensors) compares its header.
     ///
     /// # Errors
     /// Those of [`create`](Self::create).
     pub fn with_header(
         path: &Path,
         force: bool,
+        resume: bool,
         source: Option<&Source>,
         header: &Header,
     ) -> Result<Self, ConvertError> {
         let encoded = header.encode();
-        let begun = if force { Begun::Anything } else { Begun::Conversion { header: &encoded } };
-        Self::open(path, force, source, header.file_bytes(), begun)
-    }
-
-    /// The same for a conversion that writes `header` and its tensors. An unfinished file that is
-    /// there must have been begun by a conversion, unless `force` is given.
-    pub(super) fn for_conversion(
-        path: &Path,
-        options: Options,
-        source: &Source,
-        header: &Header,
-    ) -> Result<Self, ConvertError> {
-        let encoded = header.encode();
-        let begun = match options {
-            Options { resume: true, .. } => Begun::Gguf,
-            Options { force: true, .. } => Begun::Anything,
-            _ => Begun::Conversion { header: &encoded },
+        let begun = match (resume, force) {
+            (true, _) => Begun::Gguf,
+            (false, true) => Begun::Anything,
+            (false, false) => Begun::Conversion { header: &encoded },
         };
-        Self::open(path, options.force, Some(source), header.file_bytes(), begun)
+        Self::open(path, force, source, header.file_bytes(), begun)
     }
 
     fn open(

@@ -3,13 +3,13 @@
 use std::num::NonZeroUsize;
 
 use half::bf16;
-use thiserror::Error;
 
 use super::fisher::{self, Snapshots};
-use super::{Inputs, ROWS as LIMIT};
+use super::Inputs;
+use crate::calibration::{chunk_count, CollectError};
 use crate::kernels::second_order::{panels, Gram};
 use crate::kernels::{Activations, Cpu, KvType};
-use crate::model::{Model, ModelError, Observer, Readers, State, StateOptions};
+use crate::model::{Model, Observer, Readers, State, StateOptions};
 use crate::perplexity::chunk;
 
 /// How to collect.
@@ -41,35 +41,15 @@ const HELD_OUT: usize = 8;
 /// Rows of the chunks that are held out that are stored, at most.
 const ROWS: usize = 1024;
 
-/// Why nothing was collected.
-#[derive(Debug, Error)]
-pub enum CollectError {
-    /// The text does not fill a chunk.
-    #[error("the text has {tokens} tokens, but one chunk needs {n_ctx}")]
-    TextTooShort {
-        /// Tokens of the text.
-        tokens: usize,
-        /// Tokens of a chunk.
-        n_ctx: usize,
-    },
-    /// The evaluation failed.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// The user asked to stop.
-    #[error("cancelled")]
-    Cancelled,
-    /// What was collected could not be stored.
-    #[error(transparent)]
-    Store(#[from] super::FileError),
-}
-
 /// What was collected of the inputs of some matrices, or of the outputs of one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Collected {
     /// By part of the columns, or of the rows.
     pub grams: Vec<Gram>,
     /// Rows of the chunks that were held out, `[rows, cols]`.
     pub held_out: Vec<bf16>,
+    /// Sums of squares where there are no others, `[rows]`.
+    pub squares: Vec<f32>,
 }
 
 /// How much of a text is collected.
@@ -82,13 +62,8 @@ pub struct Extent {
 impl Extent {
     /// What there is of a text of so many tokens.
     pub fn new(tokens: usize, options: &Options) -> Result<Self, CollectError> {
-        let n_ctx = options.n_ctx.get();
-        let available = tokens / n_ctx;
-        if available == 0 {
-            return Err(CollectError::TextTooShort { tokens, n_ctx });
-        }
-        let chunks = options.chunks.map_or(available, |n| n.get().min(available));
-        Ok(Self { chunks, n_ctx })
+        let chunks = chunk_count(tokens, options.n_ctx, options.chunks)?;
+        Ok(Self { chunks, n_ctx: options.n_ctx.get() })
     }
 
     /// Number of tokens that are summed.
@@ -111,9 +86,11 @@ impl Extent {
     }
 }
 
-/// Runs `model` over `tokens`, the whole text with BOS first. Calls `store` with what was collected
-/// of each of [`Inputs::of`], in order, and with the Fisher information of each of `Outputs::of`,
-/// layer by layer from the last one, if it is asked for, and `progress` with the parts of the work that are done and
+/// Runs `model` over `tokens`, the whole text with BOS first. Calls `store` with what was collected of the
+/// inputs of each layer and of those of the output matrix, in the order of [`Inputs::of`]; then, if it is
+/// asked for, with the Fisher information of the logits, of the outputs of each layer, from the last one, in
+/// the order of `Outputs::of`, and of the embedded tokens. The first `finished` of these groups are left out: the text is taken through their layers
+/// all the same, but nothing is summed. Calls `progress` with the parts of the work that are done and
 /// their number; it returns whether to continue. Nothing depends on the number of threads or the
 /// instruction set, bit for bit.
 ///
@@ -124,10 +101,15 @@ pub fn collect(
     model: &Model<'_>,
     tokens: &[u32],
     options: Options,
-    store: &mut dyn FnMut(Collected) -> Result<(), super::FileError>,
+    finished: usize,
+    store: &mut dyn FnMut(Vec<Collected>) -> Result<(), CollectError>,
     progress: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<(), CollectError> {
     let extent = Extent::new(tokens.len(), &options)?;
+    let n_layer = model.config().n_layer();
+    if finished > n_layer + if options.fisher { n_layer + 2 } else { 0 } {
+        return Ok(());
+    }
     // A chunk is taken through a layer in one piece.
     let options_of_state =
         StateOptions { n_ubatch: extent.n_ctx, ..StateOptions::new(extent.n_ctx, KvType::F16) };
@@ -137,7 +119,6 @@ pub fn collect(
         let chunk = chunk(tokens, extent.n_ctx, i, options.bos);
         streams.push(model.embedded(&mut state, &chunk)?);
     }
-    let n_layer = model.config().n_layer();
     let all = Inputs::of(model.config(), model.output_kind());
     let mut snapshots = options.fisher.then(|| Snapshots::new(n_layer, &extent));
     let back = if options.fisher { fisher::tokens(&extent) } else { 0 };
@@ -146,6 +127,7 @@ pub fn collect(
         let of_layer: Vec<Inputs> = all
             .iter()
             .filter(|inputs| inputs.layer() == (layer < n_layer).then_some(layer))
+            .filter(|_| layer >= finished)
             .copied()
             .collect();
         if let Some(snapshots) = snapshots.as_mut().filter(|_| layer < n_layer) {
@@ -163,13 +145,13 @@ pub fn collect(
                 return Err(CollectError::Cancelled);
             }
         }
-        for collected in collector.collected {
-            store(collected)?;
+        if layer >= finished {
+            store(collector.collected)?;
         }
     }
     let Some(snapshots) = snapshots else { return Ok(()) };
-    let store = &mut |_, grams| Ok(store(Collected { grams, held_out: Vec::new() })?);
-    snapshots.take_back(model, &mut state, &streams, LIMIT, store, &mut || {
+    let finished = finished.saturating_sub(n_layer + 1);
+    snapshots.take_back(model, &mut state, &streams, finished, store, &mut || {
         done += 1;
         progress(done, total)
     })
@@ -188,7 +170,7 @@ impl<'a> Collector<'a> {
     fn new(inputs: &'a [Inputs], cpu: &'a Cpu, limit: usize, stride: usize) -> Self {
         let collected = inputs.iter().map(|inputs| Collected {
             grams: inputs.parts(limit).iter().map(|part| Gram::new(part.len())).collect(),
-            held_out: Vec::new(),
+            ..Collected::default()
         });
         Self { inputs, cpu, limit, stride, held_out: false, collected: collected.collect() }
     }

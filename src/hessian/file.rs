@@ -1,40 +1,45 @@
 //! Statistics in a GGUF file: `NAME.0`, `NAME.1` … are the parts of the columns, sixteen at a time, with
 //! the sums down to the row of the last of them; `NAME.held_out` has rows that were held out.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::bf16;
-use lapidary_formats::gguf::{Checksum, Gguf, GgufError, Header, Writer};
+use lapidary_formats::gguf::{read_metadata, Gguf, GgufError, Value};
+use lapidary_formats::map::MappedFile;
 use lapidary_formats::quant::{QuantType, Row};
 use lapidary_formats::tensor::TensorView;
 use thiserror::Error;
 
-use super::collect::{collect, CollectError, Collected, Extent, Options};
-use super::{fisher, Inputs, Outputs, ROWS};
+use super::about::About;
+use super::collect::Extent;
+use super::{Inputs, Outputs, ROWS};
 use crate::kernels::second_order::Gram;
-use crate::model::{Model, Stream};
-use crate::perplexity::chunk;
 
 /// What the files are according to their `general.type`.
 pub const KIND: &str = "hessian";
-const KIND_KEY: &str = "general.type";
+pub(super) const KIND_KEY: &str = "general.type";
 /// As in a model that was converted: an unfinished file that has it is ours and may be replaced.
-const VERSION: &str = "lapidary.version";
-const MODEL: &str = "hessian.model";
-const DATASETS: &str = "hessian.datasets";
-/// The checksum of the text's tokens.
-const TEXT: &str = "hessian.text";
-const TOKENS: &str = "hessian.tokens";
-/// The tokens as they were evaluated, chunk after chunk.
-const TEXT_TOKENS: &str = "hessian.text_tokens";
-/// How many of them the Fisher information is of.
-const FISHER_TOKENS: &str = "hessian.fisher_tokens";
+pub(super) const VERSION: &str = "lapidary.version";
+/// The key of the fingerprint of the model.
+pub(crate) const MODEL: &str = "hessian.model";
+pub(super) const DATASETS: &str = "hessian.datasets";
+/// The key of the checksum of the text's tokens.
+pub(crate) const TEXT: &str = "hessian.text";
+pub(super) const TOKENS: &str = "hessian.tokens";
+/// The key of the tokens as they were evaluated, chunk after chunk.
+pub(super) const TEXT_TOKENS: &str = "hessian.text_tokens";
+/// The key of the number of tokens whose gradients the Fisher information is of, if there is any.
+pub(crate) const FISHER_TOKENS: &str = "hessian.fisher_tokens";
 /// Columns whose products are summed, at most.
-const LIMIT: &str = "hessian.columns";
-const CHUNK_SIZE: &str = "hessian.chunk_size";
+pub(super) const LIMIT: &str = "hessian.columns";
+pub(super) const CHUNK_SIZE: &str = "hessian.chunk_size";
+/// The tensor of the sums of squares of the gradients of logits.
+pub(super) const LOGITS: &str = "output.fisher";
+/// The tensor of the sums of squares of the embedded tokens times their gradients.
+pub(super) const EMBEDDED: &str = "token_embd.fisher";
+/// Whether a conversion collected the statistics for itself, and deletes them when it is done.
+pub(super) const TEMPORARY: &str = "hessian.temporary";
 
 /// What is wrong with a file of statistics.
 #[derive(Debug, Error)]
@@ -42,12 +47,6 @@ pub enum FileError {
     /// It is no GGUF file, or a damaged one.
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    /// Its header could not be completed.
-    #[error("{error}")]
-    Seal {
-        /// What the system says.
-        error: io::Error,
-    },
     /// It is another kind of file.
     #[error("{}: it has no second-order statistics; `lapidary hessian` makes them", path.display())]
     Kind {
@@ -101,167 +100,22 @@ pub enum FileError {
     },
 }
 
-/// What a file is about.
-#[derive(Clone, Debug)]
-pub struct About {
-    /// The model's fingerprint.
-    model: String,
-    /// The name of the text.
-    dataset: String,
-    /// The checksum of its tokens.
-    text: String,
-    /// Its tokens as they are evaluated, `[chunks, n_ctx]`.
-    tokens: Vec<u32>,
-    options: Options,
-    extent: Extent,
-}
-
-impl About {
-    /// The statistics of the model with this fingerprint on `tokens`, a text of the name `dataset` with
-    /// BOS first.
-    ///
-    /// # Errors
-    /// If the text does not fill a chunk.
-    pub fn new(
-        model: String,
-        dataset: String,
-        tokens: &[u32],
-        options: Options,
-    ) -> Result<Self, CollectError> {
-        let extent = Extent::new(tokens.len(), &options)?;
-        let mut checksum = Checksum::new();
-        tokens.iter().for_each(|token| checksum.update(&token.to_le_bytes()));
-        let text = format!("{:016x}", checksum.value());
-        let chunks = (0..extent.chunks).map(|i| chunk(tokens, extent.n_ctx, i, options.bos));
-        let tokens = chunks.flatten().collect();
-        Ok(Self { model, dataset, text, tokens, options, extent })
-    }
-
-    /// The model's fingerprint.
-    pub fn model(&self) -> &str {
-        &self.model
-    }
-
-    /// The header of the file.
-    ///
-    /// # Errors
-    /// If the file could not be read again.
-    pub fn header(&self, model: &Model<'_>) -> Result<Header, GgufError> {
-        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let mut header = Header::new();
-        header.set(KIND_KEY, KIND);
-        header.set(VERSION, env!("CARGO_PKG_VERSION"));
-        header.set(MODEL, self.model.as_str());
-        header.set(DATASETS, vec![self.dataset.clone()]);
-        header.set(TEXT, self.text.as_str());
-        header.set(TOKENS, number(self.extent.tokens()));
-        header.set(CHUNK_SIZE, number(self.extent.n_ctx));
-        header.set(LIMIT, self.options.limit as u64);
-        header.set(TEXT_TOKENS, self.tokens.clone());
-        for inputs in Inputs::of(model.config(), model.output_kind()) {
-            let name = inputs.name();
-            for (i, part) in inputs.parts(self.options.limit).iter().enumerate() {
-                let shape = [16, Gram::len(part.len())];
-                header.add_tensor(format!("{name}.{i}"), QuantType::F32, &shape)?;
-            }
-            if self.extent.held_out_rows() > 0 {
-                let shape = [inputs.cols, self.extent.held_out_rows()];
-                header.add_tensor(format!("{name}.held_out"), QuantType::BF16, &shape)?;
-            }
-        }
-        if self.options.fisher {
-            header.set(FISHER_TOKENS, number(fisher::tokens(&self.extent)));
-        }
-        let layers = if self.options.fisher { model.config().n_layer() } else { 0 };
-        for layer in (0..layers).rev() {
-            for outputs in Outputs::of(model.config(), layer) {
-                for (i, part) in outputs.parts(ROWS).iter().enumerate() {
-                    let shape = [16, Gram::len(part.len())];
-                    header.add_tensor(format!("{}.{i}", outputs.name()), QuantType::F32, &shape)?;
-                }
-            }
-        }
-        header.reserve_checksums();
-        Ok(header)
-    }
-
-    /// Says what is going to be collected and what memory it takes.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn report(&self, model: &Model<'_>, out: &mut dyn Write) -> io::Result<()> {
-        let config = model.config();
-        let stream = Stream::bytes(self.extent.chunks * self.extent.n_ctx, config.n_embd);
-        let mut all = Inputs::of(config, model.output_kind());
-        all.retain(|inputs| inputs.layer() == Some(0));
-        let parts = all.iter().flat_map(|inputs| inputs.parts(self.options.limit));
-        let sums: usize = parts.map(|part| Gram::len(part.len()) * size_of::<Row>()).sum();
-        writeln!(
-            out,
-            "{} tokens in chunks of {}, {} of them held out; {} MB for their stream and {} MB for sums",
-            self.extent.chunks * self.extent.n_ctx,
-            self.extent.n_ctx,
-            self.extent.chunks * self.extent.n_ctx - self.extent.tokens(),
-            stream.div_ceil(1_000_000),
-            sums.div_ceil(1_000_000),
-        )?;
-        for inputs in &all {
-            let parts = inputs.parts(self.options.limit);
-            if parts.len() > 1 {
-                let names = inputs.readers.names().join(", ");
-                let (cols, n, each) = (inputs.cols, parts.len(), parts[0].len());
-                writeln!(out, "{names} …: {cols} columns in {n} parts of at most {each}")?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Collects the statistics and writes them to `file`, which is empty.
-    ///
-    /// # Errors
-    /// Those of [`CollectError`].
-    pub fn collect(
-        &self,
-        model: &Model<'_>,
-        tokens: &[u32],
-        header: Header,
-        mut file: &File,
-        progress: &mut dyn FnMut(usize, usize) -> bool,
-    ) -> Result<(), CollectError> {
-        let mut writer =
-            Writer::new(BufWriter::new(file), header.clone()).map_err(FileError::from)?;
-        let store = &mut |collected| Ok(write(&mut writer, &collected)?);
-        collect(model, tokens, self.options, store, progress)?;
-        writer.write_checksums().map_err(FileError::from)?;
-        writer.finish().map_err(FileError::from)?;
-        header.seal(&mut file).map_err(|error| FileError::Seal { error })?;
-        Ok(())
-    }
-}
-
-/// Writes what was collected of one of the inputs.
-fn write<W: Write>(writer: &mut Writer<W>, collected: &Collected) -> Result<(), GgufError> {
-    for gram in &collected.grams {
-        // A few megabytes at a time.
-        for rows in gram.sums().chunks(1 << 16) {
-            let bytes: Vec<u8> =
-                rows.iter().flat_map(|row| row.0).flat_map(f32::to_le_bytes).collect();
-            writer.write(&bytes)?;
-        }
-    }
-    if !collected.held_out.is_empty() {
-        let bytes: Vec<u8> = collected.held_out.iter().flat_map(|x| x.to_le_bytes()).collect();
-        writer.write(&bytes)?;
-    }
-    Ok(())
-}
-
 /// The names of the texts that the statistics in a file were collected on; none if it has no statistics.
 pub fn datasets(path: &Path) -> Vec<String> {
     let Ok(gguf) = Gguf::open(path) else { return Vec::new() };
     let names = gguf.array(DATASETS).ok().flatten();
     let names = names.as_ref().and_then(|names| names.strings()).into_iter().flatten();
     names.map(str::to_owned).collect()
+}
+
+/// Whether a conversion collected the statistics in a file for itself, and deletes them when it is done. The
+/// file need not be complete. `None` if it has no statistics.
+pub fn is_temporary(path: &Path) -> Option<bool> {
+    let file = MappedFile::open(path).ok()?;
+    let metadata = read_metadata(file.bytes()).ok()?;
+    let value = |key| metadata.iter().find(|(k, _)| k == key).map(|(_, value)| *value);
+    let is_ours = value(KIND_KEY).and_then(|kind| kind.as_str()) == Some(KIND);
+    is_ours.then(|| matches!(value(TEMPORARY), Some(Value::Bool(true))))
 }
 
 /// A number that has to be there.
@@ -360,7 +214,47 @@ impl HessianFile {
         self.parts(&inputs.name(), inputs.parts(self.limit), self.tokens)
     }
 
-    /// The Fisher information of the outputs of a matrix, by part of its rows. Its scale has no meaning.
+    /// The number of tokens whose gradients the Fisher information is of; `None` if there is none, or the file
+    /// does not say so.
+    pub fn gradients(&self) -> Option<usize> {
+        let tokens = self.gguf.u32(FISHER_TOKENS).ok().flatten()?;
+        usize::try_from(tokens).ok().filter(|tokens| *tokens > 0)
+    }
+
+    /// The sums of the squares of the gradients of each logit, `[n_vocab]`, over all
+    /// [`gradients`](Self::gradients). `None` if they are not there.
+    ///
+    /// # Errors
+    /// If they have another length, or cannot be right.
+    pub fn logits(&self, n_vocab: usize) -> Result<Option<Vec<f32>>, FileError> {
+        self.squares(LOGITS, n_vocab)
+    }
+
+    /// The sums of the squares of the values of embedded tokens, each times its gradient, `[n_embd]`, over
+    /// all [`gradients`](Self::gradients). `None` if they are not there.
+    ///
+    /// # Errors
+    /// If they have another length, or cannot be right.
+    pub fn embedded(&self, n_embd: usize) -> Result<Option<Vec<f32>>, FileError> {
+        self.squares(EMBEDDED, n_embd)
+    }
+
+    fn squares(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>, FileError> {
+        if self.gguf.tensor(name).is_none() {
+            return Ok(None);
+        }
+        let tensor = self.tensor(name, QuantType::F32, |found| found == len);
+        let tensor = tensor.ok_or_else(|| self.missing(name, len))?;
+        let values = tensor.data.as_chunks().0.iter();
+        let values: Vec<f32> = values.map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        match values.iter().all(|x| x.is_finite() && *x >= 0.0) {
+            true => Ok(Some(values)),
+            false => Err(self.wrong(name.to_owned())),
+        }
+    }
+
+    /// The Fisher information of the outputs of a matrix, by part of its rows: sums over all
+    /// [`gradients`](Self::gradients).
     ///
     /// # Errors
     /// If it is not there: `lapidary hessian --fisher` collects it.

@@ -4,8 +4,9 @@
 
 use std::ops::Range;
 
-use super::collect::{CollectError, Extent};
-use super::Outputs;
+use super::collect::{Collected, Extent};
+use super::{Outputs, ROWS};
+use crate::calibration::CollectError;
 use crate::kernels::second_order::{panels, Gram};
 use crate::kernels::Cpu;
 use crate::model::{GradientObserver, Model, State, Stream, TensorKind};
@@ -51,22 +52,28 @@ impl Snapshots {
     }
 
     /// Takes gradients back through all layers, from `last`, the streams of all chunks after the last one.
-    /// Calls `store` for the outputs of each matrix, layer by layer from the last one, with the sums by
-    /// part of the rows.
+    /// Calls `store` with the sums of squares of the gradients of logits, and then for each layer, from the
+    /// last one, with the sums of the outputs of its matrices; and with those of the embedded tokens. The
+    /// first `finished` of these are left out: nothing is summed.
     pub fn take_back(
         mut self,
         model: &Model<'_>,
         state: &mut State,
         last: &[Stream],
-        limit: usize,
-        store: &mut dyn FnMut(Outputs, Vec<Gram>) -> Result<(), CollectError>,
+        finished: usize,
+        store: &mut dyn FnMut(Vec<Collected>) -> Result<(), CollectError>,
         progress: &mut dyn FnMut() -> bool,
     ) -> Result<(), CollectError> {
-        let mut gradients = Vec::new();
+        let (mut gradients, mut logits) = (Vec::new(), Logits::new(model.config().n_vocab));
         for chunk in &self.chunks {
-            gradients.push(model.sampled_gradient(state, &last[*chunk], *chunk as u64)?);
+            let (stream, seed) = (&last[*chunk], *chunk as u64);
+            gradients.push(model.sampled_gradient(state, stream, seed, &mut logits)?);
+        }
+        if finished == 0 {
+            store(vec![of_squares(&logits.squares)])?;
         }
         let mut end = model.config().n_layer();
+        let to_sum = 0..end - finished.saturating_sub(1);
         while let Some(streams) = self.streams.pop() {
             let layers = self.streams.len() * self.every..end;
             end = layers.start;
@@ -75,15 +82,22 @@ impl Snapshots {
             }
             let before = forth(model, state, streams, layers.clone())?;
             for (layer, streams) in layers.zip(before).rev() {
-                let mut collector = Collector::new(model, layer, limit);
+                let outputs = match to_sum.contains(&layer) {
+                    true => Outputs::of(model.config(), layer),
+                    false => Vec::new(),
+                };
+                let mut collector = Collector::new(model.cpu(), outputs);
                 for (stream, gradient) in streams.iter().zip(&mut gradients) {
                     model.take_back(state, layer, stream, gradient, &mut collector)?;
                     if !progress() {
                         return Err(CollectError::Cancelled);
                     }
                 }
-                for (outputs, grams) in collector.outputs.into_iter().zip(collector.grams) {
-                    store(outputs, grams)?;
+                if to_sum.contains(&layer) {
+                    store(collector.collected)?;
+                }
+                if layer == 0 {
+                    store(vec![embedded(&streams, &gradients, model.config().n_embd)])?;
                 }
             }
         }
@@ -109,21 +123,60 @@ fn forth(
     Ok(all)
 }
 
+/// The sums of the squares of the values of embedded tokens, each times its gradient: what it would cost if
+/// they were lost.
+fn embedded(streams: &[Stream], gradients: &[Vec<f32>], n_embd: usize) -> Collected {
+    let mut squares = vec![0.0; n_embd];
+    for (stream, gradient) in streams.iter().zip(gradients) {
+        let rows = stream.x().chunks_exact(n_embd).zip(gradient.chunks_exact(n_embd));
+        for (x, gradient) in rows {
+            let products = x.iter().zip(gradient).map(|(x, g)| f64::from(*x) * f64::from(*g));
+            squares.iter_mut().zip(products).for_each(|(sum, product)| *sum += product * product);
+        }
+    }
+    of_squares(&squares)
+}
+
+fn of_squares(squares: &[f64]) -> Collected {
+    let squares = squares.iter().map(|sum| *sum as f32).collect();
+    Collected { squares, ..Collected::default() }
+}
+
+/// The sums of the squares of the gradients of each logit. All their products would be too many.
+struct Logits {
+    /// `[n_vocab]`
+    squares: Vec<f64>,
+}
+
+impl Logits {
+    fn new(n_vocab: usize) -> Self {
+        Self { squares: vec![0.0; n_vocab] }
+    }
+}
+
+impl GradientObserver for Logits {
+    fn logits(&mut self, gradient: &[f32]) {
+        for row in gradient.chunks_exact(self.squares.len()) {
+            let squares = row.iter().map(|g| f64::from(*g) * f64::from(*g));
+            self.squares.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
+        }
+    }
+}
+
 struct Collector<'a> {
     cpu: &'a Cpu,
-    limit: usize,
     outputs: Vec<Outputs>,
-    /// By output and part of its rows.
-    grams: Vec<Vec<Gram>>,
+    /// By output.
+    collected: Vec<Collected>,
 }
 
 impl<'a> Collector<'a> {
-    fn new(model: &'a Model<'_>, layer: usize, limit: usize) -> Self {
-        let outputs = Outputs::of(model.config(), layer);
-        let grams = |outputs: &Outputs| {
-            outputs.parts(limit).iter().map(|part| Gram::new(part.len())).collect()
-        };
-        Self { cpu: model.cpu(), limit, grams: outputs.iter().map(grams).collect(), outputs }
+    fn new(cpu: &'a Cpu, outputs: Vec<Outputs>) -> Self {
+        let collected = outputs.iter().map(|outputs| Collected {
+            grams: outputs.parts(ROWS).iter().map(|part| Gram::new(part.len())).collect(),
+            ..Collected::default()
+        });
+        Self { cpu, collected: collected.collect(), outputs }
     }
 }
 
@@ -131,7 +184,8 @@ impl GradientObserver for Collector<'_> {
     fn output(&mut self, kind: TensorKind, _layer: usize, gradient: &[f32]) {
         let Some(at) = self.outputs.iter().position(|outputs| outputs.kind == kind) else { return };
         let outputs = self.outputs[at];
-        for (part, gram) in outputs.parts(self.limit).into_iter().zip(&mut self.grams[at]) {
+        let grams = &mut self.collected[at].grams;
+        for (part, gram) in outputs.parts(ROWS).into_iter().zip(grams) {
             gram.add(self.cpu, &panels(gradient, outputs.rows, part));
         }
     }

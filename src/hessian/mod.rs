@@ -7,12 +7,15 @@
 //! Every eighth chunk is held out: its inputs are not summed, but some of its rows are stored, to see
 //! whether what was learned from the others holds there.
 
+mod about;
 mod collect;
 mod file;
 mod fisher;
 
-pub use collect::{CollectError, Options};
-pub use file::{datasets, About, FileError, HessianFile, KIND};
+pub use about::About;
+pub use collect::Options;
+pub use file::{datasets, is_temporary, FileError, HessianFile, KIND};
+pub(crate) use file::{FISHER_TOKENS, MODEL, TEXT};
 
 use std::ops::Range;
 

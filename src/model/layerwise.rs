@@ -20,6 +20,11 @@ impl Stream {
         tokens * (n_embd * size_of::<f32>() + size_of::<u32>())
     }
 
+    /// Its values, `[tokens, n_embd]`.
+    pub fn x(&self) -> &[f32] {
+        &self.x
+    }
+
     /// The tokens.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens

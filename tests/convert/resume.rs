@@ -212,7 +212,7 @@ fn another_conversion_is_not_gone_on_with() {
     let mut place = Place::new();
     place.cut_after(10, anew());
     place.recipe = Recipe::Q6_K;
-    place.refuses(going_on(), "was begun with the recipe Q4_K_M, but this conversion has Q6_K");
+    place.refuses(going_on(), "was begun with the recipe Q4_K_M, but is to go on with Q6_K");
 
     // The same model but for one weight.
     let other = copy_of(&micro());

@@ -1,66 +1,15 @@
-//! `hessian`, and `convert` with what it collects, through the binary.
+//! Second-order rounding by `convert`, through the binary.
 
 use std::fs;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
+use std::process::Command;
 
 use lapidary_formats::gguf::Gguf;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::directory::names;
-use crate::fixtures::{held_out, micro, tiny};
-
-/// A directory with the model's name and texts.
-struct Place {
-    dir: TempDir,
-    model: PathBuf,
-}
-
-impl Place {
-    fn new(model: PathBuf) -> Self {
-        Self { dir: TempDir::new().unwrap(), model }
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.dir.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    /// A part of the held-out text.
-    fn text(&self, name: &str, part: Range<usize>) -> String {
-        fs::write(self.path(name), &fs::read(held_out()).unwrap()[part]).unwrap();
-        self.path(name)
-    }
-
-    fn command(&self, command: &str, args: &[&str]) -> Command {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_lapidary"));
-        process.arg(command).arg(&self.model).args(args);
-        process
-    }
-
-    /// Runs a command that succeeds, and gives what it prints.
-    #[track_caller]
-    fn run(&self, command: &str, args: &[&str]) -> String {
-        let output = self.command(command, args).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Runs a command that fails with this code, and gives what it says.
-    #[track_caller]
-    fn fails(&self, code: i32, command: &str, args: &[&str]) -> String {
-        let output = self.command(command, args).output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{stderr}");
-        stderr
-    }
-
-    fn bytes(&self, name: &str) -> Vec<u8> {
-        fs::read(self.path(name)).unwrap()
-    }
-}
+use crate::fixtures::{micro, tiny};
+use crate::place::Place;
 
 #[test]
 fn second_order_rounding_lowers_the_divergence_of_other_text() {
@@ -137,130 +86,114 @@ fn calibrating_with_the_best_effort_is_the_two_steps() {
     assert!(place.bytes("two") != want);
 }
 
-/// How many times a process may be done before it can be stopped.
-const TRIES: usize = 20;
-
-/// Starts a conversion and does `stop` to it when `file` has `len` bytes; whether that was in time.
-fn stopped_at(process: &mut Command, file: &str, len: u64, stop: impl Fn(&mut Child)) -> bool {
-    let mut child = process.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    while child.try_wait().unwrap().is_none() {
-        if fs::metadata(file).is_ok_and(|metadata| metadata.len() >= len) {
-            stop(&mut child);
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    !child.wait().unwrap().success()
-}
-
 #[test]
-fn a_calibrating_conversion_that_was_killed_is_gone_on_with() {
+fn gradients_say_which_types_to_choose_for_a_size() {
     let place = Place::new(tiny());
-    let text = place.text("text", 0..16_000);
-    let (out, part) = (place.path("out.gguf"), place.path("out.gguf.part"));
-    let collecting = place.path("out.gguf.hessian.part");
-    // While it collects, and while it converts.
-    for (effort, file, percent) in
-        [("best", &collecting, 1), ("best", &part, 60), ("max", &part, 60)]
-    {
-        let args = ["-q", "Q2_K", "--calibrate", &text, "--effort", effort, "-o", &out, "--force"];
-        place.run("convert", &args);
-        let want = place.bytes("out.gguf");
-        let len = want.len() as u64 * percent / 100;
-        let in_time = (0..TRIES).any(|_| {
-            let _ = fs::remove_file(&out);
-            let process = &mut place.command("convert", &args);
-            stopped_at(process, file, len, |child| child.kill().unwrap())
-        });
-        assert!(in_time, "a process that can be stopped");
-        assert!(!Path::new(&out).exists());
-        let kept = Path::new(&place.path("out.gguf.hessian")).exists();
-        assert_eq!(kept, file == &part);
-        let more = ["--resume", "--threads", "1", "--json"];
-        let report = place.run("convert", &[&args[..], &more].concat());
-        let report: Value = serde_json::from_str(&report).unwrap();
-        assert_eq!(report["resumed_tensors"].as_u64().unwrap() > 0, kept, "{report}");
-        assert!(place.bytes("out.gguf") == want);
-        assert_eq!(names(place.dir.path()), ["out.gguf", "text"]);
-    }
-}
-
-#[test]
-fn options_that_contradict_each_other_are_refused() {
-    let place = Place::new(micro());
-    let convert = |more: &[&str]| {
-        place.fails(2, "convert", &[&["-o", &place.path("out.gguf")], more].concat())
+    let (text, check) = (place.text("text", 0..50_000), place.text("check", 50_000..62_000));
+    let (statistics, fisher) = (place.path("statistics"), place.path("fisher"));
+    let out = place.path("out.gguf");
+    place.run("hessian", &["-f", &text, "-o", &statistics]);
+    place.run("hessian", &["-f", &text, "-o", &fisher, "--fisher"]);
+    let fitted = |statistics: &str| -> Value {
+        let args = ["-o", &out, "--size", "2.0MB", "--hessian", statistics, "--check", &check];
+        let found = place.run("convert", &[&args[..], &["--force", "--json"]].concat());
+        serde_json::from_str(&found).unwrap()
     };
-    for other in ["--imatrix", "--calibrate"] {
-        let error = convert(&["--hessian", "a", other, "b"]);
-        assert!(error.contains("cannot be used with"), "{other}: {error}");
-    }
-    assert!(convert(&["--memory", "1GB"]).contains("--calibrate"));
-    // A missing option is not asked for if it contradicts another.
-    let error = convert(&["--hessian", "a", "--memory", "1GB"]);
-    assert!(error.contains("cannot be used with"), "{error}");
-    assert_eq!(names(place.dir.path()), Vec::<String>::new());
+    let (without, with) = (fitted(&statistics), fitted(&fisher));
+    assert!(with["file_bytes"].as_u64().unwrap() <= 2_000_000);
+    assert_ne!(with["plan"]["tensors"], without["plan"]["tensors"]);
+    let divergence = |found: &Value| found["check"]["kl_divergence"]["mean"].as_f64().unwrap();
+    let (without, with) = (divergence(&without), divergence(&with));
+    assert!(with < 0.98 * without, "{with} of {without}: {}", with / without);
 }
 
 #[test]
-fn nothing_is_replaced_without_being_asked() {
+fn the_text_of_the_program_itself_is_a_calibration() {
     let place = Place::new(micro());
-    let (text, out) = (place.text("text", 0..8_000), place.path("out"));
-    fs::write(&out, "somebody's").unwrap();
-    let collect = ["-f", &text, "-o", &out, "--ctx", "64", "--chunks", "9"];
-    let error = place.fails(1, "hessian", &collect);
-    assert!(error.contains("--force replaces it") && error.lines().count() == 1, "{error}");
-    assert_eq!(place.bytes("out"), b"somebody's");
-    let report = place.run("hessian", &[&collect[..], &["--force", "--json"]].concat());
-    let report: Value = serde_json::from_str(&report).unwrap();
-    assert_eq!(report["file_bytes"], place.bytes("out").len());
-    // The text and the model are no outputs either.
-    let error = place.fails(1, "hessian", &["-f", &text, "-o", &text, "--force"]);
-    assert!(error.contains(&text) && error.lines().count() == 1, "{error}");
-    let error = place.fails(1, "convert", &["--hessian", &out, "-o", &out, "--force"]);
-    assert!(error.contains(&out) && error.lines().count() == 1, "{error}");
-    // What a conversion would keep beside its output is somebody else's.
-    let (gguf, beside) = (place.path("a.gguf"), place.path("a.gguf.hessian"));
-    fs::write(&beside, "somebody's").unwrap();
-    let long = place.text("long", 0..8_000);
-    let error = place.fails(1, "convert", &["--calibrate", &long, "--effort", "best", "-o", &gguf]);
-    assert!(error.contains("a.gguf.hessian"), "{error}");
-    assert_eq!(fs::read(&beside).unwrap(), b"somebody's");
+    let (one, two) = (place.path("one"), place.path("two"));
+    let convert = |out: &str, more: &[&str]| {
+        let args = ["-o", out, "--calibrate", "default", "--json"];
+        let report = place.run("convert", &[&args[..], more].concat());
+        serde_json::from_str::<Value>(&report).unwrap()["rounded_by_importance"].clone()
+    };
+    let best = ["--effort", "best", "--threads"];
+    let found = convert(&one, &[&best[..], &["1"]].concat());
+    assert_eq!(convert(&two, &[&best[..], &["2"]].concat()), found);
+    assert!(place.bytes("one") == place.bytes("two"));
+    assert_eq!(names(place.dir.path()), ["one", "two"]);
+    let keys = |out: &str| {
+        let gguf = Gguf::open(Path::new(out)).unwrap();
+        ["lapidary.imatrix", "lapidary.hessian"].map(|key| gguf.get(key).is_some())
+    };
+    assert_eq!(keys(&one), [true, true]);
+    // With less effort it is an importance matrix, of the same text.
+    assert_eq!(convert(&two, &["--force"]), Value::Array(Vec::new()));
+    assert_eq!(keys(&two), [true, false]);
+    assert!(place.bytes("one") != place.bytes("two"));
 }
 
 #[test]
-fn a_file_of_statistics_says_what_it_is() {
+fn the_most_effort_is_the_two_steps_with_gradients() {
     let place = Place::new(micro());
-    let (text, file) = (place.text("text", 0..8_000), place.path("statistics"));
-    place.run("hessian", &["-f", &text, "-o", &file, "--ctx", "64", "--chunks", "9"]);
-    let place = Place { model: PathBuf::from(&file), dir: place.dir };
-    let verified = place.run("verify", &[]);
-    let tensors = Gguf::open(&file).unwrap().tensors().count();
-    for line in [
-        format!("{file}: second-order statistics, for `lapidary convert --hessian`"),
-        format!("{tensors} checksums compared"),
-        "no problems found".to_owned(),
-    ] {
-        assert!(verified.lines().any(|found| found == line), "{verified}");
+    let (text, fisher) = (place.text("text", 0..16_000), place.path("fisher"));
+    let (out, two) = (place.path("out"), place.path("two"));
+    place.run("hessian", &["-f", &text, "-o", &fisher, "--fisher", "--threads", "1"]);
+    let max = ["--effort", "max", "-q", "Q3_K_M", "--force"];
+    let convert = |out: &str, more: &[&str]| {
+        place.run("convert", &[&max[..], &["-o", out], more].concat());
+        fs::read(out).unwrap()
+    };
+    let want = convert(&two, &["--hessian", &fisher, "--threads", "1"]);
+    let again = ["--hessian", &fisher, "--threads", "3", "--isa", "scalar"];
+    assert!(convert(&two, &again) == want);
+    assert!(convert(&out, &["--calibrate", &text, "--threads", "2"]) == want);
+    assert_eq!(names(place.dir.path()), ["fisher", "out", "text", "two"]);
+    // Gradients make another file than `best` does of the same statistics.
+    place.run(
+        "convert",
+        &["--effort", "best", "-q", "Q3_K_M", "-o", &two, "--hessian", &fisher, "--force"],
+    );
+    assert!(place.bytes("two") != want);
+}
+
+/// Makes the sums of the products of every two columns say that each depends on all others.
+fn correlated(sums: &mut [u8]) {
+    // Sixteen columns side by side, with all columns up to the last of them.
+    let panel = |p: usize| 8 * p * (p + 1);
+    let n = 16 * (1..).find(|p| 64 * panel(*p) == sums.len()).unwrap();
+    let place = |k: usize, i: usize| 64 * (panel(i / 16) + k) + 4 * (i % 16);
+    let value = |sums: &[u8], at: usize| f32::from_le_bytes(sums[at..at + 4].try_into().unwrap());
+    let square: Vec<f32> = (0..n).map(|i| value(sums, place(i, i))).collect();
+    for i in 0..n {
+        for k in (0..16 * (i / 16 + 1)).filter(|k| *k != i) {
+            let sign = if (i + k).is_multiple_of(2) { 0.95 } else { -0.95 };
+            let product = sign * (square[i] * square[k]).sqrt();
+            sums[place(k, i)..][..4].copy_from_slice(&product.to_le_bytes());
+        }
     }
-    let report: Value = serde_json::from_str(&place.run("verify", &["--json"])).unwrap();
-    assert_eq!((&report["contents"], &report["ok"]), (&"hessian".into(), &true.into()));
-    for command in ["inspect", "run"] {
-        let error = place.fails(1, command, &[]);
-        let what = "it has second-order statistics, for `lapidary convert --hessian`";
-        assert!(error.contains(what) && error.lines().count() == 1, "{error}");
-        assert!(error.contains(&file), "{error}");
-    }
-    // A changed byte of a tensor, and one of the header.
-    let bytes = place.bytes("statistics");
-    let at = bytes.windows(4).position(|window| window == b"text").unwrap();
-    for (at, cause) in [(bytes.len() - 7, "their checksum is"), (at, "its metadata or")] {
-        let mut bytes = bytes.clone();
-        bytes[at] ^= 1;
-        fs::write(&file, bytes).unwrap();
-        let output = place.command("verify", &[]).output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        let said = String::from_utf8(output.stdout).unwrap();
-        assert!(said.contains(cause), "{said}");
-    }
+}
+
+#[test]
+fn a_matrix_for_which_it_is_no_better_is_named() {
+    let place = Place::new(tiny());
+    let (text, statistics) = (place.text("text", 0..30_000), place.path("statistics"));
+    place.run("hessian", &["-f", &text, "-o", &statistics]);
+    let args = ["--hessian", &statistics, "-q", "Q3_K_M", "-o", &place.path("out"), "--force"];
+    let name = "blk.1.attn_output.weight";
+    let report = || -> Value {
+        let report = place.run("convert", &[&args[..], &["--json"]].concat());
+        serde_json::from_str(&report).unwrap()
+    };
+    assert_eq!(report()["rounded_by_importance"], Value::Array(Vec::new()));
+    // Statistics of its inputs that do not hold for those that were held out.
+    let gguf = Gguf::open(Path::new(&statistics)).unwrap();
+    let (_, part) = gguf.place(gguf.tensor("blk.1.attn_out.0").unwrap().data).unwrap();
+    drop(gguf);
+    let mut bytes = place.bytes("statistics");
+    correlated(&mut bytes[part]);
+    fs::write(&statistics, bytes).unwrap();
+    assert_eq!(report()["rounded_by_importance"], Value::Array(vec![name.into()]));
+    let said = place.run("convert", &args);
+    let line = format!("1 matrices, such as {name}, are rounded by importance alone");
+    assert!(said.contains(&line), "{said}");
 }

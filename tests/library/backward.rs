@@ -37,7 +37,7 @@ fn gradients(model: &Model<'_>, ids: &[u32], labels: Option<&[u32]>) -> Gradient
     }
     let mut gradient = match labels {
         Some(labels) => model.label_gradient(&mut state, &streams[n_layer], labels).unwrap(),
-        None => model.sampled_gradient(&mut state, &streams[n_layer], 5).unwrap(),
+        None => model.sampled_gradient(&mut state, &streams[n_layer], 5, &mut ()).unwrap(),
     };
     let mut all = Gradients::default();
     all.0.insert(format!("stream.{n_layer}"), gradient.clone());

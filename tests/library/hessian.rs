@@ -2,6 +2,7 @@
 //! wrong with others.
 
 use std::fs::{self, File};
+use std::io::{Read, Seek};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,9 @@ use lapidary::convert::{
 use lapidary::hessian::{About, FileError, HessianFile, Inputs, Options};
 use lapidary::kernels::second_order::{panels, Gram};
 use lapidary::kernels::{Activations, Cpu, Isa, KvType};
-use lapidary::model::{Extent, Model, Observer, Readers, RowSource, Source, State, StateOptions};
+use lapidary::model::{
+    Extent, GradientObserver, Model, Observer, Readers, RowSource, Source, State, StateOptions,
+};
 use lapidary_formats::gguf::{Gguf, Header, Writer};
 use lapidary_formats::imatrix::Imatrix;
 use lapidary_formats::quant::Effort;
@@ -136,7 +139,7 @@ impl Place {
         let path = self.path(name);
         let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
         let header = about.header(&model).unwrap();
-        about.collect(&model, tokens, header, &file, &mut |_, _| true).unwrap();
+        about.collect(&model, tokens, header, &file, Vec::new(), &mut |_, _| true).unwrap();
         path
     }
 
@@ -258,14 +261,152 @@ fn a_text_that_is_too_short_or_stopped_is_an_error() {
     let mut asked = 0;
     let file = tempfile::tempfile().unwrap();
     let header = about.header(&model).unwrap();
-    let error = about.collect(&model, &tokens(2 * N_CTX), header, &file, &mut |done, all| {
+    let progress = &mut |done: usize, all: usize| {
         // Three layers and the output, twice.
         assert_eq!(all, 8);
         asked = done;
         done < 3
-    });
+    };
+    let error = about.collect(&model, &tokens(2 * N_CTX), header, &file, Vec::new(), progress);
     assert_eq!(error.unwrap_err().to_string(), "cancelled");
     assert_eq!(asked, 3);
+}
+
+/// The sums of the squares of the gradients of logits.
+struct Logits(Vec<f64>);
+
+impl GradientObserver for Logits {
+    fn logits(&mut self, gradient: &[f32]) {
+        for row in gradient.chunks_exact(self.0.len()) {
+            self.0.iter_mut().zip(row).for_each(|(sum, g)| *sum += f64::from(*g).powi(2));
+        }
+    }
+}
+
+#[test]
+fn the_file_has_the_gradients_of_logits_and_of_embedded_tokens() {
+    let place = Place::new("micro-gemma3");
+    let (n, tokens) = (2, tokens(2 * N_CTX));
+    let options = Options { fisher: true, ..options(N_CTX, usize::MAX) };
+    let file = place.open(&place.collect("a", &tokens, options, 2, Isa::best())).unwrap();
+    assert_eq!(file.gradients(), Some(n * N_CTX));
+    let model = model(&place.source, 1, Isa::best());
+    let (config, mut state) = (model.config(), state(&model, N_CTX));
+    let (mut logits, mut embedded) = (Logits(vec![0.0; config.n_vocab]), vec![0.0; config.n_embd]);
+    for (i, chunk) in tokens.chunks_exact(N_CTX).enumerate() {
+        let mut chunk = chunk.to_vec();
+        chunk[0] = 2;
+        let mut streams = vec![model.embedded(&mut state, &chunk).unwrap()];
+        for layer in 0..config.n_layer() {
+            let mut stream = streams[layer].clone();
+            model.take_through(&mut state, layer, &mut stream, &mut ()).unwrap();
+            streams.push(stream);
+        }
+        let last = &streams[config.n_layer()];
+        let gradient = model.sampled_gradient(&mut state, last, i as u64, &mut logits);
+        let mut gradient = gradient.unwrap();
+        for layer in (0..config.n_layer()).rev() {
+            let before = &streams[layer];
+            model.take_back(&mut state, layer, before, &mut gradient, &mut ()).unwrap();
+        }
+        for (at, (x, g)) in streams[0].x().iter().zip(&gradient).enumerate() {
+            embedded[at % config.n_embd] += (f64::from(*x) * f64::from(*g)).powi(2);
+        }
+    }
+    let rounded = |sums: Vec<f64>| sums.into_iter().map(|sum| sum as f32).collect::<Vec<_>>();
+    assert_eq!(file.embedded(config.n_embd).unwrap(), Some(rounded(embedded)));
+    assert_eq!(file.logits(config.n_vocab).unwrap(), Some(rounded(logits.0)));
+    // Without gradients there is nothing of them.
+    let options = Options { fisher: false, ..options };
+    let file = place.open(&place.collect("b", &tokens, options, 2, Isa::best())).unwrap();
+    assert_eq!((file.gradients(), file.logits(config.n_vocab).unwrap()), (None, None));
+}
+
+/// A collection that can be interrupted and gone on with.
+struct Interrupted<'a> {
+    place: &'a Place,
+    about: About,
+    header: Header,
+    tokens: Vec<u32>,
+    file: File,
+}
+
+impl<'a> Interrupted<'a> {
+    fn new(place: &'a Place, tokens: Vec<u32>, options: Options) -> Self {
+        let about = About::new(place.fingerprint(), "text".to_owned(), &tokens, options).unwrap();
+        let header = about.header(&model(&place.source, 1, Isa::best())).unwrap();
+        Self { place, about, header, tokens, file: tempfile::tempfile().unwrap() }
+    }
+
+    /// Goes on after the tensors with the checksums `finished`, until `stop` parts of the work are done.
+    /// Returns the number of tensors that were kept.
+    fn go_on(&self, finished: Vec<u64>, threads: usize, stop: usize) -> Result<usize, String> {
+        let model = model(&self.place.source, threads, Isa::best());
+        (&self.file).rewind().unwrap();
+        let header = self.header.clone();
+        let progress = &mut |done: usize, _: usize| done < stop;
+        let done = self.about.collect(&model, &self.tokens, header, &self.file, finished, progress);
+        done.map_err(|error| error.to_string())
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let (mut file, mut bytes) = (&self.file, Vec::new());
+        file.rewind().unwrap();
+        file.read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// The checksums of the tensors that are finished.
+    fn finished(&self) -> Vec<u64> {
+        let stored = self.header.stored_checksums(&self.bytes()).unwrap();
+        stored.into_iter().take_while(|checksum| *checksum != 0).collect()
+    }
+}
+
+#[test]
+fn what_was_interrupted_anywhere_goes_on_to_the_same_bytes() {
+    let place = Place::new("micro-gemma2");
+    let options = Options { fisher: true, ..options(N_CTX, usize::MAX) };
+    let tokens = tokens(9 * N_CTX);
+    let whole = place.collect("whole", &tokens, options, 2, Isa::best());
+    let whole = fs::read(whole).unwrap();
+    // Nine chunks in three layers and the output, and eight of them back through each layer. A layer is
+    // stored with its last chunk; those of a layer are four inputs, with rows that were held out, and
+    // seven outputs. Between them is one tensor for the logits.
+    let stops = [(1, 0), (9, 0), (10, 8), (27, 16), (28, 24), (36, 24), (37, 27), (44, 27)];
+    for (stop, tensors) in stops.into_iter().chain([(45, 34), (53, 41), (60, 41)]) {
+        let interrupted = Interrupted::new(&place, tokens.clone(), options);
+        let error = interrupted.go_on(Vec::new(), 1, stop).unwrap_err();
+        assert_eq!(error, "cancelled");
+        let finished = interrupted.finished();
+        assert_eq!(finished.len(), tensors, "after {stop}");
+        // Once more, before anything new is finished.
+        interrupted.go_on(finished.clone(), 2, 1).unwrap_err();
+        assert_eq!(interrupted.finished(), finished);
+        assert_eq!(interrupted.go_on(finished, 3, usize::MAX), Ok(tensors));
+        assert!(interrupted.bytes() == whole, "after {stop}");
+    }
+}
+
+#[test]
+fn a_layer_that_is_not_complete_is_collected_anew() {
+    let place = Place::new("micro-gemma2");
+    let options = Options { fisher: true, ..options(N_CTX, usize::MAX) };
+    let interrupted = Interrupted::new(&place, tokens(9 * N_CTX), options);
+    interrupted.go_on(Vec::new(), 2, usize::MAX).unwrap();
+    let (whole, checksums) = (interrupted.bytes(), interrupted.finished());
+    assert_eq!(checksums.len(), interrupted.header.tensors().len());
+    let start = interrupted.header.encode().len() as u64;
+    for (i, tensor) in interrupted.header.tensors().iter().enumerate() {
+        // The file ends within this tensor.
+        interrupted.file.set_len(start + tensor.offset + tensor.bytes / 2).unwrap();
+        let kept = interrupted.go_on(checksums[..i].to_vec(), 2, usize::MAX).unwrap();
+        // Eight tensors are of each layer's inputs, and seven of its outputs; two of the output matrix, one of
+        // the logits, and the last of the embedded tokens.
+        let complete = [8, 16, 24, 26, 27, 34, 41, 48];
+        assert_eq!(kept, complete.into_iter().filter(|n| *n <= i).max().unwrap_or(0));
+        assert!(interrupted.bytes() == whole, "{}", tensor.name);
+    }
 }
 
 /// Writes `path` anew, with other metadata or tensors.

@@ -6,7 +6,8 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use assert_cmd::Command;
-use lapidary::imatrix::{collect, CollectError, Collected, Options};
+use lapidary::calibration::CollectError;
+use lapidary::imatrix::{collect, Collected, Options};
 use lapidary::kernels::{Cpu, Isa, KvType};
 use lapidary::model::{Model, Source, TensorKind, TensorSpec};
 use lapidary_formats::imatrix::Imatrix;

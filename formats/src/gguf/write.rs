@@ -302,6 +302,24 @@ impl<W: Write + Seek> Writer<W> {
         Ok(Self::after(checksums, out, header))
     }
 
+    /// Writes the header to `out`, which should be buffered and empty; or goes on after the first tensors if
+    /// they are complete and have these `checksums`, as [`resume`](Self::resume) does. The checksums of
+    /// other tensors that are in the header of `out` are replaced by 0.
+    ///
+    /// # Errors
+    /// If `out` cannot be written.
+    ///
+    /// # Panics
+    /// If there are more checksums than tensors.
+    pub fn after_complete(out: W, header: Header, checksums: Vec<u64>) -> Result<Self, GgufError> {
+        let mut writer = match checksums.is_empty() {
+            true => Self::new(out, header),
+            false => Self::resume(out, header, checksums),
+        }?;
+        writer.write_checksums()?;
+        Ok(writer)
+    }
+
     /// Writes the checksums of the complete tensors into the header, and 0 for the others. Does
     /// nothing if the header has no checksums.
     ///

@@ -47,7 +47,8 @@ impl Gram {
     /// `H` by panels of sixteen columns.
     pub(super) fn damped(&self, cpu: &Cpu, damping: Damping) -> Vec<Row> {
         let n = self.columns();
-        let (mean, unit) = (self.mean(), self.unit());
+        let mean = self.mean();
+        let unit = unit(mean);
         // Without any input nothing is known.
         let added = if mean > 0.0 { damping.add * (mean * unit) } else { 1.0 };
         let per_row = 1.0 / self.rows().max(1) as f32;

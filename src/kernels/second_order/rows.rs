@@ -82,6 +82,8 @@ struct Part {
     order: Vec<usize>,
     group: usize,
     factor: Hessian,
+    /// What the factor's values are multiples of: see [`Gram::unit`].
+    unit: f32,
     /// By group, how much more its rows weigh together than each alone, at most.
     curvatures: Vec<f32>,
 }
@@ -103,16 +105,30 @@ impl RowFeedback {
             let groups = n.div_ceil(group);
             let order: Vec<usize> =
                 (0..groups).flat_map(|first| (first..n).step_by(groups)).collect();
-            let factor = gram.in_order(&order).hessian(cpu, damping(gram));
+            let damping = damping(gram);
+            let gram = gram.in_order(&order);
+            let factor = gram.hessian(cpu, damping);
             let mut curvatures = vec![0.0; n.div_ceil(group)];
             cpu.for_each(curvatures.iter_mut().enumerate(), |(i, to)| {
                 *to = curvature(&factor, i * group..n.min((i + 1) * group));
             });
-            let part = Part { start, order, group, factor, curvatures };
+            let part = Part { start, order, group, factor, unit: gram.unit(), curvatures };
             start += n;
             part
         });
         Self { parts: parts.collect() }
+    }
+
+    /// What the squared error of each row's output counts once the others have made up for it, `[rows]`, in
+    /// the units of the mean product of gradients.
+    pub fn weights(&self) -> Vec<f32> {
+        let mut weights = vec![0.0; self.parts.iter().map(|part| part.order.len()).sum()];
+        for part in &self.parts {
+            for (row, d) in part.order.iter().zip(part.factor.d()) {
+                weights[part.start + row] = d / part.unit;
+            }
+        }
+        weights
     }
 
     /// Rounds all rows `x`, `[rows, cols]`, to `out`. The bytes do not depend on `cpu`.

@@ -23,6 +23,10 @@ pub trait GradientObserver {
     /// `[n, rows]`. The output is what the matrix itself gives: before RoPE, head norms, the activation
     /// and the norms that follow attention and feed-forward.
     fn output(&mut self, _kind: TensorKind, _layer: usize, _gradient: &[f32]) {}
+
+    /// Called with the gradient with respect to the output of the output matrix, before the softcap, of some
+    /// positions at a time, `[n, n_vocab]`.
+    fn logits(&mut self, _gradient: &[f32]) {}
 }
 
 impl GradientObserver for () {}

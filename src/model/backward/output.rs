@@ -1,5 +1,6 @@
 //! From the likelihood of labels back to the stream after the last layer.
 
+use super::GradientObserver;
 use crate::kernels::{all_finite, refit, Prediction};
 use crate::model::{logit_blocks, Model, ModelError, State, Stream};
 use crate::sampling::rng::SplitMix64;
@@ -7,7 +8,8 @@ use crate::sampling::rng::SplitMix64;
 impl Model<'_> {
     /// The gradient of the log-likelihood of labels that are drawn from the model's own predictions, one
     /// for each position, with respect to `stream`, which is after the last layer: `[n, n_embd]`. The
-    /// labels of a chunk depend on `seed` alone, so every chunk should have a seed of its own.
+    /// labels of a chunk depend on `seed` alone, so every chunk should have a seed of its own. Shows
+    /// `observer` the gradients with respect to the logits.
     ///
     /// # Errors
     /// If values are NaN or infinite.
@@ -16,10 +18,13 @@ impl Model<'_> {
         state: &mut State,
         stream: &Stream,
         seed: u64,
+        observer: &mut dyn GradientObserver,
     ) -> Result<Vec<f32>, ModelError> {
         let mut rng = SplitMix64::new(seed);
         let units: Vec<f64> = stream.tokens.iter().map(|_| rng.unit()).collect();
-        self.output_back(state, stream, |position, prediction| prediction.label_at(units[position]))
+        let label =
+            |position: usize, prediction: &Prediction<'_>| prediction.label_at(units[position]);
+        self.output_back(state, stream, observer, label)
     }
 
     /// The same of given labels, one for each position.
@@ -35,13 +40,14 @@ impl Model<'_> {
         stream: &Stream,
         labels: &[u32],
     ) -> Result<Vec<f32>, ModelError> {
-        self.output_back(state, stream, |position, _| labels[position] as usize)
+        self.output_back(state, stream, &mut (), |position, _| labels[position] as usize)
     }
 
     fn output_back(
         &self,
         state: &mut State,
         stream: &Stream,
+        observer: &mut dyn GradientObserver,
         label: impl Fn(usize, &Prediction<'_>) -> usize + Sync,
     ) -> Result<Vec<f32>, ModelError> {
         let (c, cpu, w, work) = (&self.config, &self.cpu, &self.weights, &mut state.work);
@@ -53,6 +59,7 @@ impl Model<'_> {
             let label =
                 |row: usize, prediction: &Prediction<'_>| label(rows.start + row, prediction);
             cpu.log_likelihood_back(logits, c.n_vocab, c.final_softcap, label);
+            observer.logits(logits);
             let place = rows.start * c.n_embd..rows.end * c.n_embd;
             let gradient = &mut gradient[place.clone()];
             cpu.matmul_back(&[(&w.output, logits)], gradient);
