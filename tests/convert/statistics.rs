@@ -77,9 +77,10 @@ fn statistics_that_were_interrupted_are_gone_on_with() {
     let args = ["-f", &text, "-o", &out, "--fisher"];
     place.run("hessian", &args);
     let want = place.bytes("out");
-    // While layers are summed, and while gradients are. At the end nothing may be left to be stopped.
+    // While the second layer is written, an eighth of the file being one, and while gradients are summed. At
+    // the end nothing may be left to be stopped.
     let stops: [fn(&mut Child); 2] = [interrupt, |child| child.kill().unwrap()];
-    for percent in [10, 80] {
+    for percent in [20, 80] {
         for stop in stops {
             let in_time = (0..TRIES).any(|_| {
                 let _ = fs::remove_file(&out);
