@@ -231,8 +231,8 @@ fn quantized_bytes_are_the_same_everywhere() {
     let pinned = [
         0xeb91d51ae7d50a4e, 0xf0071d29627418ea, 0x7051e5fc6c0b7c56, 0xb20ea079d12b1da9,
         0x0947e8d2d8cf7b99, 0x1db4ae04d611d3d1, 0x32cb630ded990cd8, 0xfc478c51d387d3ec,
-        0x5326526710e40b0c, 0x423a39b6af5c9498, 0x1c7b47bef3935b96, 0x9925d8faaf27ba94,
-        0x222737f4f4af4bd4, 0x31533c1a226753db, 0x8a2ab801a3cd1da1, 0x1475f13877dd6be1,
+        0x5326526710e40b0c, 0xdad04288d57ea7ef, 0xd5af8842d1a062be, 0x22e951971dc71cc7,
+        0xefeef98995db218e, 0xd5caa5c2f7e509bb, 0x8a2ab801a3cd1da1, 0x1475f13877dd6be1,
     ];
     let x = &bf16s(&read("goldens/quant/gaussian.bf16"))[..4096];
     let digests: Vec<_> = written().map(|ty| digest(&quantize(ty, x))).collect();

@@ -122,9 +122,12 @@ mod tests {
         const COLS: usize = 2048;
         let (x, w) = data(COLS);
         for ty in QuantType::all().filter(|ty| ty.is_written()) {
-            let efforts = [Effort::Fast, Effort::Default, Effort::Best];
-            for (importance, effort) in [None, Some(&w[..]), Some(&w[..])].into_iter().zip(efforts)
-            {
+            for (importance, effort) in [
+                (None, Effort::Fast),
+                (None, Effort::Default),
+                (Some(&w[..]), Effort::Default),
+                (Some(&w[..]), Effort::Best),
+            ] {
                 let quantize = Quantize { ty, importance, effort };
                 let run = |isa| {
                     let mut out = vec![0; ty.row_bytes(COLS).unwrap()];

@@ -49,6 +49,17 @@ impl Integers for Values {
         nearest
     }
 
+    /// The values are others on the negative side.
+    #[inline(always)]
+    fn mirrored(self) -> f32 {
+        0.0
+    }
+
+    #[inline(always)]
+    fn nearest_mirrored<L: Lanes>(self, l: L, x: L::F) -> L::F {
+        self.nearest_lanes(l, x)
+    }
+
     #[inline(always)]
     fn code(self, x: f32) -> u8 {
         let mut nearest = IQ4_VALUES[0];

@@ -6,7 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::{Block, Quantize};
-use super::effort::Effort;
+use super::effort::{ByEffort, Effort};
 use super::float::F16;
 use super::iq4::{self, Values, IQ4_VALUES};
 use super::lanes::Lanes;
@@ -14,6 +14,10 @@ use super::q8_0::BlockQ8_0;
 use super::range::Range;
 use super::search;
 use super::second_order::{Codes, OnGrid, Parts};
+
+/// Where the trials of the scale begin, in units of their distance.
+const SHIFTS: ByEffort<&[f32]> =
+    ByEffort { fast: &[0.0], default: &[0.0, 0.5], best: &[0.0, 0.25, 0.5, 0.75] };
 
 /// 32 weights in 18 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -52,7 +56,8 @@ impl Quantize for BlockIQ4NL {
     #[inline(always)]
     fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
         let (x, w) = (search::finite::<32>(x), search::importance::<32>(w));
-        let d = F16::from_f32(search::scale_of_trials(l, &x, &w, Values, effort.trial_shifts()));
+        let shifts = SHIFTS.of(effort);
+        let d = F16::from_f32(search::scale_of_block(l, &x, &w, Values, shifts));
         let mut values = [0; 32];
         search::encode(&x, d.to_f32(), 0.0, Values, &mut values);
         Self { d, qs: iq4::pack(&values) }

@@ -7,15 +7,21 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::Quantize;
-use super::effort::Effort;
+use super::effort::{ByEffort, Effort};
 use super::float::F16;
 use super::iq4::{self, Values, IQ4_VALUES};
 use super::lanes::Lanes;
 use super::range::Range;
 use super::second_order::{Codes, OnGrid, Parts};
-use super::symmetric::{Symmetric, Unpack};
+use super::symmetric::{Symmetric, Trials, Unpack, BEST};
 
 const SCALES: Range = Range::signed(6);
+
+pub(super) const TRIALS: ByEffort<Trials> = ByEffort {
+    fast: Trials { d_factors: &[1.0], refits: 0, ..BEST },
+    default: Trials { d_factors: &[1.0, 16.0 / 15.0], refits: 1, ..BEST },
+    best: BEST,
+};
 
 /// 256 weights in 136 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -73,7 +79,13 @@ impl Unpack for BlockIQ4XS {
 impl Quantize for BlockIQ4XS {
     #[inline(always)]
     fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
-        Self::pack(&Symmetric::fit::<L, Values, 32>(l, x, w, (Values, SCALES), effort))
+        Self::pack(&Symmetric::fit::<L, Values, 8, 32>(
+            l,
+            x,
+            w,
+            (Values, SCALES),
+            TRIALS.of(effort),
+        ))
     }
 }
 

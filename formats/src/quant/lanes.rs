@@ -6,8 +6,8 @@
 pub const LANES: usize = 16;
 
 /// Operations on sixteen floats. Each result is rounded by itself: a product is not contracted with a
-/// sum, so that no result depends on whether a machine has fused multiply-add. All implementations
-/// give the same bits. The methods are `#[inline(always)]`.
+/// sum unless it is exact, so that no result depends on whether a machine has fused multiply-add. All
+/// implementations give the same bits. The methods are `#[inline(always)]`.
 pub trait Lanes: Copy {
     /// Sixteen f32.
     type F: Copy;
@@ -32,6 +32,26 @@ pub trait Lanes: Copy {
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// `if a < b { x } else { y }`
     fn select_less(self, a: Self::F, b: Self::F, x: Self::F, y: Self::F) -> Self::F;
+
+    /// The nearest integer, ties to even, of numbers whose magnitude is at most 2^22.
+    #[inline(always)]
+    fn round(self, x: Self::F) -> Self::F {
+        // Floats from 2^23 on are integers, so that the addition rounds.
+        let integers = self.splat(1.5 * (1 << 23) as f32);
+        self.sub(self.add(x, integers), integers)
+    }
+    /// `sum + a * b`, where the product is exact as a float, so that a machine with fused multiply-add gives
+    /// the same.
+    #[inline(always)]
+    fn add_exact_product(self, sum: Self::F, a: Self::F, b: Self::F) -> Self::F {
+        self.add(sum, self.mul(a, b))
+    }
+    /// The last eight lanes and then the first eight.
+    #[inline(always)]
+    fn swap_halves(self, x: Self::F) -> Self::F {
+        let x = self.to_array(x);
+        self.load(&std::array::from_fn(|i| x[(i + LANES / 2) % LANES]))
+    }
 
     /// The lanes as an array.
     #[inline(always)]

@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::affine::Affine;
+use super::affine::{Affine, TRIALS};
 use super::block::{Block, Quantize};
 use super::effort::Effort;
 use super::float::F16;
@@ -71,7 +71,7 @@ impl Block for BlockQ2K {
 impl Quantize for BlockQ2K {
     #[inline(always)]
     fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
-        Self::pack(&Affine::fit(l, x, w, (CODES, SCALES), effort))
+        Self::pack(&Affine::fit::<L, 16>(l, x, w, (CODES, SCALES), TRIALS.of(effort)))
     }
 }
 

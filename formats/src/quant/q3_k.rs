@@ -6,16 +6,29 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::Quantize;
-use super::effort::Effort;
+use super::effort::{ByEffort, Effort};
 use super::float::F16;
 use super::lanes::Lanes;
 use super::q2_k;
 use super::range::Range;
 use super::second_order::{Codes, OnGrid, Parts};
-use super::symmetric::{Symmetric, Unpack};
+use super::symmetric::{Symmetric, Trials, Unpack, BEST};
 
 const CODES: Range = Range::signed(3);
 const SCALES: Range = Range::signed(6);
+
+/// The codes are so coarse that errors are small for scales far from each other.
+pub(super) const TRIALS: ByEffort<Trials> = ByEffort {
+    fast: Trials { real_scales: 4, d_factors: &[1.0], scales: 16, refits: 1, refit_scales: 4 },
+    default: Trials {
+        real_scales: 4,
+        d_factors: &[1.0, 1.067],
+        scales: 16,
+        refits: 2,
+        refit_scales: 8,
+    },
+    best: BEST,
+};
 
 /// 256 weights in 110 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -85,7 +98,7 @@ impl Unpack for BlockQ3K {
 impl Quantize for BlockQ3K {
     #[inline(always)]
     fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
-        Self::pack(&Symmetric::fit::<L, Range, 16>(l, x, w, (CODES, SCALES), effort))
+        Self::pack(&Symmetric::fit::<L, Range, 16, 16>(l, x, w, (CODES, SCALES), TRIALS.of(effort)))
     }
 }
 

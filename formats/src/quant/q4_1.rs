@@ -11,7 +11,7 @@ use super::float::F16;
 use super::lanes::Lanes;
 use super::q8_0::BlockQ8_0;
 use super::range::Range;
-use super::search::{self, Moments, Offset};
+use super::search;
 use super::second_order::{Codes, OnGrid, Parts};
 
 const CODES: Range = Range::unsigned(4);
@@ -63,8 +63,7 @@ impl Quantize for BlockQ4_1 {
     #[inline(always)]
     fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], _: Effort) -> Self {
         let (x, w) = (search::finite::<32>(x), search::importance::<32>(w));
-        let moments = Moments::new(l, &x, &w);
-        let (d, m) = search::scale_offset(l, &x, &w, &moments, CODES, Offset::Any);
+        let (d, m) = search::scale_offset_of_block(l, &x, &w, CODES);
         let (d, m) = (F16::from_f32(d), F16::from_f32(m));
         let mut q = [0; 32];
         search::encode(&x, d.to_f32(), m.to_f32(), CODES, &mut q);

@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::affine::Affine;
+use super::affine::{Affine, TRIALS};
 use super::block::{Block, Quantize};
 use super::effort::Effort;
 use super::float::F16;
@@ -76,7 +76,7 @@ impl Block for BlockQ4K {
 impl Quantize for BlockQ4K {
     #[inline(always)]
     fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
-        Self::pack(&Affine::fit(l, x, w, (CODES, SCALES), effort))
+        Self::pack(&Affine::fit::<L, 32>(l, x, w, (CODES, SCALES), TRIALS.of(effort)))
     }
 }
 

@@ -55,7 +55,7 @@ impl Quantize for BlockQ5_0 {
     #[inline(always)]
     fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], _: Effort) -> Self {
         let (x, w) = (search::finite::<32>(x), search::importance::<32>(w));
-        let d = F16::from_f32(search::scale(l, &x, &w, CODES));
+        let d = F16::from_f32(search::scale_of_block(l, &x, &w, CODES, &[0.0]));
         let mut q = [0; 32];
         search::encode(&x, d.to_f32(), 0.0, CODES, &mut q);
         let (qs, qh) = pack(&q.map(|q| q.wrapping_add(16)));

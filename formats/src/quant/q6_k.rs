@@ -6,15 +6,33 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::Quantize;
-use super::effort::Effort;
+use super::effort::{ByEffort, Effort};
 use super::float::F16;
 use super::lanes::Lanes;
 use super::range::Range;
 use super::second_order::{Codes, OnGrid, Parts};
-use super::symmetric::{Symmetric, Unpack};
+use super::symmetric::{Symmetric, Trials, Unpack, BEST};
 
 const CODES: Range = Range::signed(6);
 const SCALES: Range = Range::signed(8);
+
+pub(super) const TRIALS: ByEffort<Trials> = ByEffort {
+    fast: Trials {
+        real_scales: 16,
+        d_factors: &[1.0, 1.033],
+        scales: 4,
+        refits: 1,
+        refit_scales: 4,
+    },
+    default: Trials {
+        real_scales: 16,
+        d_factors: &[1.0, 1.033, 1.067],
+        scales: 8,
+        refits: 2,
+        refit_scales: 4,
+    },
+    best: BEST,
+};
 
 /// 256 weights in 210 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -70,7 +88,7 @@ impl Unpack for BlockQ6K {
 impl Quantize for BlockQ6K {
     #[inline(always)]
     fn quantize<L: Lanes>(l: L, x: &[f32], w: &[f32], effort: Effort) -> Self {
-        Self::pack(&Symmetric::fit::<L, Range, 16>(l, x, w, (CODES, SCALES), effort))
+        Self::pack(&Symmetric::fit::<L, Range, 16, 16>(l, x, w, (CODES, SCALES), TRIALS.of(effort)))
     }
 }
 

@@ -9,9 +9,11 @@ use super::block::{Block, Quantize};
 use super::effort::Effort;
 use super::float::F16;
 use super::lanes::Lanes;
-use super::range::Range;
+use super::range::{Integers, Range};
 use super::search;
 use super::second_order::{Codes, OnGrid, Parts};
+
+const CODES: Range = Range { low: -127.0, high: 127.0 };
 
 /// 32 weights in 34 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -62,13 +64,17 @@ impl Quantize for BlockQ8_0 {
         let x = search::finite::<32>(x);
         let d = search::magnitude(&x) / 127.0;
         let inverse = search::inverse(d);
-        Self { d: F16::from_f32(d), qs: x.map(|x| round_half_away(x * inverse)) }
+        let mut qs = [0; 32];
+        for (q, x) in qs.iter_mut().zip(x) {
+            *q = CODES.code(round_half_away(x * inverse)) as i8;
+        }
+        Self { d: F16::from_f32(d), qs }
     }
 }
 
 impl OnGrid for BlockQ8_0 {
     const SUB: usize = 32;
-    const CODES: Codes = Codes::Range(Range { low: -127.0, high: 127.0 });
+    const CODES: Codes = Codes::Range(CODES);
     const SCALES: Option<Range> = None;
 
     fn parts(&self) -> Parts {
@@ -80,10 +86,12 @@ impl OnGrid for BlockQ8_0 {
     }
 }
 
-/// `x.round()` for magnitudes up to 127, without the library call that processors before SSE4.1
-/// need. The remainder of the truncation is exact, so ties are recognized.
-fn round_half_away(x: f32) -> i8 {
-    let whole = x as i32;
-    let rest = x - whole as f32;
-    (whole + i32::from(rest >= 0.5) - i32::from(rest <= -0.5)) as i8
+/// `x.round()` of magnitudes up to 127, in instructions that all vector units have.
+#[inline(always)]
+fn round_half_away(x: f32) -> f32 {
+    let size = x.abs();
+    // Rounded to even, a half may have been rounded down. What is left is exact, so that it is recognized.
+    let even = CODES.nearest(size);
+    let up = if size - even >= 0.5 { even + 1.0 } else { even };
+    up.copysign(x)
 }

@@ -9,6 +9,11 @@ pub(super) trait Integers: Copy {
     fn trials(self) -> (f32, f32);
     /// The integer nearest to each lane, as a float.
     fn nearest_lanes<L: Lanes>(self, l: L, x: L::F) -> L::F;
+    /// Up to which magnitude numbers are rounded to integers of the range without being clamped to it, and so
+    /// that `-x` gives what `x` gives, negated.
+    fn mirrored(self) -> f32;
+    /// [`nearest_lanes`](Self::nearest_lanes) of numbers of up to this magnitude.
+    fn nearest_mirrored<L: Lanes>(self, l: L, x: L::F) -> L::F;
     /// The nearest integer as a byte, in two's complement.
     fn code(self, x: f32) -> u8;
 }
@@ -73,8 +78,17 @@ impl Integers for Range {
 
     #[inline(always)]
     fn nearest_lanes<L: Lanes>(self, l: L, x: L::F) -> L::F {
-        let round = l.splat(ROUND);
-        l.sub(l.add(self.clamp_lanes(l, x), round), round)
+        l.round(self.clamp_lanes(l, x))
+    }
+
+    #[inline(always)]
+    fn mirrored(self) -> f32 {
+        self.high + 0.49
+    }
+
+    #[inline(always)]
+    fn nearest_mirrored<L: Lanes>(self, l: L, x: L::F) -> L::F {
+        l.round(x)
     }
 
     #[inline(always)]

@@ -3,11 +3,10 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::Block;
-use super::effort::Effort;
 use super::lanes::Lanes;
 use super::q8_k::BlockQ8K;
 use super::range::{Integers, Range};
-use super::search;
+use super::search::{self, Best, SubBlocks};
 use super::second_order::Parts;
 
 /// Weights that a scale is stored for.
@@ -110,98 +109,148 @@ impl Symmetric {
     }
 }
 
+/// What is tried.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trials {
+    /// How many real scales of a sub-block are tried, an even number.
+    pub(super) real_scales: usize,
+    /// Factors for `d`, by which the integers are rounded differently, which may lower the error.
+    pub(super) d_factors: &'static [f32],
+    /// How many integer scales near the real one are tried for every sub-block, a multiple of four.
+    pub(super) scales: usize,
+    /// How often `d` is fitted to the integers, and the integers to it.
+    pub(super) refits: usize,
+    /// How many integer scales are tried then, a multiple of four.
+    pub(super) refit_scales: usize,
+}
+
+/// Those of [`Effort::Best`](super::Effort::Best).
+pub(super) const BEST: Trials = Trials {
+    real_scales: 16,
+    d_factors: &[0.95, 1.0, 1.033, 1.067, 1.1, 1.15, 1.2],
+    scales: 16,
+    refits: 3,
+    refit_scales: 16,
+};
+
+/// Scales, before the codes are chosen. Lane `i` has that of sub-block `i % SUBS`.
+#[derive(Clone, Copy)]
+struct Scales<F> {
+    d: f32,
+    scales: F,
+}
+
 /// The quantizer.
 impl Symmetric {
-    /// The best block found for 256 values with these codes and this range of scales, if every `SUB`
-    /// weights share a scale.
+    /// The best block found for 256 values with these codes and this range of scales, if there are `SUBS`
+    /// scales.
     #[inline(always)]
-    pub(super) fn fit<L: Lanes, C: Integers, const SUB: usize>(
+    pub(super) fn fit<L: Lanes, C: Integers, const SUBS: usize, const ROWS: usize>(
         l: L,
         x: &[f32],
         w: &[f32],
         (codes, scales): (C, Range),
-        effort: Effort,
+        trials: &Trials,
     ) -> Self {
         let (x, w) = (search::finite::<256>(x), search::importance::<256>(w));
-        let mut ideal = [0.0; 16];
-        for (ideal, (x, w)) in ideal.chunks_exact_mut(SUB / SUB_LEN).zip(subs::<SUB>(&x, &w)) {
-            ideal.fill(search::scale(l, x, w, codes));
-        }
-        let largest = ideal.iter().fold(0f32, |a, b| if b.abs() > a.abs() { *b } else { a });
+        let weights = SubBlocks::<SUBS, ROWS>::new(&x, &w);
+        let ideal = search::scale(l, &weights, codes, trials.real_scales, &[0.0]);
+        let larger = |a: f32, b: &f32| if b.abs() > a.abs() { *b } else { a };
+        let largest = l.to_array(ideal).iter().fold(0.0, larger);
         // There is one more negative integer than positive ones: the largest scale uses it.
         let d = largest / scales.low;
-        let mut best = (f32::MAX, Self::ZERO);
         if d == 0.0 {
-            return best.1;
+            return Self::ZERO;
         }
-        for factor in effort.d_factors() {
-            let trial = Self::round::<L, C, SUB>(l, &x, &w, factor * d, &ideal, codes, scales);
-            best = search::better(best, trial);
+        let mut best = None;
+        for factor in trials.d_factors {
+            let near = (ideal, trials.scales);
+            Self::round(l, &weights, factor * d, near, codes, scales, &mut best);
         }
-        // Half as many suffice here, where no minimums compete with the scales.
-        for _ in 0..effort.refits() / 2 {
-            best.1.encode(&x, codes);
-            let d = best.1.refit(&x, &w);
-            let real = best.1.real();
-            let trial = Self::round::<L, C, SUB>(l, &x, &w, d, &real, codes, scales);
-            best = search::better(best, trial);
+        let mut y = Self::ZERO;
+        for _ in 0..trials.refits {
+            let Some((error, rounded)) = best else { break };
+            y = Self::encoded::<L, C, SUBS>(l, &x, &rounded, codes);
+            let near = (l.mul(l.splat(rounded.d), rounded.scales), trials.refit_scales);
+            Self::round(l, &weights, y.refit(&x, &w), near, codes, scales, &mut best);
+            // Another fit to the same integers would give the same again.
+            if best.is_some_and(|(least, _)| least == error) {
+                return y;
+            }
         }
-        best.1.encode(&x, codes);
-        best.1
+        match best {
+            Some((_, scales)) => Self::encoded::<L, C, SUBS>(l, &x, &scales, codes),
+            None => y,
+        }
     }
 
-    /// For the given `d`, the best integer scales near the real scales in `ideal`, and their squared
-    /// error. The codes are not set yet.
+    /// For the given `d`, the best integer scales, of `count` near the real scales in `ideal`. They take the
+    /// place of `best` if their squared error is smaller.
     #[inline(always)]
-    fn round<L: Lanes, C: Integers, const SUB: usize>(
+    fn round<L: Lanes, C: Integers, const SUBS: usize, const ROWS: usize>(
         l: L,
-        x: &[f32; 256],
-        w: &[f32; 256],
+        weights: &SubBlocks<SUBS, ROWS>,
         d: f32,
-        ideal: &[f32; 16],
+        (ideal, count): (L::F, usize),
         codes: C,
         range: Range,
-    ) -> (f32, Self) {
-        let mut y = Self { d: search::f16_scale(d), ..Self::ZERO };
-        let mut total = 0.0;
-        let shared = SUB / SUB_LEN;
-        for (j, (x, w)) in subs::<SUB>(x, w).enumerate() {
-            let nearest = range.nearest(ideal[shared * j] / y.d);
-            let scales = range.clamp_lanes(l, search::consecutive(l, nearest - 8.0));
-            // Scale 0 need not be tried: with scale 1 all codes can still be 0.
-            let zero = l.splat(0.0);
-            let size = l.max(scales, l.sub(zero, scales));
-            let scales = l.select_less(zero, size, scales, l.splat(1.0));
-            let d = l.mul(l.splat(y.d), scales);
-            let errors = search::errors(l, x, w, d, codes);
-            let (error, [scale]) = search::least(l, errors, [scales]);
-            y.scales[shared * j..][..shared].fill(scale as i8);
-            total += error;
+        best: &mut Option<(f32, Scales<L::F>)>,
+    ) {
+        let d = search::f16_scale(d);
+        let near = range.nearest_lanes(l, l.div(ideal, l.splat(d)));
+        let first = l.sub(near, l.splat((count / 2) as f32));
+        let steps = count / SubBlocks::<SUBS, ROWS>::SIDES;
+        let mut found = Best::below(l, f32::INFINITY);
+        let zero = l.splat(0.0);
+        for step in (0..steps).step_by(2) {
+            let mut scales = [zero; 2];
+            for (i, scale) in scales.iter_mut().enumerate() {
+                let numbers = SubBlocks::<SUBS, ROWS>::numbers(l, step + i, steps);
+                let near = range.clamp_lanes(l, l.add(first, numbers));
+                // Scale 0 need not be tried: with scale 1 all codes can still be 0.
+                let size = l.max(near, l.sub(zero, near));
+                *scale = l.select_less(zero, size, near, l.splat(1.0));
+            }
+            let d = l.splat(d);
+            let trials = [l.mul(d, scales[0]), l.mul(d, scales[1])];
+            let errors = search::errors(l, weights, trials, codes);
+            found.keep(l, errors[0], [scales[0]]);
+            found.keep(l, errors[1], [scales[1]]);
         }
-        (total, y)
+        let found = found.of_sides::<L, SUBS>(l);
+        let (error, [scales]) = (found.total(l), found.values);
+        if error < best.map_or(f32::MAX, |(least, _)| least) {
+            *best = Some((error, Scales { d, scales }));
+        }
     }
 
-    /// The real scale of each sub-block.
+    /// The block with these scales and the nearest codes.
     #[inline(always)]
-    fn real(&self) -> [f32; 16] {
-        self.scales.map(|scale| self.d * f32::from(scale))
-    }
-
-    /// Sets every code to the nearest one.
-    #[inline(always)]
-    fn encode<C: Integers>(&mut self, x: &[f32; 256], codes: C) {
-        let real = self.real();
-        let subs = x.chunks_exact(SUB_LEN).zip(self.q.chunks_exact_mut(SUB_LEN));
-        for (d, (x, q)) in real.into_iter().zip(subs) {
+    fn encoded<L: Lanes, C: Integers, const SUBS: usize>(
+        l: L,
+        x: &[f32; 256],
+        scales: &Scales<L::F>,
+        codes: C,
+    ) -> Self {
+        let mut y = Self { d: scales.d, ..Self::ZERO };
+        let integers = l.to_array(scales.scales);
+        for (j, scale) in y.scales.iter_mut().enumerate() {
+            *scale = integers[j * SUBS / 16] as i8;
+        }
+        let subs = x.chunks_exact(SUB_LEN).zip(y.q.chunks_exact_mut(SUB_LEN));
+        for (scale, (x, q)) in y.scales.iter().zip(subs) {
+            let d = y.d * f32::from(*scale);
             search::encode(x, d, 0.0, codes, bytemuck::cast_slice_mut(q));
         }
+        y
     }
 
     /// The best `d` for the given integers: a least-squares fit.
     #[inline(always)]
-    fn refit(&self, x: &[f32; 256], w: &[f32; 256]) -> f32 {
+    pub(super) fn refit(&self, x: &[f32; 256], w: &[f32; 256]) -> f32 {
         let (mut xq, mut qq) = ([0.0; SUB_LEN], [0.0; SUB_LEN]);
-        let blocks = subs::<SUB_LEN>(x, w).zip(self.q.chunks_exact(SUB_LEN));
+        let places = x.chunks_exact(SUB_LEN).zip(w.chunks_exact(SUB_LEN));
+        let blocks = places.zip(self.q.chunks_exact(SUB_LEN));
         for (scale, ((x, w), q)) in self.scales.iter().zip(blocks) {
             let scale = f32::from(*scale);
             for l in 0..SUB_LEN {
@@ -214,13 +263,4 @@ impl Symmetric {
         let sum = |lanes: [f32; SUB_LEN]| lanes.iter().fold(0.0, |sum, x| sum + x);
         sum(xq) * search::inverse(sum(qq))
     }
-}
-
-/// Every `SUB` values, with their importances.
-#[inline(always)]
-fn subs<'a, const SUB: usize>(
-    x: &'a [f32; 256],
-    w: &'a [f32; 256],
-) -> impl Iterator<Item = (&'a [f32], &'a [f32])> {
-    x.chunks_exact(SUB).zip(w.chunks_exact(SUB))
 }

@@ -66,6 +66,11 @@ macro_rules! quarter {
 impl Lanes for Avx2 {
     type F = Floats;
 
+    #[inline(always)]
+    fn swap_halves(self, a: Floats) -> Floats {
+        [a[1], a[0]]
+    }
+
     ops! {
         fn splat(x: f32) -> Floats { [_mm256_set1_ps(x); 2] }
         fn load(x: &[f32; 16]) -> Floats {
@@ -96,6 +101,13 @@ impl Lanes for Avx2 {
         fn select_less(a: Floats, b: Floats, x: Floats, y: Floats) -> Floats {
             let low = _mm256_blendv_ps(y[0], x[0], _mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0]));
             [low, _mm256_blendv_ps(y[1], x[1], _mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1]))]
+        }
+        fn round(a: Floats) -> Floats {
+            const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+            [_mm256_round_ps::<NEAREST>(a[0]), _mm256_round_ps::<NEAREST>(a[1])]
+        }
+        fn add_exact_product(sum: Floats, a: Floats, b: Floats) -> Floats {
+            [_mm256_fmadd_ps(a[0], b[0], sum[0]), _mm256_fmadd_ps(a[1], b[1], sum[1])]
         }
         fn least(a: Floats) -> usize {
             let eight = _mm256_min_ps(a[0], a[1]);

@@ -60,6 +60,11 @@ impl Lanes for Avx512 {
         fn select_less(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
             _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x)
         }
+        fn round(a: __m512) -> __m512 { _mm512_roundscale_ps::<_MM_FROUND_TO_NEAREST_INT>(a) }
+        fn add_exact_product(sum: __m512, a: __m512, b: __m512) -> __m512 {
+            _mm512_fmadd_ps(a, b, sum)
+        }
+        fn swap_halves(a: __m512) -> __m512 { _mm512_shuffle_f32x4::<0b01_00_11_10>(a, a) }
         fn least(a: __m512) -> usize {
             let least = _mm512_set1_ps(_mm512_reduce_min_ps(a));
             let found = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, least);

@@ -94,6 +94,11 @@ impl Lanes for Neon {
         fn select_less(a: Floats, b: Floats, x: Floats, y: Floats) -> Floats {
             four!(I => vbslq_f32(vcltq_f32(a[I], b[I]), x[I], y[I]))
         }
+        fn round(a: Floats) -> Floats { four!(I => vrndnq_f32(a[I])) }
+        fn add_exact_product(sum: Floats, a: Floats, b: Floats) -> Floats {
+            four!(I => vfmaq_f32(sum[I], a[I], b[I]))
+        }
+        fn swap_halves(a: Floats) -> Floats { [a[2], a[3], a[0], a[1]] }
     }
 }
 
