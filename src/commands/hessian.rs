@@ -32,8 +32,8 @@ pub struct Args {
     /// Memory that the statistics of one matrix may take; columns are taken in parts if they need more
     #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_size)]
     memory: u64,
-    /// Collect the Fisher information of the matrices' outputs too, for `convert --effort max`: takes the
-    /// model's gradients on up to 16,384 of the tokens
+    /// Collect the Fisher information of the matrices' outputs too, for `convert --effort max`, and for
+    /// --size and --fit to choose types by: takes the model's gradients on up to 16,384 of the tokens
     #[arg(long)]
     fisher: bool,
     /// Continue an interrupted collection from FILE.part, after the last layer that is complete
