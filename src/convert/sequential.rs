@@ -35,17 +35,20 @@ pub(super) struct Sequential<'a> {
 }
 
 impl<'a> Sequential<'a> {
-    /// At the beginning of the `chunks` of a text, and of a file that begins with `header`.
+    /// At the beginning of a file, and of those of the `chunks` of a text for which there is memory, at equal
+    /// distances.
     pub fn new(
         source: &'a Source,
         cpu: &Cpu,
         written: Written<'a>,
-        mut chunks: Vec<Vec<u32>>,
+        chunks: Vec<Vec<u32>>,
         limit: usize,
     ) -> Result<Self, ConvertError> {
         let model = Model::on(cpu.clone(), source)?;
         let n_ctx = chunks.iter().map(Vec::len).max().unwrap_or(1);
-        chunks.truncate((STREAMS / (2 * Stream::bytes(n_ctx, model.config().n_embd))).max(1));
+        let room = STREAMS / (2 * Stream::bytes(n_ctx, model.config().n_embd));
+        let n = room.clamp(1, chunks.len().max(1));
+        let chunks: Vec<_> = (0..n).filter_map(|i| chunks.get(i * chunks.len() / n)).collect();
         let options = StateOptions { n_ubatch: n_ctx, ..StateOptions::new(n_ctx, KvType::F16) };
         let mut state = State::new(model.config(), options);
         let embedded = chunks.iter().map(|chunk| model.embedded(&mut state, chunk));
