@@ -129,7 +129,7 @@ fn number(gguf: &Gguf, key: &'static str) -> Result<usize, FileError> {
 pub struct HessianFile {
     gguf: Gguf,
     tokens: usize,
-    /// See [`Options::limit`].
+    /// See [`super::Options::limit`].
     limit: usize,
 }
 
