@@ -3,6 +3,7 @@
 
 use std::io::{BufWriter, Seek, Write};
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
@@ -21,7 +22,7 @@ use super::sequential::{Sequential, Written};
 use super::target::Target;
 use super::{ConvertError, Plan, Report, Totals};
 use crate::kernels::{processors, Cpu, Quantize};
-use crate::model::{Extent, RowSource, Source};
+use crate::model::{Extent, RowSource, Source, TensorRows};
 use crate::tokenizer::Tokenizer;
 
 /// Values that are converted before progress is told and cancelling looked at: rows enough for
@@ -230,14 +231,13 @@ impl Work<'_> {
         let tensors = self.source.model().tensors().iter().zip(self.header.tensors());
         let (mut known, mut by_importance) = (None, Vec::new());
         for (i, (spec, info)) in tensors.enumerate().skip(chunks.writer.checksums().len()) {
-            progress.tensor(&spec.name);
-            let ahead = |layer: &usize| sequential.as_ref().is_some_and(|s| !s.is_at(*layer));
-            if let Some(layer) = spec.layer.filter(ahead) {
-                progress.tensor(&format!("what goes into blk.{layer}"));
-                chunks.flush_file()?;
-                sequential.as_mut().map(|s| s.reach(layer, progress)).transpose()?;
-                progress.tensor(&spec.name);
+            if let (Some(sequential), Some(layer)) = (&mut sequential, spec.layer) {
+                if !sequential.is_at(layer) {
+                    chunks.flush_file()?;
+                    sequential.reach(layer, progress)?;
+                }
             }
+            progress.tensor(&spec.name);
             let rows = self.source.rows(spec);
             let (ty, effort) = (info.ty, self.plan.effort);
             let mut importance = self.plan.weighting.as_ref().and_then(|w| w.of(i));
@@ -264,37 +264,48 @@ impl Work<'_> {
             };
             let how = how.unwrap_or(How::Quantize(Quantize { ty, importance, effort }));
             if let (How::Round(rounding), Some(feedback)) = (how, feedback) {
-                if progress.cancelled() {
-                    chunks.flush()?;
-                    return Err(ConvertError::Cancelled);
-                }
                 let lost = |known: &Known| sequential.as_ref()?.lost(known.inputs);
                 let make_up = |x: &mut [f32]| {
                     if let Some((known, lost)) = known.as_ref().and_then(|k| Some((k, lost(k)?))) {
                         known.make_up(self.cpu, lost, x);
                     }
                 };
-                let (largest, bytes_out) =
-                    chunks.push_whole(&*rows, spec, rounding, &feedback, make_up)?;
-                self.refuse(rows.name(), info.ty, largest)?;
-                rows.release(0..spec.rows());
-                progress.advanced(rows.bytes(0..spec.rows()), bytes_out);
+                let push = |chunks: &mut Chunks<W>| {
+                    chunks.push_whole(&*rows, spec, rounding, &feedback, make_up)
+                };
+                self.write_rows(chunks, &*rows, ty, 0..spec.rows(), push, progress)?;
                 continue;
             }
             let step = how.chunk(values / spec.cols(), self.cpu);
             for start in (0..spec.rows()).step_by(step) {
-                if progress.cancelled() {
-                    chunks.flush()?;
-                    return Err(ConvertError::Cancelled);
-                }
                 let chunk = start..spec.rows().min(start + step);
-                let (largest, bytes_out) = chunks.push(&*rows, chunk.clone(), spec.cols(), how)?;
-                self.refuse(rows.name(), info.ty, largest)?;
-                rows.release(chunk.clone());
-                progress.advanced(rows.bytes(chunk), bytes_out);
+                let push =
+                    |chunks: &mut Chunks<W>| chunks.push(&*rows, chunk.clone(), spec.cols(), how);
+                self.write_rows(chunks, &*rows, ty, chunk.clone(), push, progress)?;
             }
         }
         Ok(by_importance)
+    }
+
+    /// Writes some rows of a tensor, as `push` does it.
+    fn write_rows<W: Write + Seek>(
+        &self,
+        chunks: &mut Chunks<W>,
+        rows: &dyn TensorRows,
+        ty: QuantType,
+        part: Range<usize>,
+        push: impl FnOnce(&mut Chunks<W>) -> Result<(f32, u64), ConvertError>,
+        progress: &mut dyn Progress,
+    ) -> Result<(), ConvertError> {
+        if progress.cancelled() {
+            chunks.flush()?;
+            return Err(ConvertError::Cancelled);
+        }
+        let (largest, bytes_out) = push(chunks)?;
+        self.refuse(rows.name(), ty, largest)?;
+        rows.release(part.clone());
+        progress.advanced(rows.bytes(part), bytes_out);
+        Ok(())
     }
 
     /// Refuses weights that the new file cannot hold. `name` is the tensor's in the source.

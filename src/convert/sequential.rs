@@ -71,7 +71,8 @@ impl<'a> Sequential<'a> {
     }
 
     /// Comes to `layer`, before which all tensors have been written.
-    pub fn reach(&mut self, layer: usize, progress: &dyn Progress) -> Result<(), ConvertError> {
+    pub fn reach(&mut self, layer: usize, progress: &mut dyn Progress) -> Result<(), ConvertError> {
+        progress.tensor(&format!("what goes into blk.{layer}"));
         let map = self.written.map()?;
         if self.rounded.is_empty() {
             let token_embd = self.written.matrix(&map, TensorKind::TokenEmbd, None);
