@@ -133,19 +133,23 @@ def compare(ours, theirs):
     return good
 
 
-def quantize(source, target, entries):
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.nthread = Q4_K_M, 1
-    Data = llama_cpp.llama_model_imatrix_data
+def llama_quantize(source, target, params, entries):
+    """By llama.cpp, with the importance matrix if it has entries."""
     means = {name: (sums / count).astype(np.float32) for name, (sums, count) in entries.items()}
-    data = (Data * (len(means) + 1))()
+    data = (llama_cpp.llama_model_imatrix_data * (len(means) + 1))()
     for slot, (name, mean) in zip(data, means.items()):
         slot.name, slot.size = name.encode(), len(mean)
         slot.data = mean.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
     if means:
         params.imatrix = data
-    status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), params)
-    assert status == 0, f"llama.cpp could not quantize {source}"
+    if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), params) != 0:
+        raise SystemExit(f"llama.cpp could not quantize {source} to {target}")
+
+
+def quantize(source, target, entries):
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread = Q4_K_M, 1
+    llama_quantize(source, target, params, entries)
     return {t.name: (t.tensor_type.name, t.data.tobytes()) for t in GGUFReader(target).tensors}
 
 

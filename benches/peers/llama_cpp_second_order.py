@@ -25,7 +25,6 @@ uses the importance matrix and the statistics that a run before left there. Exit
 or types differ.
 """
 import argparse
-import ctypes
 import importlib.metadata
 import json
 import platform
@@ -39,7 +38,7 @@ import llama_cpp
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, LlamaFileType
 
-from llama_cpp_imatrix import read
+from llama_cpp_imatrix import llama_quantize, read
 from llama_cpp_logits import Model, log_softmax, quiet
 
 RECIPES = ["Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_XS", "IQ4_NL", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K",
@@ -86,12 +85,6 @@ def quantize_theirs(args, source, target, recipe, entries, types=None):
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread = LlamaFileType[f"MOSTLY_{recipe}"].value, args.threads
     params.allow_requantize = True
-    means = {name: (sums / count).astype(np.float32) for name, (sums, count) in entries.items()}
-    data = (llama_cpp.llama_model_imatrix_data * (len(means) + 1))()
-    for slot, (name, mean) in zip(data, means.items()):
-        slot.name, slot.size = name.encode(), len(mean)
-        slot.data = mean.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-    params.imatrix = data
     if types:
         quantized = {name: ty for name, ty in types.items() if ty != GGMLQuantizationType.F32}
         overrides = (llama_cpp.llama_model_tensor_override * (len(quantized) + 1))()
@@ -99,8 +92,7 @@ def quantize_theirs(args, source, target, recipe, entries, types=None):
             slot.pattern, slot.type = f"^{re.escape(name)}$".encode(), ty.value
         params.tt_overrides = overrides
         params.token_embedding_type = types["token_embd.weight"].value
-    if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), params) != 0:
-        raise SystemExit(f"llama.cpp could not quantize {source} to {recipe}")
+    llama_quantize(source, target, params, entries)
 
 
 def convert(args, target, recipe, *options):

@@ -13,7 +13,6 @@ over squared reference) and the Kullback-Leibler divergence of llama.cpp's logit
 and the perplexity of TEXT in both programs. The KV cache is in f32.
 """
 import argparse
-import ctypes
 import importlib.metadata
 import json
 import platform
@@ -29,7 +28,7 @@ import numpy as np
 from gguf import GGUFReader
 
 from llama_cpp_family import measure_perplexity
-from llama_cpp_imatrix import read
+from llama_cpp_imatrix import llama_quantize, read
 from llama_cpp_logits import compare, llama_logits, quiet
 
 HERE = Path(__file__).resolve().parent
@@ -42,14 +41,7 @@ PURE = {"MXFP4"}
 def quantize(source, target, mix, entries):
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread, params.pure = MIXES[mix], 2, mix in PURE
-    means = {name: (sums / count).astype(np.float32) for name, (sums, count) in entries.items()}
-    data = (llama_cpp.llama_model_imatrix_data * (len(means) + 1))()
-    for slot, (name, mean) in zip(data, means.items()):
-        slot.name, slot.size = name.encode(), len(mean)
-        slot.data = mean.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-    params.imatrix = data
-    if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), params) != 0:
-        raise SystemExit(f"llama.cpp could not quantize {source} to {mix}")
+    llama_quantize(source, target, params, entries)
 
 
 def our_logits(program, tokens, file, folder):

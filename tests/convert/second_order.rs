@@ -34,7 +34,7 @@ fn second_order_rounding_lowers_the_divergence_of_other_text() {
 }
 
 #[test]
-fn rows_that_make_up_for_each_other_lower_it_more() {
+fn rows_and_layers_that_make_up_for_others_lower_it_more() {
     let place = Place::new(tiny());
     let (text, check) = (place.text("text", 0..50_000), place.text("check", 50_000..62_000));
     let (statistics, fisher) = (place.path("statistics"), place.path("fisher"));
@@ -52,7 +52,8 @@ fn rows_that_make_up_for_each_other_lower_it_more() {
         found["check"]["kl_divergence"]["mean"].as_f64().unwrap()
     };
     let (best, max) = (divergence("best"), divergence("max"));
-    assert!(max < 0.92 * best, "{max} of {best}: {}", max / best);
+    // 0.65; 0.71 if rows were not rounded again, and 0.76 if layers did not make up for those before them.
+    assert!(max < 0.68 * best, "{max} of {best}: {}", max / best);
 }
 
 #[test]

@@ -29,11 +29,6 @@ impl Lost {
         Self { n, sums: vec![Row::default(); n / 16 * n], inputs: 0 }
     }
 
-    /// Bytes of the sums of `n` columns.
-    pub fn bytes(n: usize) -> usize {
-        n / 16 * n * size_of::<Row>()
-    }
-
     /// Adds inputs, of which `lost` and `left` have `x - x̂` and `x̂`, sixteen columns each,
     /// `[n / 16, inputs]`. The bits do not depend on `cpu`.
     pub fn add(&mut self, cpu: &Cpu, lost: &[Row], left: &[Row]) {

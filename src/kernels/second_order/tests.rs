@@ -235,7 +235,8 @@ fn rows_make_up_for_each_others_errors() {
     let want = round(&cpu(1, Isa::SCALAR));
     let [alone, together] =
         [&want.0, &want.1].map(|bytes| outputs_error(&w, bytes, ty, &gradients, &x));
-    assert!(together < 0.6 * alone, "{together} of {alone}: {}", together / alone);
+    // 0.24; and 0.33 if rows were not rounded again.
+    assert!(together < 0.28 * alone, "{together} of {alone}: {}", together / alone);
     for isa in Isa::available() {
         for threads in [1, 3] {
             assert!(round(&cpu(threads, isa)) == want, "{}, {threads} threads", isa.name());
