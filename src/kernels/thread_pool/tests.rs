@@ -70,6 +70,18 @@ fn sleeping_threads_wake_up_again() {
     }
 }
 
+/// The moment at which a worker falls asleep is the one at which it could miss that it is to end.
+#[test]
+fn threads_that_are_falling_asleep_end() {
+    for i in 0..2000 {
+        let (pool, start) = (pool(2), Instant::now());
+        while start.elapsed() < AWAKE + Duration::from_nanos(50 * i) {
+            std::hint::spin_loop();
+        }
+        drop(pool);
+    }
+}
+
 #[test]
 fn calls_from_several_threads_take_turns() {
     let (pool, sum) = (pool(2), AtomicUsize::new(0));

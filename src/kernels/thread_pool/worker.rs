@@ -81,8 +81,9 @@ impl Worker {
     fn send(&self, state: JobPtr) {
         // Sequentially consistent, here and in the worker: it first says that it sleeps and then looks
         // for a call, and this first calls and then looks whether it sleeps. So one of the two sees
-        // what the other did.
-        self.mailbox.state.store(state, Ordering::SeqCst);
+        // what the other did. Exchanges, though nothing is taken: QEMU 7 lets a load overtake a
+        // sequentially consistent store of 64-bit Arm, but no exchange.
+        self.mailbox.state.swap(state, Ordering::SeqCst);
         if self.mailbox.asleep.load(Ordering::SeqCst) {
             if let Some(thread) = &self.thread {
                 thread.thread().unpark();
@@ -187,7 +188,7 @@ impl Mailbox {
             is_job(call) || call == END
         };
         if !spin(AWAKE, &mut called) {
-            self.asleep.store(true, Ordering::SeqCst);
+            self.asleep.swap(true, Ordering::SeqCst);
             while !called() {
                 thread::park();
             }
