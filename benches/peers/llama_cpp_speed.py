@@ -29,7 +29,7 @@ cache of llama.cpp may have lost some of its oldest cells by then, but reads as 
 `--ik` times ik_llama.cpp as well, by a Python that has `ik-llama-cpp-python`.
 
 Prints one Markdown table of all files with the read bandwidth that `lapidary bench` found (10⁹ bytes
-per second), and writes all numbers as JSON. The machine has to be idle: threads of llama.cpp (OpenMP)
+per second), a file's rows when it is done, and writes all numbers as JSON. The machine has to be idle: threads of llama.cpp (OpenMP)
 spin while they wait for each other, and where another program holds a core, they wait long.
 """
 import argparse
@@ -260,18 +260,23 @@ def measure_file(file, args, peers):
     }
 
 
-def print_table(results, peers):
+def print_head(peers):
     names = [name for name, _ in peers]
     columns = ["recipe", "test", *(f"{name} t/s" for name in names), "lapidary t/s",
                *(f"ratio to {name}" for name in names), "read GB/s"]
-    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
-    for result in results:
-        medians = result["medians"]
-        for test, ours in medians["lapidary"].items():
-            theirs = [medians[name][test] for name in names]
-            cells = [Path(result["file"]).stem, test, *(f"{speed:.2f}" for speed in theirs), f"{ours:.2f}",
-                     *(f"{ours / speed:.2f}" for speed in theirs), f"{result['stream_gb_per_s']:.1f}"]
-            print("| " + " | ".join(cells) + " |")
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
+
+
+def print_rows(result, peers):
+    medians = result["medians"]
+    for test, ours in medians["lapidary"].items():
+        theirs = [medians[name][test] for name, _ in peers]
+        cells = [Path(result["file"]).stem, test, *(f"{speed:.2f}" for speed in theirs), f"{ours:.2f}",
+                 *(f"{ours / speed:.2f}" for speed in theirs), f"{result['stream_gb_per_s']:.1f}"]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def print_settings(results):
     for result in results:
         for name, settings in result["settings"].items():
             used = ", ".join(f"{test} {best}" for test, best in settings.items())
@@ -303,18 +308,23 @@ def main():
     load = os.getloadavg()[0]
     if load > 0.5:
         say(f"the load average is {load:.2f}: the numbers will be no good")
-    results = [measure_file(file, args, peers) for file in args.files]
-    print_table(results, peers)
-    if args.out:
-        info = Path("/proc/cpuinfo")
-        processor = re.findall(r"model name\s*: (.*)", info.read_text())[:1] if info.exists() else []
-        versions = {ENGINES[name][0]: Peer(name, python, None, 0, args.kv).version() for name, python in peers}
-        versions["lapidary"] = call([args.lapidary, "--version"]).split()[-1]
-        args.out.write_text(json.dumps({
-            "versions": versions, "machine": platform.machine(), "processor": processor, "system": platform.platform(),
-            "load_average_before": load, "threads": args.threads, "kv": args.kv, "repetitions": args.r, "n_batch": N_BATCH,
-            "n_ubatch": N_UBATCH, "results": results,
-        }, indent=1) + "\n")
+    info = Path("/proc/cpuinfo")
+    processor = re.findall(r"model name\s*: (.*)", info.read_text())[:1] if info.exists() else []
+    versions = {ENGINES[name][0]: Peer(name, python, None, 0, args.kv).version() for name, python in peers}
+    versions["lapidary"] = call([args.lapidary, "--version"]).split()[-1]
+    results = []
+    print_head(peers)
+    # What is measured is printed and written at once, because the files take hours together.
+    for file in args.files:
+        results.append(measure_file(file, args, peers))
+        print_rows(results[-1], peers)
+        if args.out:
+            args.out.write_text(json.dumps({
+                "versions": versions, "machine": platform.machine(), "processor": processor, "system": platform.platform(),
+                "load_average_before": load, "threads": args.threads, "kv": args.kv, "repetitions": args.r,
+                "n_batch": N_BATCH, "n_ubatch": N_UBATCH, "results": results,
+            }, indent=1) + "\n")
+    print_settings(results)
 
 
 if __name__ == "__main__":

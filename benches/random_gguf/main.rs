@@ -45,12 +45,20 @@ struct Args {
     /// A directory with Gemma 2's tokenizer.model or tokenizer.json [default: a made-up vocabulary]
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
+    /// Only so many of its layers, to measure what takes long or much space and is the same in each
+    #[arg(long, value_name = "N", value_parser = layers)]
+    layers: Option<usize>,
     /// Seed of the weights and of the made-up vocabulary
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Replace the output file if it exists
     #[arg(long)]
     force: bool,
+}
+
+/// Parses `--layers`.
+fn layers(number: &str) -> Result<usize, &'static str> {
+    number.parse().ok().filter(|n| *n > 0).ok_or("expected a number of at least 1")
 }
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -68,7 +76,8 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> anyhow::Result<()> {
     let start = Instant::now();
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))?;
-    let config = args.size.config();
+    let mut config = args.size.config();
+    config.layers.truncate(args.layers.unwrap_or(config.layers.len()));
     let vocab = match &args.tokenizer {
         Some(dir) => {
             let vocab = vocab_from_dir(dir, config.n_vocab)?;

@@ -33,6 +33,15 @@ pub const GEMMA2_TEMPLATE: &str = concat!(
     "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}",
 );
 
+/// The template of models that were trained on ChatML
+/// (<https://github.com/openai/openai-python/blob/v0.28.1/chatml.md>), as many fine-tunes have it.
+pub const CHATML_TEMPLATE: &str = concat!(
+    "{% for message in messages %}",
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}",
+    "{% endfor %}",
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+);
+
 /// Who wrote a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

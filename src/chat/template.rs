@@ -90,7 +90,8 @@ impl ChatTemplate {
     ///
     /// If the template refuses a conversation that begins with a system message and a user
     /// message, as Gemma's does, the two are passed as one user message, with a blank line between
-    /// them (<https://github.com/ggml-org/llama.cpp/pull/5665>).
+    /// them (<https://github.com/ggml-org/llama.cpp/pull/5665>). If it still refuses, messages of one
+    /// role that follow each other are passed as one, likewise.
     ///
     /// # Errors
     /// If the template refuses the conversation, fails, or exceeds a limit.
@@ -99,12 +100,18 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, ChatError> {
-        let refusal = match self.render_as_given(messages, add_generation_prompt) {
-            Err(refusal @ ChatError::Refused(_)) => refusal,
-            result => return result,
-        };
-        let folded = fold_system(messages).ok_or(refusal)?;
-        self.render_as_given(&folded, add_generation_prompt)
+        let mut result = self.render_as_given(messages, add_generation_prompt);
+        let mut messages = messages.to_vec();
+        for change in [fold_system, join_equal_roles, fold_system] {
+            if !matches!(result, Err(ChatError::Refused(_))) {
+                break;
+            }
+            if let Some(changed) = change(&messages) {
+                messages = changed;
+                result = self.render_as_given(&messages, add_generation_prompt);
+            }
+        }
+        result
     }
 
     fn render_as_given(
@@ -179,6 +186,20 @@ fn fold_system(messages: &[Message]) -> Option<Vec<Message>> {
     let mut folded = vec![Message { role: Role::User, content }];
     folded.extend_from_slice(rest);
     Some(folded)
+}
+
+/// The conversation with messages of one role that follow each other joined, if there are any.
+fn join_equal_roles(messages: &[Message]) -> Option<Vec<Message>> {
+    let mut joined: Vec<Message> = Vec::new();
+    for message in messages {
+        match joined.last_mut() {
+            Some(last) if last.role == message.role => {
+                last.content = format!("{}\n\n{}", last.content.trim(), message.content.trim());
+            }
+            _ => joined.push(message.clone()),
+        }
+    }
+    (joined.len() < messages.len()).then_some(joined)
 }
 
 /// A writer that accepts at most [`MAX_RENDERED`] bytes.

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use anyhow::{bail, Context};
 use clap::Args as ClapArgs;
-use lapidary::chat::{ChatTemplate, Role, Turn};
+use lapidary::chat::{Role, Turn};
 use lapidary::generate::{End, OldestHalf, Session, Shift};
 use lapidary::memory::Load;
 use lapidary::model::{Model, Source};
-use lapidary::sampling::{Sampler, SamplerConfig};
+use lapidary::sampling::Sampler;
 use lapidary::tokenizer::{Special, Tokenizer};
 
 use super::answer::{line_end, write_answer};
@@ -22,8 +22,10 @@ use super::memory::MemoryArgs;
 use super::options::{CpuArgs, ModelArg};
 use super::prompt::{too_long, Prompt};
 use super::prompt_cache::SessionArgs;
+use super::sampling::SamplingArgs;
 use super::sandbox;
 use super::stats::Stats;
+use super::template::TemplateArg;
 use super::terminal;
 
 /// Default limit on the tokens of a text that nothing else ends.
@@ -47,10 +49,12 @@ pub struct Args {
     /// System message: instructions to the model before the first message
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
-    /// Treat control tokens in the prompt, such as <start_of_turn>, as control tokens and not as
-    /// text
-    #[arg(long, conflicts_with = "chat")]
-    special: bool,
+    #[command(flatten)]
+    template: TemplateArg,
+    /// Treat control tokens in the prompt, such as <start_of_turn>, as text and not as control
+    /// tokens; with --chat they are text in any case
+    #[arg(long)]
+    no_parse_special: bool,
     /// Generate at most N tokens; -1 for as many as the context holds [default: 256, or -1 with
     /// --chat]
     #[arg(short, alias = "n-predict", value_name = "N", allow_negative_numbers = true)]
@@ -58,6 +62,9 @@ pub struct Args {
     n: Option<i64>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    /// Seed of the random numbers; the same seed gives the same text [default: random, and printed]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten)]
@@ -71,34 +78,13 @@ pub struct Args {
     json: bool,
 }
 
-/// How tokens are sampled.
-#[derive(ClapArgs, Debug)]
-struct SamplingArgs {
-    /// Temperature; 0 always takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.8)]
-    temp: f32,
-    /// Sample only from the K likeliest tokens; 0 for all tokens
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    top_k: usize,
-    /// Sample only from the likeliest tokens whose probabilities add up to P; 1 for all tokens
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
-    top_p: f32,
-    /// Leave out tokens whose probability is below P times that of the likeliest token; 0 for none
-    #[arg(long, value_name = "P", default_value_t = 0.05)]
-    min_p: f32,
-    /// Penalty for tokens that occur among the last 64: positive logits are divided by R, negative
-    /// ones multiplied by R; 1 for no penalty
-    #[arg(long, value_name = "R", default_value_t = 1.0)]
-    repeat_penalty: f32,
-    /// Seed of the random numbers; the same seed gives the same text [default: random, and printed]
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-}
-
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let start = Instant::now();
-    let sampler = Sampler::new(args.sampling.config())?;
+    if args.template.is_given() && !args.chat {
+        bail!("--chat-template is for conversations: add --chat");
+    }
+    let sampler = Sampler::new(args.sampling.config(args.seed))?;
     let seed = sampler.seed();
     // Before the prompt, for which standard input may have to be read.
     let source = args.model.open()?;
@@ -128,7 +114,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
     let limit = args.limit();
     let Some(prompt) = prompt else {
-        let template = chat_template(&source, &tokenizer)?;
+        let template = args.template.template(&source, &tokenizer)?;
         let conversation = Conversation {
             session: &mut session,
             tokenizer: &tokenizer,
@@ -202,10 +188,10 @@ impl Args {
         if self.chat {
             let system = self.system.as_deref().map(|text| Turn::new(Role::System, text));
             let turns: Vec<_> = system.into_iter().chain([Turn::new(Role::User, text)]).collect();
-            let template = chat_template(source, tokenizer)?;
+            let template = self.template.template(source, tokenizer)?;
             return sandbox::encode(&template, tokenizer, &turns).with_context(|| name(source));
         }
-        let special = if self.special { Special::Trusted } else { Special::Plain };
+        let special = if self.no_parse_special { Special::Plain } else { Special::Trusted };
         Ok(tokenizer.encode_with_bos(text, special))
     }
 
@@ -227,29 +213,6 @@ impl Args {
             None => Some(DEFAULT_LENGTH),
         }
     }
-}
-
-impl SamplingArgs {
-    fn config(&self) -> SamplerConfig {
-        SamplerConfig {
-            temperature: self.temp,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repeat_penalty: self.repeat_penalty,
-            seed: self.seed,
-            ..SamplerConfig::default()
-        }
-    }
-}
-
-/// The model's chat template, or Gemma 2's own if it has none.
-pub fn chat_template(source: &Source, tokenizer: &Tokenizer) -> anyhow::Result<ChatTemplate> {
-    let vocab = tokenizer.vocab();
-    let spelling = |id: Option<u32>| id.map_or("", |id| vocab.pieces.text(id));
-    let template = source.chat_template()?;
-    ChatTemplate::new(template.as_deref(), spelling(vocab.bos), spelling(vocab.eos))
-        .with_context(|| name(source))
 }
 
 /// How messages name the model.

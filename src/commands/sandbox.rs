@@ -4,6 +4,7 @@
 
 use std::env;
 use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -101,7 +102,7 @@ fn render(template: &ChatTemplate, messages: &[Message]) -> anyhow::Result<Strin
 /// Sends the request to a new process of this program. Returns its output and its exit status,
 /// which is `None` if it took too long.
 fn ask(request: &[u8]) -> io::Result<(Option<ExitStatus>, Vec<u8>)> {
-    let mut child = Command::new(env::current_exe()?)
+    let mut child = Command::new(program()?)
         .arg(COMMAND)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -120,6 +121,16 @@ fn ask(request: &[u8]) -> io::Result<(Option<ExitStatus>, Vec<u8>)> {
     let status = wait(&mut child)?;
     let reply = reader.join().unwrap_or_else(|_| Ok(Vec::new()))?;
     Ok((status, reply))
+}
+
+/// The program that runs, also after its file was replaced, by an update for example: Linux has a link to
+/// the file itself, whatever has its name by now.
+fn program() -> io::Result<PathBuf> {
+    let own = Path::new("/proc/self/exe");
+    match cfg!(target_os = "linux") && own.exists() {
+        true => Ok(own.to_owned()),
+        false => env::current_exe(),
+    }
 }
 
 /// Whether the process used all its time on the processor.

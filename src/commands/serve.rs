@@ -1,7 +1,8 @@
 //! `lapidary serve`: an HTTP server with OpenAI's API.
 
 use std::env;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -14,7 +15,10 @@ use lapidary::chat::{ChatTemplate, Turn};
 use lapidary::engine::{Engine, EngineOptions, Handle};
 use lapidary::memory::Load;
 use lapidary::model::{Model, Source};
-use lapidary::server::{self, ApiKey, App, Encode, ModelCard, Rules, TemplateError};
+use lapidary::sampling::Sampler;
+use lapidary::server::{
+    self, ApiKey, App, Defaults, Encode, Entry, Log, ModelCard, Rules, TemplateError,
+};
 use lapidary::tokenizer::Tokenizer;
 use lapidary_formats::checkpoint::directory_name;
 use lapidary_formats::printable::Printable;
@@ -24,10 +28,12 @@ use tokio::sync::oneshot;
 
 use super::draft::{Draft, DraftArgs};
 use super::interrupt::{self, Interrupted};
-use super::memory::{file_bytes, MemoryArgs};
+use super::memory::{file_bytes, MemoryArgs, MemoryPlan};
 use super::options::{CpuArgs, ModelArg};
-use super::run::chat_template;
+use super::sampling::SamplingArgs;
 use super::sandbox;
+use super::size::size;
+use super::template::TemplateArg;
 use super::terminal;
 
 /// Threads that read and write requests. The model runs on other threads.
@@ -70,9 +76,27 @@ pub struct Args {
     /// Name of the model in the API [default: its name in the file, or the file's name]
     #[arg(long, value_name = "NAME")]
     alias: Option<String>,
-    /// Web origin whose pages may use the server, such as https://chat.example; may be repeated
+    /// Another name by which clients may call the server, such as that of a proxy or of a container's
+    /// host; may be repeated. A server that only this machine can reach has the names localhost,
+    /// *.localhost and host.docker.internal; if others can reach it, it has any name unless there is
+    /// this option
+    #[arg(long, value_name = "NAME", value_parser = host_name)]
+    allowed_host: Vec<String>,
+    /// Web origin whose pages may use the server, such as https://chat.example or app://chat; may be
+    /// repeated
     #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     cors: Vec<HeaderValue>,
+    /// System message of conversations that have none
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Print a line for every request: time, method, path, status, and how long it took to begin the
+    /// answer
+    #[arg(long)]
+    log: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    template: TemplateArg,
     #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten)]
@@ -107,30 +131,55 @@ fn key(key: &str) -> Result<ApiKey, String> {
     ApiKey::new(key).ok_or_else(|| KEY_RULE.to_owned())
 }
 
-/// Parses `--cors`.
+/// Parses `--cors`. Desktop programs and extensions have schemes of their own, such as `app` and
+/// `chrome-extension`.
 fn origin(origin: &str) -> Result<HeaderValue, String> {
-    let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-    let plain = rest.is_some_and(|host| !host.is_empty() && !host.contains(['/', '*', ',', ' ']));
+    let of_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+    let plain = origin.split_once("://").is_some_and(|(scheme, host)| {
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.chars().all(of_scheme)
+            && !host.is_empty()
+            && !host.contains(['/', '*', ',', ' '])
+    });
     let value = HeaderValue::from_str(origin).ok().filter(|_| plain);
-    value.ok_or_else(|| "expected http:// or https://, a host and optionally a port".to_owned())
+    let expected = "expected a scheme, ://, a host and optionally a port: https://chat.example";
+    value.ok_or_else(|| expected.to_owned())
+}
+
+/// Parses `--allowed-host`.
+fn host_name(name: &str) -> Result<String, String> {
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    let is_name = !bare.is_empty() && !bare.contains(['/', '*', ',', ' ', '@']);
+    // Only an IPv6 address has more than one colon; a single one is before a port.
+    let has_port = bare.matches(':').count() == 1;
+    match is_name && !has_port {
+        true => Ok(bare.to_owned()),
+        false => Err("expected a host's name without its port: box.example".to_owned()),
+    }
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let keys = args.keys()?;
+    let defaults = Defaults { sampling: args.sampling.config(None), system: args.system.clone() };
+    // To refuse settings that no sampler takes.
+    Sampler::new(defaults.sampling.clone())?;
     let source = args.model.open()?;
     let draft = args.draft.open()?;
     let cpu = args.cpu.cpu()?;
-    let load = Load::Engine { parallel: args.parallel };
+    let load = Load::Engine { parallel: args.parallel, requests: server::REQUESTS };
     let drafting = draft.as_ref().map(Draft::memory);
     let plan = args.memory.plan(&source, cpu.threads(), load, drafting)?;
     let name = source.path().display().to_string();
     let tokenizer = Arc::new(super::options::tokenizer(&source)?);
-    let template = chat_template(&source, &tokenizer);
+    let template = args.template.template(&source, &tokenizer);
     if let Err(error) = &template {
         let error = format!("{error:#}");
         let error = Printable::new(&error).at_most(MAX_MESSAGE);
-        writeln!(terminal::stderr(), "{error}; chats are refused, but texts are completed")?;
+        writeln!(
+            terminal::stderr(),
+            "{error}; chats are refused, but texts are completed (--chat-template takes another)"
+        )?;
     }
     let encode = encode(template, Arc::clone(&tokenizer));
     let draft_model = match &draft {
@@ -143,8 +192,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the server's threads")?;
-    let (listener, loopback) = runtime.block_on(args.listen())?;
-    let address = listener.local_addr().context("cannot read the server's address")?;
+    let (listeners, loopback) = runtime.block_on(args.listen())?;
+    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>();
+    let addresses = addresses.context("cannot read the server's address")?;
     interrupt::install()?;
 
     let stop_ids = source.stop_ids(tokenizer.vocab());
@@ -155,11 +205,19 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         engine.set_speculation(draft.speculation(model, &source, plan.options, args.parallel));
     }
     let card = args.card(&source);
-    let app = Arc::new(App::new(handle.clone(), Arc::clone(&tokenizer), stop_ids, encode, card));
+    report(&card, &plan, args.parallel)?;
+    let app = Arc::new(App::new(
+        handle.clone(),
+        Arc::clone(&tokenizer),
+        stop_ids,
+        encode,
+        card,
+        defaults,
+    ));
     index_for_json(&app);
     let is_open = keys.is_empty() && loopback.is_none();
-    let rules = Rules { keys, loopback };
-    let router = server::router(app, rules, args.cors.clone());
+    let rules = Rules { keys, loopback, hosts: args.allowed_host.clone() };
+    let router = server::router(app, rules, args.cors.clone(), args.log.then(log));
     if is_open {
         let advice = "anyone who can reach this address can use the server; --api-key sets a key";
         writeln!(terminal::stderr(), "{advice}")?;
@@ -172,8 +230,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             engine.run();
         });
         let shutdown = Shutdown(handle.clone());
-        writeln!(terminal::stderr(), "listening on http://{address}")?;
-        let failed = runtime.block_on(serve(listener, router, &handle, ended));
+        for address in addresses {
+            writeln!(terminal::stderr(), "listening on http://{address}")?;
+        }
+        let failed = runtime.block_on(serve(listeners, router, &handle, ended));
         drop(shutdown);
         // A panic has printed its own message.
         Ok::<_, io::Error>(engine.join().is_err() || failed)
@@ -184,6 +244,33 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         true => bail!("{name}: the thread that runs the model has ended"),
         false => Err(Interrupted.into()),
     }
+}
+
+/// Says what is served.
+fn report(model: &ModelCard, plan: &MemoryPlan, parallel: usize) -> io::Result<()> {
+    let (name, n_ctx, kv) =
+        (Printable::new(&model.name), plan.options.n_ctx, plan.options.kv.name());
+    let (file, memory) = (size(model.size), size(plan.memory.total()));
+    writeln!(
+        terminal::stderr(),
+        "serving {name}, {file}: {parallel} answers at a time, each with a context of {n_ctx} tokens \
+         (cache {kv}), in up to {memory} of memory"
+    )
+}
+
+/// Prints a line for each request.
+fn log() -> Log {
+    Arc::new(|entry: &Entry| {
+        let Entry { method, path, status, time } = entry;
+        let (path, milliseconds) = (Printable::new(path).at_most(MAX_MESSAGE), time.as_millis());
+        let now = jiff::Timestamp::now();
+        // Nobody may be there to read it.
+        let _ = writeln!(
+            terminal::stderr(),
+            "{now:.0} {method} {path} {} {milliseconds} ms",
+            status.as_u16()
+        );
+    })
 }
 
 /// Has the vocabulary indexed for answers that are JSON, which takes seconds, on a thread of its own. A
@@ -199,7 +286,7 @@ fn index_for_json(app: &Arc<App>) {
 /// Serves requests until the server is asked to stop or the engine has ended. Returns whether the
 /// engine has ended.
 async fn serve(
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     router: Router,
     handle: &Handle,
     ended: oneshot::Receiver<()>,
@@ -213,7 +300,7 @@ async fn serve(
         // This ends the answers that are still being generated, and so their connections.
         handle.shutdown();
     };
-    server::serve(listener, router, stop).await;
+    server::serve(listeners, router, stop).await;
     failed
 }
 
@@ -256,15 +343,30 @@ impl Args {
         Ok(keys)
     }
 
-    /// Opens the socket. If only this machine can reach it, returns the host name that clients must
-    /// use, too.
-    async fn listen(&self) -> anyhow::Result<(TcpListener, Option<String>)> {
+    /// Opens the sockets: two for `localhost`, which clients may take for either loopback address, as
+    /// far as the system has both. If only this machine can reach them, returns the host name that
+    /// clients must use, too.
+    async fn listen(&self) -> anyhow::Result<(Vec<TcpListener>, Option<String>)> {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let listener = TcpListener::bind((host, self.port)).await;
-        let listener =
-            listener.with_context(|| format!("cannot listen on {}:{}", self.host, self.port))?;
-        let loopback = listener.local_addr()?.ip().is_loopback();
-        Ok((listener, loopback.then(|| host.to_owned())))
+        let context = || format!("cannot listen on {}:{}", self.host, self.port);
+        if !host.eq_ignore_ascii_case("localhost") {
+            let listener = TcpListener::bind((host, self.port)).await.with_context(context)?;
+            let loopback = listener.local_addr()?.ip().is_loopback();
+            return Ok((vec![listener], loopback.then(|| host.to_owned())));
+        }
+        let first = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await;
+        let port = first.as_ref().ok().and_then(|first| Some(first.local_addr().ok()?.port()));
+        let second = TcpListener::bind((Ipv6Addr::LOCALHOST, port.unwrap_or(self.port))).await;
+        let listeners = match (first, second) {
+            (Ok(first), Ok(second)) => vec![first, second],
+            // Behind an address that is in use is another server, which clients would find.
+            (Ok(_), Err(error)) | (Err(error), Ok(_)) if error.kind() == ErrorKind::AddrInUse => {
+                return Err(error).with_context(context);
+            }
+            (Ok(only), Err(_)) | (Err(_), Ok(only)) => vec![only],
+            (Err(error), Err(_)) => return Err(error).with_context(context),
+        };
+        Ok((listeners, Some(host.to_owned())))
     }
 
     /// What the API reports about the model.

@@ -8,8 +8,8 @@ use lapidary::chat::Turn;
 use lapidary::model::Source;
 use lapidary::tokenizer::{Special, Tokenizer};
 
-use super::run::chat_template;
 use super::sandbox;
+use super::template;
 
 /// A text as tokens.
 pub struct Text {
@@ -39,7 +39,7 @@ impl Text {
     /// other in whole chunks of any usual length.
     fn own(source: &Source, tokenizer: &Tokenizer) -> anyhow::Result<Self> {
         let vocab = tokenizer.vocab();
-        let template = chat_template(source, tokenizer)?;
+        let template = template::of_model(source, tokenizer)?;
         let mut tokens = Vec::new();
         for kind in calibration::KINDS {
             let end = tokens.len() + kind.share * calibration::TOKENS / 128;

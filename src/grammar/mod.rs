@@ -1,11 +1,13 @@
-//! Constraints for answers that are JSON or fit a JSON schema. They use the crate `llguidance`
+//! Constraints for answers that are JSON, fit a JSON schema, match a regular expression, are one of some
+//! texts, or follow a grammar. They use the crate `llguidance`
 //! (<https://github.com/guidance-ai/llguidance>), which walks the vocabulary as a trie of bytes.
 //!
 //! Schemas are untrusted. `schema.rs` checks a schema and rewrites it in a small subset before the
-//! crate compiles it. The work, memory and stack for compiling and for each token are limited. What
+//! crate compiles it; grammars in llama.cpp's notation are rewritten by `gbnf.rs`. The work, memory and stack for compiling and for each token are limited. What
 //! cannot be enforced exactly is refused by name, so that a complete answer always fits its schema.
 
 mod constraint;
+mod gbnf;
 mod schema;
 
 use std::sync::Arc;
@@ -92,14 +94,63 @@ impl Grammars {
             ..Default::default()
         };
         options.apply_to(&mut schema);
+        self.compile("schema", TopLevelGrammar::from_json_schema(schema))
+    }
+
+    /// A constraint to texts that a regular expression matches from beginning to end, in the syntax of
+    /// the crate `regex` without looking around. Anchors at the ends say nothing more.
+    ///
+    /// # Errors
+    /// If the expression is malformed, uses what is not supported, is too large, or matches nothing.
+    pub fn regex(&self, pattern: &str) -> Result<Box<dyn Constraint>, ConstraintError> {
+        let pattern = pattern.strip_prefix('^').unwrap_or(pattern);
+        let pattern = match pattern.strip_suffix('$') {
+            Some(before) if !escapes_next(before) => before,
+            _ => pattern,
+        };
+        self.compile("regular expression", TopLevelGrammar::from_regex(pattern))
+    }
+
+    /// A constraint to one of `texts`.
+    ///
+    /// # Errors
+    /// If there are none, or too many to compile.
+    pub fn choice(&self, texts: &[String]) -> Result<Box<dyn Constraint>, ConstraintError> {
+        if texts.is_empty() {
+            return Err(ConstraintError("there is no text to choose".into()));
+        }
+        let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
+        let lark = format!("start: {}\n", texts.join(" | "));
+        self.compile("choice", TopLevelGrammar::from_lark(lark))
+    }
+
+    /// A constraint to texts of a grammar: in llama.cpp's notation (GBNF) from `root`, or in that of
+    /// `llguidance` (Lark) from `start`.
+    ///
+    /// # Errors
+    /// If the grammar is malformed, uses what is not supported, is too large, or no text can begin.
+    pub fn grammar(&self, grammar: &str) -> Result<Box<dyn Constraint>, ConstraintError> {
+        let lark = match gbnf::is_gbnf(grammar) {
+            true => gbnf::to_lark(grammar)?,
+            false => grammar.to_owned(),
+        };
+        self.compile("grammar", TopLevelGrammar::from_lark(lark))
+    }
+
+    /// Compiles a grammar, which errors call `name`.
+    fn compile(
+        &self,
+        name: &str,
+        grammar: TopLevelGrammar,
+    ) -> Result<Box<dyn Constraint>, ConstraintError> {
         let parser = thread::scope(|scope| {
-            let compile = || self.factory.create_parser(TopLevelGrammar::from_json_schema(schema));
-            let thread = thread::Builder::new().name("schema".into()).stack_size(STACK);
+            let compile = || self.factory.create_parser(grammar);
+            let thread = thread::Builder::new().name("grammar".into()).stack_size(STACK);
             let compiling = thread.spawn_scoped(scope, compile).map_err(|error| {
-                ConstraintError(format!("cannot start a thread to compile the schema: {error}"))
+                ConstraintError(format!("cannot start a thread to compile the {name}: {error}"))
             })?;
             let compiled = compiling.join();
-            let compiled = compiled.map_err(|_| ConstraintError("the schema failed".into()))?;
+            let compiled = compiled.map_err(|_| ConstraintError(format!("the {name} failed")))?;
             compiled.map_err(|error| constraint_error(&error))
         })?;
         let mut constraint = GrammarConstraint::new(Matcher::new(Ok(parser)))?;
@@ -107,6 +158,17 @@ impl Grammars {
         constraint.mask(&mut [])?;
         Ok(Box::new(constraint))
     }
+}
+
+/// A text as Lark spells it, which is as JSON does.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// Whether what follows `text` in a regular expression is escaped.
+fn escapes_next(text: &str) -> bool {
+    let backslashes = text.len() - text.trim_end_matches('\\').len();
+    backslashes % 2 == 1
 }
 
 /// The bytes of a token for the trie; none for tokens that are never part of JSON. The trie marks

@@ -61,7 +61,7 @@ const COMBINABLE: [&str; 21] = [
 ];
 
 /// Keywords that restrict values and are not supported. Keywords of no draft are ignored.
-const UNSUPPORTED: [&str; 18] = [
+const UNSUPPORTED: [&str; 17] = [
     "not",
     "if",
     "then",
@@ -78,9 +78,24 @@ const UNSUPPORTED: [&str; 18] = [
     "unevaluatedProperties",
     "$dynamicRef",
     "$recursiveRef",
-    "contentSchema",
     "extends",
 ];
+
+/// Whether every value fits a keyword of [`UNSUPPORTED`], as generators of schemas often write it.
+fn says_nothing(keyword: &str, value: &Value, schema: &Map<String, Value>) -> bool {
+    let is_empty = value.as_object().is_some_and(Map::is_empty);
+    match keyword {
+        "not" => value == &json!(false),
+        "then" | "else" => !schema.contains_key("if"),
+        "if" => !schema.contains_key("then") && !schema.contains_key("else"),
+        "minContains" | "maxContains" => !schema.contains_key("contains"),
+        "uniqueItems" => value == &json!(false),
+        "propertyNames" => is_empty || [json!(true), json!({"type": "string"})].contains(value),
+        "unevaluatedItems" | "unevaluatedProperties" => is_empty || value == &json!(true),
+        "dependencies" | "dependentRequired" | "dependentSchemas" => is_empty,
+        _ => false,
+    }
+}
 
 /// Rewrites a schema. The schemas that it refers to are put below `$defs`.
 pub(super) fn prepare(root: &Value) -> Result<Value, ConstraintError> {
@@ -152,7 +167,10 @@ impl<'s> Rewriter<'s> {
             Value::Object(map) => map,
             _ => return Err(self.error("a schema must be an object, true or false")),
         };
-        if let Some(keyword) = UNSUPPORTED.iter().find(|keyword| map.contains_key(**keyword)) {
+        let restricts = |keyword: &&&str| {
+            map.get(**keyword).is_some_and(|value| !says_nothing(keyword, value, map))
+        };
+        if let Some(keyword) = UNSUPPORTED.iter().find(restricts) {
             return Err(self.error(&format!("`{keyword}` is not supported")));
         }
         let own = match map.get("type") {

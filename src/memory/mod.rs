@@ -19,6 +19,8 @@ pub enum Load {
     Engine {
         /// Number of slots, at least one.
         parallel: usize,
+        /// Bytes that the requests of its clients may take together.
+        requests: usize,
     },
 }
 
@@ -26,7 +28,7 @@ impl Load {
     fn sequences(self) -> usize {
         match self {
             Load::One => 1,
-            Load::Engine { parallel } => parallel,
+            Load::Engine { parallel, .. } => parallel,
         }
     }
 }
@@ -52,7 +54,7 @@ pub struct Memory {
     pub buffers: u64,
     /// The tables of the tokenizer and of the constraints for JSON answers.
     pub tokenizer: u64,
-    /// The program itself, and the working memory of its threads.
+    /// The program itself, the working memory of its threads, and the requests of an engine's clients.
     pub program: u64,
 }
 
@@ -73,9 +75,11 @@ impl Memory {
         threads: usize,
         load: Load,
     ) -> Self {
-        let grammars = match load {
-            Load::One => 0,
-            Load::Engine { .. } => Grammars::predicted_heap_bytes(config.n_vocab),
+        let (grammars, requests) = match load {
+            Load::One => (0, 0),
+            Load::Engine { requests, .. } => {
+                (Grammars::predicted_heap_bytes(config.n_vocab), requests)
+            }
         };
         let tokenizer = Tokenizer::predicted_heap_bytes(config.n_vocab) + grammars;
         Self {
@@ -83,7 +87,7 @@ impl Memory {
             kv_cache: (load.sequences() * Sequence::bytes(config, options)) as u64,
             buffers: buffers(config, options, threads, load) as u64,
             tokenizer: tokenizer as u64,
-            program: (PROGRAM + norms(config) + threads * THREAD) as u64,
+            program: (PROGRAM + norms(config) + threads * THREAD + requests) as u64,
         }
     }
 
@@ -155,7 +159,7 @@ fn buffers(config: &Config, options: StateOptions, threads: usize, load: Load) -
     let (logit_rows, samplers) = match load {
         Load::One => (1, 1),
         // A request may ask for the logits of its whole prompt.
-        Load::Engine { parallel } => (LOGIT_ROWS, parallel.min(threads)),
+        Load::Engine { parallel, .. } => (LOGIT_ROWS, parallel.min(threads)),
     };
     let logits = logit_rows * config.n_vocab * size_of::<f32>();
     let sampling = samplers * Sampler::predicted_heap_bytes(config.n_vocab);

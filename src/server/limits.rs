@@ -7,7 +7,7 @@ use std::time::Duration;
 // Connections.
 
 /// The most connections at a time. Others wait until one ends.
-pub const MAX_CONNECTIONS: u32 = 512;
+pub const MAX_CONNECTIONS: u32 = 256;
 /// The most bytes of a request's head.
 pub const MAX_HEAD: usize = 64 << 10;
 /// The most headers of a request.
@@ -27,11 +27,18 @@ pub const END_TIME: Duration = Duration::from_secs(3);
 pub const MAX_BODY: usize = 4 << 20;
 /// How long a body may take to arrive.
 pub const BODY_TIME: Duration = Duration::from_secs(60);
-/// All bodies that are held at a time, in bytes.
-pub const MAX_BODIES: usize = 64 << 20;
+/// A body that is no longer, in bytes, waits for no others.
+pub const SMALL_BODY: usize = 16 << 10;
+/// All longer bodies that are held at a time, in bytes.
+pub const MAX_BODIES: usize = 32 << 20;
 /// Requests that are parsed at a time. JSON takes many times its length in memory, and a stranger's
 /// chat template takes up to a gigabyte and five seconds.
-pub const MAX_PREPARING: usize = 4;
+pub const MAX_PREPARING: usize = 2;
+/// The most memory that the values of a body may take, in bytes: enough for a body full of token ids.
+pub const MAX_VALUES: usize = 48 << 20;
+/// The most memory for the requests of all connections, in bytes.
+pub const REQUESTS: usize =
+    MAX_CONNECTIONS as usize * (MAX_HEAD + SMALL_BODY) + MAX_BODIES + MAX_PREPARING * MAX_VALUES;
 
 // Keys.
 
@@ -57,5 +64,9 @@ pub const MAX_STOPS: usize = 16;
 pub const MAX_STOP_BYTES: usize = 1024;
 /// The most token ids with a bias.
 pub const MAX_BIASES: usize = 4096;
+/// The longest regular expression or grammar, in bytes.
+pub const MAX_GRAMMAR: usize = 64 << 10;
+/// The most texts that an answer can be one of.
+pub const MAX_CHOICES: usize = 1024;
 /// The most alternatives that are listed beside each token.
 pub const MAX_TOP_LOGPROBS: usize = 20;

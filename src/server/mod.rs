@@ -23,18 +23,25 @@ mod tests;
 use std::sync::Arc;
 
 use axum::http::HeaderValue;
-use axum::Router;
+use axum::{middleware, Router};
 
-pub use http::app::{App, Encode, ModelCard, TemplateError};
+pub use http::app::{App, Defaults, Encode, ModelCard, TemplateError};
 pub use http::connections::serve;
 pub use http::guard::{ApiKey, Rules};
+pub use http::log::{Entry, Log};
+pub use limits::REQUESTS;
 
 use http::dialect::Dialect;
 
 /// The dialects that the server speaks. The first also words the errors of paths that are no dialect's.
 static DIALECTS: [Dialect; 2] = [openai::DIALECT, llama_cpp::DIALECT];
 
-/// All paths of the server. Pages of the `origins` may use it from a browser.
-pub fn router(app: Arc<App>, rules: Rules, origins: Vec<HeaderValue>) -> Router {
-    http::router::router(app, rules, origins, &DIALECTS)
+/// All paths of the server. Pages of the `origins` may use it from a browser, and `log` is told of every
+/// request.
+pub fn router(app: Arc<App>, rules: Rules, origins: Vec<HeaderValue>, log: Option<Log>) -> Router {
+    let router = http::router::router(app, rules, origins, &DIALECTS);
+    match log {
+        Some(log) => router.layer(middleware::from_fn_with_state(log, http::log::log)),
+        None => router,
+    }
 }

@@ -170,15 +170,34 @@ fn prompts_from_standard_input_and_from_a_file_are_equal() {
 }
 
 #[test]
-fn control_tokens_are_recognized_only_in_trusted_text() {
+fn control_tokens_are_recognized_unless_the_text_is_to_stay_text() {
     let prompt = "<start_of_turn>user\nAnd it came to pass<end_of_turn>\n<start_of_turn>model\n";
     let tokens = |more: &[&str]| {
         let found = json(&[&["-p", prompt, "-n", "0"], more].concat());
         found["prompt_tokens"].as_u64().unwrap()
     };
     let chat = json(&["-p", "And it came to pass", "-n", "0", "--chat"]);
-    assert!(tokens(&[]) > tokens(&["--special"]));
-    assert_eq!(chat["prompt_tokens"].as_u64().unwrap(), tokens(&["--special"]));
+    assert!(tokens(&["--no-parse-special"]) > tokens(&[]));
+    assert_eq!(chat["prompt_tokens"].as_u64().unwrap(), tokens(&[]));
+}
+
+#[test]
+fn another_chat_template_takes_the_place_of_the_models() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("template.jinja");
+    std::fs::write(&path, "{{ messages[0].content }}").unwrap();
+    let tokens = |more: &[&str]| {
+        let found = json(&[&["-p", "And it came to pass", "-n", "0"], more].concat());
+        found["prompt_tokens"].as_u64().unwrap()
+    };
+    let plain = tokens(&["--chat", "--chat-template", path.to_str().unwrap()]);
+    assert_eq!(plain, tokens(&[]));
+    let gemma = tokens(&["--chat", "--chat-template", "gemma"]);
+    assert_eq!(gemma, tokens(&["--chat"]));
+    // Its markers are no pieces of this vocabulary.
+    assert!(tokens(&["--chat", "--chat-template", "chatml"]) > gemma);
+    let output = command(&["-p", "x", "--chat-template", "gemma"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--chat"), "{output:?}");
 }
 
 #[test]

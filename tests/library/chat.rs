@@ -126,9 +126,23 @@ fn refusals_carry_the_templates_words() {
     };
     refused(&[message(Role::Assistant, "hi")], "roles must alternate");
     refused(&[message(Role::System, "hi")], "System role not supported");
-    refused(&[message(Role::User, "a"), message(Role::User, "b")], "roles must alternate");
-    let system = message(Role::System, "s");
-    refused(&[system.clone(), system, message(Role::User, "b")], "System role not supported");
+    let late = [Role::User, Role::System, Role::Assistant].map(|role| message(role, "a"));
+    refused(&late, "roles must alternate");
+}
+
+#[test]
+fn messages_of_one_role_are_joined_where_they_are_refused() {
+    let [system, a, b] = [(Role::System, "s "), (Role::User, "a\n"), (Role::User, " b")]
+        .map(|(role, text)| message(role, text));
+    let joined = |messages: &[Message]| gemma2().render(messages, true).unwrap();
+    let turn = |text: &str| {
+        format!("<bos><start_of_turn>user\n{text}<end_of_turn>\n<start_of_turn>model\n")
+    };
+    assert_eq!(joined(&[a.clone(), b.clone()]), turn("a\n\nb"));
+    assert_eq!(joined(&[system.clone(), a.clone(), b.clone()]), turn("s\n\na\n\nb"));
+    assert_eq!(joined(&[system.clone(), system, b.clone()]), turn("s\n\ns\n\nb"));
+    let taking = template("{% for m in messages %}[{{ m.content }}]{% endfor %}");
+    assert_eq!(taking.render(&[a, b], false).unwrap(), "[a\n][ b]");
 }
 
 #[test]

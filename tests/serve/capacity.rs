@@ -99,6 +99,42 @@ fn requests_that_come_together_are_answered_as_they_would_be_alone() {
     assert_eq!(together, alone);
 }
 
+/// A body of lists in lists would take a hundred times its length.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_body_takes_bounded_memory() {
+    let server = Server::start(&[]);
+    server.post("/tokenize", &json!({"content": "And"})).json(200);
+    let before = server.anonymous_memory();
+    let lists = "[".repeat(120) + &"]".repeat(120) + ",";
+    let body = format!("{{\"content\": [{}0]}}", lists.repeat(17_000));
+    let json = [("Content-Type", "application/json")];
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                let reply = server.client.request("POST", "/tokenize", &json, body.as_bytes());
+                let message = reply.error(400, None, None);
+                assert!(message.contains("too many values"), "{message}");
+            });
+        }
+    });
+    let taken = server.anonymous_memory().saturating_sub(before);
+    assert!(taken <= lapidary::server::REQUESTS as u64, "{taken}");
+}
+
+#[test]
+fn small_requests_do_not_wait_for_slow_bodies() {
+    let server = Server::start(&[]);
+    let slow: Vec<_> = (0..20)
+        .map(|_| {
+            let json = [("Content-Type", "application/json"), ("Content-Length", "4000000")];
+            server.client.open("POST", "/v1/completions", &json, &[b' '; 300_000])
+        })
+        .collect();
+    server.complete(&json!({"prompt": "And", "max_tokens": 1}));
+    drop(slow);
+}
+
 #[test]
 fn it_ends_when_it_is_asked_to() {
     for (signal, name) in [(15, "TERM"), (2, "INT")] {

@@ -163,6 +163,24 @@ fn what_the_model_is_told_first_goes_to_the_first_message() {
 }
 
 #[test]
+fn a_server_has_defaults_for_requests_that_say_nothing() {
+    let server = Server::start(&["--system", "Be brief.", "--temp", "0"]);
+    let ask = |messages: Value| {
+        let answer = server.chat(&json!({"messages": messages, "max_tokens": 8}));
+        (
+            answer["choices"][0]["message"]["content"].clone(),
+            answer["usage"]["prompt_tokens"].clone(),
+        )
+    };
+    let own = ask(json!([{"role": "user", "content": "Speak."}]));
+    let given = |text: &str| json!([{"role": "system", "content": text}, {"role": "user", "content": "Speak."}]);
+    assert_eq!(ask(given("Be brief.")), own);
+    // A conversation's own counts, and not both.
+    let other = ask(given("Be long and brief."));
+    assert!(other.1.as_u64() > own.1.as_u64(), "{other:?} {own:?}");
+}
+
+#[test]
 fn a_next_turn_is_read_from_where_it_is_new() {
     let server = Server::start(&[]);
     let first = server.chat(&greedy(json!({})));
@@ -196,8 +214,8 @@ fn a_conversation_that_makes_no_sense_is_refused() {
     error(json!({"n": 17}), "n", None);
     error(json!({"top_logprobs": 2}), "top_logprobs", None);
     // The template's own words.
-    let twice = json!([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]);
-    let message = error(json!({"messages": twice}), "messages", None);
+    let answered = json!([{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]);
+    let message = error(json!({"messages": answered}), "messages", None);
     assert!(message.contains("must alternate"), "{message}");
     let long = json!([{"role": "user", "content": "Selah ".repeat(2000)}]);
     let reply = server.post("/v1/chat/completions", &greedy(json!({"messages": long})));

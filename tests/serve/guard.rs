@@ -1,7 +1,7 @@
 //! Who may ask, how, and how much.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
 use std::time::Duration;
 
 use serde_json::json;
@@ -40,13 +40,17 @@ fn a_server_for_this_machine_has_no_other_name() {
     let server = Server::start(&[]);
     let port = server.client.address.port();
     let get = |host: &str| server.client.request("GET", "/health", &[("Host", host)], b"");
-    for host in [format!("localhost:{port}"), format!("127.0.0.1:{port}"), format!("[::1]:{port}")]
-    {
-        get(&host).json(200);
+    for host in ["localhost", "127.0.0.1", "[::1]", "chat.localhost", "host.docker.internal"] {
+        get(&format!("{host}:{port}")).json(200);
     }
     for host in [format!("rebound.example:{port}"), "192.168.1.1".to_owned(), String::new()] {
-        get(&host).error(403, None, Some("invalid_host"));
+        let message = get(&host).error(403, None, Some("invalid_host"));
+        assert!(message.contains("--allowed-host") && message.contains(&host), "{message}");
     }
+    let server = Server::start(&["--allowed-host", "box.example"]);
+    let get = |host: &str| server.client.request("GET", "/health", &[("Host", host)], b"");
+    get("box.example").json(200);
+    get("other.example").error(403, None, Some("invalid_host"));
     // For others it has names that it does not know.
     let server = Server::start(&["--host", "0.0.0.0"]);
     let client = Client::new(([127, 0, 0, 1], server.client.address.port()).into());
@@ -84,7 +88,7 @@ fn pages_of_other_origins_are_let_in_by_name_only() {
     let asks = [
         ("Origin", "https://chat.example"),
         ("Access-Control-Request-Method", "POST"),
-        ("Access-Control-Request-Headers", "content-type,authorization"),
+        ("Access-Control-Request-Headers", "content-type,authorization,x-stainless-os"),
     ];
     let allowed = |server: &Server, headers: &[(&str, &str)]| {
         let reply = server.client.request("OPTIONS", "/v1/completions", headers, b"");
@@ -96,10 +100,24 @@ fn pages_of_other_origins_are_let_in_by_name_only() {
         ["--cors", "https://chat.example", "--cors", "http://localhost:3000", "--api-key", "k"];
     let server = Server::start(&options);
     assert_eq!(allowed(&server, &asks).as_deref(), Some("https://chat.example"));
+    let reply = server.client.request("OPTIONS", "/v1/completions", &asks, b"");
+    assert_eq!(reply.header("access-control-allow-headers"), Some(asks[2].1));
     let evil = [("Origin", "https://evil.example"), asks[1], asks[2]];
     assert_eq!(allowed(&server, &evil), None);
     let reply = server.client.request("GET", "/health", &asks[..1], b"");
     assert_eq!(reply.header("access-control-allow-origin"), Some("https://chat.example"));
+}
+
+#[test]
+fn localhost_is_both_loopback_addresses() {
+    let server = Server::start(&["--host", "localhost"]);
+    let port = server.client.address.port();
+    Client::new((Ipv4Addr::LOCALHOST, port).into()).request("GET", "/health", &[], b"").json(200);
+    // A container may have no IPv6.
+    if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+        let client = Client::new((Ipv6Addr::LOCALHOST, port).into());
+        client.request("GET", "/health", &[], b"").json(200);
+    }
 }
 
 /// What comes of bytes, until the server ends the connection.
@@ -152,6 +170,9 @@ fn a_command_line_that_makes_no_sense_is_refused() {
         ["--api-key", "a b"],
         ["--cors", "*"],
         ["--cors", "chat.example"],
+        ["--cors", "://chat.example"],
+        ["--allowed-host", "box.example:80"],
+        ["--allowed-host", "*"],
         ["--cors", "https://chat.example/path"],
     ] {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lapidary"));

@@ -108,6 +108,15 @@ impl Server {
         value.unwrap_or_else(|| panic!("{name} is not in {text}")).parse().unwrap()
     }
 
+    /// The resident memory that is not a file's, in bytes.
+    #[cfg(target_os = "linux")]
+    pub fn anonymous_memory(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
     /// Sends a signal.
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();

@@ -49,15 +49,32 @@ fn what_it_has_done_is_counted() {
 }
 
 #[test]
+fn requests_are_logged_if_that_is_asked_for() {
+    let server = Server::start(&["--log"]);
+    server.get("/health").json(200);
+    server.post("/v1/completions", &json!({"prompt": []})).error(400, Some("prompt"), None);
+    server.get("/\u{1b}[31m");
+    server.signal("TERM");
+    let (_, said) = server.end();
+    let lines: Vec<_> = said.lines().filter(|line| line.ends_with(" ms")).collect();
+    let ends = ["GET /health 200", "POST /v1/completions 400"];
+    for (line, end) in lines.iter().zip(ends) {
+        assert!(line.contains(end), "{said}");
+    }
+    assert!(lines.len() >= 2 && !said.contains('\u{1b}'), "{said}");
+}
+
+#[test]
 fn texts_become_tokens_and_tokens_texts() {
     let server = Server::start(&[]);
     let tokens = |body: Value| server.post("/tokenize", &body).json(200)["tokens"].clone();
     let text = "Ephraim said, \u{1f600} <start_of_turn>";
-    let plain = tokens(json!({"content": text}));
-    let with_bos = tokens(json!({"prompt": text, "add_special": true}));
+    let plain = tokens(json!({"content": text, "parse_special": false}));
+    let with_bos = json!({"prompt": text, "add_special": true, "parse_special": false});
+    let with_bos = tokens(with_bos);
     assert_eq!(with_bos.as_array().unwrap()[1..], plain.as_array().unwrap()[..]);
     assert_eq!(with_bos[0], 2);
-    let parsed = tokens(json!({"content": text, "parse_special": true}));
+    let parsed = tokens(json!({"content": text}));
     assert!(parsed.as_array().unwrap().len() < plain.as_array().unwrap().len());
     for tokens in [plain, parsed] {
         assert_eq!(

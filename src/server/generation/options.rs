@@ -22,6 +22,8 @@ pub struct Options {
     pub ignore_eos: bool,
     /// What an answer has to be.
     pub format: AnswerFormat,
+    /// The field of the request that says so.
+    pub format_field: Option<&'static str>,
     /// The log-probabilities that come with each token: its own, and those of so many of the likeliest.
     pub logprobs: Option<usize>,
     /// Whether they also come with each token of the prompts.
@@ -38,6 +40,12 @@ pub enum AnswerFormat {
     JsonObject,
     /// JSON that fits a schema.
     JsonSchema(Value),
+    /// A text that a regular expression matches.
+    Regex(String),
+    /// One of some texts.
+    Choice(Vec<String>),
+    /// A text of a grammar.
+    Grammar(String),
 }
 
 impl Default for Options {
@@ -50,6 +58,7 @@ impl Default for Options {
             stop: Vec::new(),
             ignore_eos: false,
             format: AnswerFormat::Text,
+            format_field: None,
             logprobs: None,
             prompt_logprobs: false,
         }
@@ -64,9 +73,10 @@ impl Options {
         app: &App,
         prompts: &[Vec<u32>],
     ) -> Result<Vec<Request>, ApiError> {
-        let constraint = self.format.constraint(app);
-        let constraint =
-            constraint.map_err(|error| ApiError::new(ErrorKind::InvalidFormat, error.0))?;
+        let constraint = self.format.constraint(app).map_err(|error| ApiError {
+            field: self.format_field.map(str::to_owned),
+            ..ApiError::new(ErrorKind::InvalidFormat, error.0)
+        })?;
         let mut requests = Vec::with_capacity(prompts.len() * self.n);
         for prompt in prompts {
             for choice in 0..self.n {
@@ -100,6 +110,9 @@ impl AnswerFormat {
             Self::Text => Ok(None),
             Self::JsonObject => app.grammars()?.json_object().map(Some),
             Self::JsonSchema(schema) => app.grammars()?.json_schema(schema).map(Some),
+            Self::Regex(pattern) => app.grammars()?.regex(pattern).map(Some),
+            Self::Choice(texts) => app.grammars()?.choice(texts).map(Some),
+            Self::Grammar(grammar) => app.grammars()?.grammar(grammar).map(Some),
         }
     }
 }

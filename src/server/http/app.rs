@@ -12,7 +12,7 @@ use super::fields::Fields;
 use crate::chat::Turn;
 use crate::engine::Handle;
 use crate::grammar::Grammars;
-use crate::sampling::ConstraintError;
+use crate::sampling::{ConstraintError, SamplerConfig};
 use crate::server::limits::MAX_PREPARING;
 use crate::tokenizer::Tokenizer;
 
@@ -23,6 +23,15 @@ pub struct TemplateError(pub String);
 
 /// Makes a prompt of a conversation.
 pub type Encode = Arc<dyn Fn(&[Turn]) -> Result<Vec<u32>, TemplateError> + Send + Sync>;
+
+/// What goes for requests that do not say otherwise.
+#[derive(Clone, Debug, Default)]
+pub struct Defaults {
+    /// How tokens are picked.
+    pub sampling: SamplerConfig,
+    /// What the model is told before a conversation that has no system message.
+    pub system: Option<String>,
+}
 
 /// What clients are told of the model.
 #[derive(Clone, Debug)]
@@ -47,6 +56,8 @@ pub struct App {
     pub encode: Encode,
     /// The model.
     pub model: ModelCard,
+    /// What goes for requests that do not say otherwise.
+    pub defaults: Defaults,
     /// When the server began, in seconds since 1970.
     pub created: u64,
     /// Memory for bodies.
@@ -66,6 +77,7 @@ impl App {
         stop_ids: Vec<u32>,
         encode: Encode,
         model: ModelCard,
+        defaults: Defaults,
     ) -> Self {
         let preparing = Arc::new(Semaphore::new(MAX_PREPARING));
         Self {
@@ -73,6 +85,7 @@ impl App {
             tokenizer,
             encode,
             model,
+            defaults,
             created: unix_time(),
             bodies: Bodies::default(),
             stop_ids,

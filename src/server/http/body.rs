@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::extract::Request;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::HeaderMap;
@@ -11,12 +11,13 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::{ApiError, ErrorKind};
-use crate::server::limits::{BODY_TIME, MAX_BODIES, MAX_BODY};
+use super::json;
+use crate::server::limits::{BODY_TIME, MAX_BODIES, MAX_BODY, MAX_VALUES, SMALL_BODY};
 
 /// Memory for bodies is given in units of so many bytes.
 const UNIT: usize = 16 << 10;
 
-/// Memory for the bodies of all requests.
+/// Memory for the bodies of all requests that are not small.
 pub struct Bodies(Arc<Semaphore>);
 
 impl Default for Bodies {
@@ -26,16 +27,12 @@ impl Default for Bodies {
 }
 
 impl Bodies {
-    /// Waits until there is memory for a body of `length` bytes, for which some is `held` already.
-    async fn room(&self, held: &mut Option<OwnedSemaphorePermit>, length: usize) {
-        let has = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let more = length.div_ceil(UNIT).saturating_sub(has) as u32;
+    /// Waits until there is memory for a whole body of `length` bytes. A body that held a part and waited
+    /// for the rest could wait for others that do the same, forever.
+    async fn room(&self, length: usize) -> Option<OwnedSemaphorePermit> {
+        let units = length.div_ceil(UNIT) as u32;
         // The semaphore is never closed.
-        let Ok(more) = Arc::clone(&self.0).acquire_many_owned(more).await else { return };
-        match held {
-            Some(held) => held.merge(more),
-            None => *held = Some(more),
-        }
+        Arc::clone(&self.0).acquire_many_owned(units).await.ok()
     }
 }
 
@@ -53,8 +50,8 @@ impl JsonBody {
     pub fn parse(&self) -> Result<Value, ApiError> {
         // Editors on Windows begin every file with this mark, and RFC 8259 lets it be ignored.
         let bytes = self.bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&self.bytes);
-        let json = serde_json::from_slice(bytes);
-        json.map_err(|error| ApiError::invalid(format!("the body is not JSON: {error}")))
+        json::parse(bytes, MAX_VALUES)
+            .map_err(|error| ApiError::invalid(format!("the body is not JSON: {error}")))
     }
 
     /// Waits for the body of a request.
@@ -68,25 +65,44 @@ impl JsonBody {
         if length.is_some_and(|length: usize| length > MAX_BODY) {
             return Err(too_long());
         }
-        let slow = |_| ApiError::new(ErrorKind::BodyTimeout, "the body did not arrive in time");
-        tokio::time::timeout(BODY_TIME, Self::read(body, bodies)).await.map_err(slow)?
+        Self::read(body, length, bodies).await
     }
 
-    /// Memory is taken as bytes come, so that a client which announces a long body and sends nothing
-    /// takes none.
-    async fn read(body: Body, bodies: &Bodies) -> Result<Self, ApiError> {
-        let (mut bytes, mut room) = (Vec::new(), None);
-        let mut stream = body.into_data_stream();
-        while let Some(part) = stream.next().await {
-            let cut_off = |error| ApiError::invalid(format!("the body is cut off: {error}"));
-            let part = part.map_err(cut_off)?;
-            if bytes.len() + part.len() > MAX_BODY {
+    /// Reads a small body at once. A longer one first waits for memory, for as long as others need to
+    /// arrive; then it has its own time to arrive. A client that does not say how long its body is may
+    /// send the longest.
+    async fn read(body: Body, length: Option<usize>, bodies: &Bodies) -> Result<Self, ApiError> {
+        let mut reading = Reading { bytes: Vec::new(), stream: body.into_data_stream() };
+        let mut room = None;
+        if !reading.read_to(SMALL_BODY).await? {
+            room = bodies.room(length.unwrap_or(MAX_BODY)).await;
+            if !reading.read_to(MAX_BODY).await? {
                 return Err(too_long());
             }
-            bodies.room(&mut room, bytes.len() + part.len()).await;
-            bytes.extend_from_slice(&part);
         }
-        Ok(Self { bytes, _room: room })
+        Ok(Self { bytes: reading.bytes, _room: room })
+    }
+}
+
+/// A body that arrives.
+struct Reading {
+    bytes: Vec<u8>,
+    stream: BodyDataStream,
+}
+
+impl Reading {
+    /// Reads until the body has ended, or has more than `most` bytes. Returns whether it has ended.
+    async fn read_to(&mut self, most: usize) -> Result<bool, ApiError> {
+        let arrive = async {
+            while self.bytes.len() <= most {
+                let Some(part) = self.stream.next().await else { return Ok(true) };
+                let cut_off = |error| ApiError::invalid(format!("the body is cut off: {error}"));
+                self.bytes.extend_from_slice(&part.map_err(cut_off)?);
+            }
+            Ok(false)
+        };
+        let slow = |_| ApiError::new(ErrorKind::BodyTimeout, "the body did not arrive in time");
+        tokio::time::timeout(BODY_TIME, arrive).await.map_err(slow)?
     }
 }
 
@@ -133,25 +149,46 @@ mod tests {
         assert_eq!(status("application/json", " ".repeat(MAX_BODY - 1) + "{}").await, 413);
     }
 
+    /// A body of `length` bytes that comes in parts, without a Content-Length.
+    async fn receive(bodies: &Bodies, length: usize) -> Result<JsonBody, ApiError> {
+        let request = Request::builder().header(CONTENT_TYPE, "application/json");
+        let parts = (0..length / UNIT).map(|_| Ok::<_, std::io::Error>(vec![b' '; UNIT]));
+        let body = Body::from_stream(futures_util::stream::iter(parts));
+        JsonBody::receive(request.body(body).unwrap(), bodies).await
+    }
+
     #[tokio::test]
-    async fn bodies_wait_for_room_and_give_it_back() {
+    async fn long_bodies_wait_for_room_and_small_ones_do_not() {
         let bodies = Bodies::default();
-        let receive = |length: usize| {
-            let request = Request::builder().header(CONTENT_TYPE, "application/json");
-            // Without a Content-Length.
-            let body = Body::from_stream(futures_util::stream::iter(
-                (0..length / UNIT).map(|_| Ok::<_, std::io::Error>(vec![b' '; UNIT])),
-            ));
-            JsonBody::receive(request.body(body).unwrap(), &bodies)
-        };
         let mut held = Vec::new();
         for _ in 0..MAX_BODIES / MAX_BODY {
-            held.push(receive(MAX_BODY).await.unwrap());
+            held.push(receive(&bodies, MAX_BODY).await.unwrap());
         }
-        let mut waiting = std::pin::pin!(receive(UNIT));
+        let mut waiting = std::pin::pin!(receive(&bodies, 2 * UNIT));
         let mut context = Context::from_waker(Waker::noop());
         assert!(waiting.as_mut().poll(&mut context).is_pending());
+        assert!(receive(&bodies, SMALL_BODY).await.is_ok());
         held.pop();
         assert!(waiting.await.is_ok());
+    }
+
+    /// Slow bodies that hold a part of the memory each, and all wait for more, would wait forever.
+    #[tokio::test]
+    async fn bodies_that_come_at_the_same_time_all_arrive() {
+        let bodies = Bodies::default();
+        let parts = |i: u64| async move {
+            let pause = std::time::Duration::from_millis(i % 3);
+            tokio::time::sleep(pause).await;
+            Ok::<_, std::io::Error>(vec![b' '; UNIT])
+        };
+        let slow = (0..20).map(|_| {
+            let request = Request::builder().header(CONTENT_TYPE, "application/json");
+            let parts = (0..(MAX_BODY / UNIT / 8) as u64).map(parts);
+            let body = Body::from_stream(futures_util::stream::iter(parts).then(|part| part));
+            let received = JsonBody::receive(request.body(body).unwrap(), &bodies);
+            async { received.await.map(drop) }
+        });
+        let all = futures_util::future::join_all(slow).await;
+        assert!(all.iter().all(Result::is_ok), "{all:?}");
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::future::select_all;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -22,9 +23,9 @@ use crate::server::limits::{
 /// because the process has no descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the connections of `listener` until `stop`. Requests that are under way then have a few more
-/// seconds.
-pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
+/// Serves the connections of `listeners`, of which there is at least one, until `stop`. Requests that are
+/// under way then have a few more seconds.
+pub async fn serve(listeners: Vec<TcpListener>, router: Router, stop: impl Future<Output = ()>) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
     let (ending, _) = watch::channel(false);
     let mut stop = pin!(stop);
@@ -32,7 +33,8 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
         let accepted = async {
             // The semaphore is never closed.
             let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
-            Some((permit, listener.accept().await))
+            let next = listeners.iter().map(|listener| Box::pin(listener.accept()));
+            Some((permit, select_all(next).await.0))
         };
         let (permit, accepted) = tokio::select! {
             Some(accepted) = accepted => accepted,
@@ -51,7 +53,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
-    drop(listener);
+    drop(listeners);
     ending.send_replace(true);
     let _ = tokio::time::timeout(END_TIME, permits.acquire_many(MAX_CONNECTIONS)).await;
 }
@@ -104,7 +106,7 @@ mod tests {
         let routes = Router::new().route("/fails", get(fails)).route("/works", get("well"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, worded(routes, &DIALECTS), pending()));
+        tokio::spawn(serve(vec![listener], worded(routes, &DIALECTS), pending()));
         let asked = tokio::task::spawn_blocking(move || {
             ["/fails", "/works"].map(|path| {
                 let mut stream = std::net::TcpStream::connect(address).unwrap();

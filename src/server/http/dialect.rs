@@ -18,8 +18,6 @@ pub struct Dialect {
     pub routes: fn() -> Router<Arc<App>>,
     /// The API key that a request shows.
     pub key: fn(&HeaderMap) -> Option<&[u8]>,
-    /// The headers, in lower case, that pages of other origins may send besides `content-type`.
-    pub headers: &'static [&'static str],
     /// The body of an error response. Its status is HTTP's.
     pub error: fn(&ApiError) -> Value,
 }

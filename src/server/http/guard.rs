@@ -50,7 +50,13 @@ pub struct Rules {
     /// then call it by no other name, because a web page can make its own host name resolve to this
     /// machine (<https://en.wikipedia.org/wiki/DNS_rebinding>).
     pub loopback: Option<String>,
+    /// Other names of the server. If there are any, or if only this machine can reach it, it has no others.
+    pub hosts: Vec<String>,
 }
+
+/// What a container calls the machine that it runs on
+/// (<https://docs.docker.com/desktop/features/networking/#i-want-to-connect-from-a-container-to-a-service-on-the-host>).
+const OF_CONTAINERS: &str = "host.docker.internal";
 
 impl Rules {
     fn allows_key(&self, shown: Option<&[u8]>) -> bool {
@@ -63,15 +69,22 @@ impl Rules {
     }
 
     fn allows_host(&self, headers: &HeaderMap) -> bool {
-        let Some(own) = &self.loopback else { return true };
+        if self.loopback.is_none() && self.hosts.is_empty() {
+            return true;
+        }
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         let authority: Option<Authority> = host.and_then(|host| host.parse().ok());
         authority.is_some_and(|authority| {
-            let host = authority.host();
+            let host = authority.host().to_ascii_lowercase();
             let bare = host.trim_start_matches('[').trim_end_matches(']');
-            host.eq_ignore_ascii_case("localhost")
-                || host.eq_ignore_ascii_case(own)
+            let mut own = self.loopback.iter().chain(&self.hosts);
+            // Browsers and systems resolve these names to this machine, whatever a page's server says
+            // (RFC 6761, 6.3).
+            host == "localhost"
+                || host.ends_with(".localhost")
+                || host == OF_CONTAINERS
                 || bare.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+                || own.any(|own| bare.eq_ignore_ascii_case(own))
         })
     }
 }
@@ -82,6 +95,9 @@ pub fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let (scheme, key) = value.split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii())
 }
+
+/// Characters of a wrong name that an error shows.
+const MAX_SHOWN: usize = 100;
 
 /// What requests are checked against.
 pub struct Guard {
@@ -98,7 +114,12 @@ pub async fn host(
     next: Next,
 ) -> Result<Response, ApiError> {
     if !guard.rules.allows_host(request.headers()) {
-        let message = "the Host header names another server than this one";
+        let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+        let host: String = host.unwrap_or_default().chars().take(MAX_SHOWN).collect();
+        let message = format!(
+            "the Host header {host:?} is no name of this server; the option --allowed-host NAME of \
+             `lapidary serve` makes it one"
+        );
         return Err(ApiError::new(ErrorKind::InvalidHost, message));
     }
     Ok(next.run(request).await)
@@ -132,7 +153,7 @@ mod tests {
     #[test]
     fn a_key_is_shown_as_a_bearer_token() {
         let keys = ["secret", "other"].map(|key| ApiKey::new(key).unwrap()).to_vec();
-        let rules = Rules { keys, loopback: None };
+        let rules = Rules { keys, ..Rules::default() };
         let knows = |value: &str| rules.allows_key(bearer(&headers(AUTHORIZATION, value)));
         assert!(knows("Bearer secret") && knows("bearer other") && knows("Bearer  secret"));
         let long = format!("Bearer {}", "secret".repeat(100));
@@ -154,7 +175,8 @@ mod tests {
 
     #[test]
     fn a_server_for_this_machine_has_no_other_names() {
-        let rules = Rules { keys: Vec::new(), loopback: Some("box.local".into()) };
+        let hosts = vec!["lapidary.example".to_owned()];
+        let rules = Rules { keys: Vec::new(), loopback: Some("box.local".into()), hosts };
         let right = |value: &str| rules.allows_host(&headers(HOST, value));
         for host in [
             "localhost",
@@ -164,6 +186,9 @@ mod tests {
             "[::1]",
             "[::1]:8080",
             "box.local:8080",
+            "chat.localhost",
+            "host.docker.internal:8080",
+            "Lapidary.example",
         ] {
             assert!(right(host), "{host}");
         }
@@ -171,6 +196,8 @@ mod tests {
             "evil.example",
             "evil.example:8080",
             "localhost.evil.example",
+            "evillocalhost",
+            "www.lapidary.example",
             "127.0.0.1.nip.io",
             "192.168.0.1",
             "[::2]",
@@ -181,6 +208,9 @@ mod tests {
             assert!(!right(host), "{host}");
         }
         assert!(!rules.allows_host(&HeaderMap::new()));
+        let rules = Rules { loopback: None, ..rules };
+        assert!(rules.allows_host(&headers(HOST, "lapidary.example")));
+        assert!(!rules.allows_host(&headers(HOST, "evil.example")));
         assert!(Rules::default().allows_host(&headers(HOST, "evil.example")));
     }
 }

@@ -7,6 +7,8 @@ pub mod dialect;
 pub mod error;
 pub mod fields;
 pub mod guard;
+pub mod json;
+pub mod log;
 mod page;
 pub mod router;
 pub mod sse;

@@ -1,18 +1,17 @@
 //! All paths of the server, put together from the dialects and what is common to them.
 
 use std::any::Any;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::header::{HeaderName, CONTENT_LENGTH};
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{middleware, Json, Router};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::CorsLayer;
+use tower_http::cors::{AllowHeaders, CorsLayer};
 
 use super::app::App;
 use super::dialect::Dialect;
@@ -44,20 +43,18 @@ pub fn router(
         .with_state(app)
         .layer(middleware::from_fn_with_state(Arc::clone(&guard), guard::key));
     if !origins.is_empty() {
-        router = router.layer(cors(origins, dialects));
+        router = router.layer(cors(origins));
     }
     worded(router.layer(middleware::from_fn_with_state(guard, guard::host)), dialects)
 }
 
-fn cors(origins: Vec<HeaderValue>, dialects: &[Dialect]) -> CorsLayer {
-    let own = dialects.iter().flat_map(|dialect| dialect.headers).copied();
-    // Several dialects may have the same ones.
-    let headers: BTreeSet<&str> = own.chain(["content-type"]).collect();
-    let headers = headers.into_iter().map(HeaderName::from_static);
+/// Pages of the `origins` may send any headers: clients have many of their own, such as the
+/// `x-stainless-…` of OpenAI's, and the server reads none that a page should not send.
+fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers(headers.collect::<Vec<_>>())
+        .allow_headers(AllowHeaders::mirror_request())
 }
 
 /// Gives errors their words, a handler's panic included, which nobody but its client notices.

@@ -7,7 +7,7 @@ use axum::response::Response;
 use serde_json::{json, Value};
 
 use super::logprobs;
-use super::params::{refuse, Params};
+use super::params::Params;
 use super::wording::{finish_reason, OpenAiWording, Shape};
 use crate::chat::{Role, Turn};
 use crate::engine::{Finish, Token, TokenLogprobs};
@@ -17,21 +17,7 @@ use crate::server::http::body::JsonBody;
 use crate::server::http::error::ApiError;
 use crate::server::http::fields::{wrong, Fields};
 use crate::server::limits::{MAX_MESSAGES, MAX_TOP_LOGPROBS};
-use crate::tokenizer::Tokenizer;
-
-/// Fields that would change the answer and are not supported.
-const UNSUPPORTED: [&str; 10] = [
-    "tools",
-    "functions",
-    "tool_choice",
-    "function_call",
-    "audio",
-    "grammar",
-    "guided_json",
-    "guided_regex",
-    "prediction",
-    "web_search_options",
-];
+use crate::tokenizer::{Special, Tokenizer};
 
 /// Answers a conversation.
 pub async fn complete(State(app): State<Arc<App>>, body: JsonBody) -> Result<Response, ApiError> {
@@ -39,20 +25,60 @@ pub async fn complete(State(app): State<Arc<App>>, body: JsonBody) -> Result<Res
 }
 
 fn prepare(app: &App, fields: &Fields) -> Result<Generation<OpenAiWording<Chat>>, ApiError> {
-    refuse(fields, &UNSUPPORTED)?;
-    let conversation = conversation(fields)?;
+    let mut conversation = conversation(fields)?;
+    if let Some(system) = app.defaults.system.as_ref() {
+        if conversation[0].message.role != Role::System {
+            conversation.insert(0, Turn::new(Role::System, system));
+        }
+    }
+    let (turns, begun) = continued(fields, conversation)?;
     let top = top_logprobs(fields)?;
     let lengths = ["max_completion_tokens", "max_tokens", "n_predict"];
-    let mut params = Params::read(fields, &lengths, None, app.handle.n_vocab())?;
+    let mut params =
+        Params::read(fields, &lengths, None, app.handle.n_vocab(), &app.defaults.sampling)?;
     if params.options.max_tokens == Some(0) {
         return Err(wrong("max_tokens", "at least 1"));
     }
     params.options.logprobs = top;
-    let prompt = (app.encode)(&conversation);
-    let prompt = prompt.map_err(|error| ApiError::field("messages", error.0))?;
+    let prompt = (app.encode)(&turns);
+    let mut prompt = prompt.map_err(|error| ApiError::field("messages", error.0))?;
+    if let Some(begun) = begun {
+        app.tokenizer.continue_segments([(begun.as_str(), Special::Plain)], &mut prompt);
+    }
     let shape = Chat { tokenizer: Arc::clone(&app.tokenizer), logprobs: top.is_some() };
     let wording = OpenAiWording::new(app, &params, shape);
     Generation::submit(app, &[prompt], &params.options, params.stream, wording)
+}
+
+/// Takes a conversation apart into the messages that the answer follows, and the answer's beginning: an
+/// assistant's message at the end is continued, unless vLLM's `continue_final_message` is false.
+fn continued(
+    fields: &Fields,
+    mut turns: Vec<Turn>,
+) -> Result<(Vec<Turn>, Option<String>), ApiError> {
+    const CONTINUE: &str = "continue_final_message";
+    let last_is_answer = turns.last().is_some_and(|turn| turn.message.role == Role::Assistant);
+    let asked = fields.get(CONTINUE).map(|_| fields.flag(CONTINUE)).transpose()?;
+    if asked == Some(true) && !last_is_answer {
+        let message =
+            format!("{CONTINUE} is for conversations that end with the assistant's message");
+        return Err(ApiError::field(CONTINUE, message));
+    }
+    let continued = last_is_answer && asked != Some(false);
+    let begins =
+        fields.get("add_generation_prompt").is_none() || fields.flag("add_generation_prompt")?;
+    match (continued, begins) {
+        (true, _) => {
+            let begun = turns.pop().map(|turn| turn.message.content);
+            Ok((turns, begun))
+        }
+        (false, true) => Ok((turns, None)),
+        (false, false) => {
+            let message =
+                "add_generation_prompt can be false where the assistant's message is continued";
+            Err(ApiError::unsupported("add_generation_prompt", message))
+        }
+    }
 }
 
 /// The messages. System messages at the beginning become one message.
@@ -242,6 +268,29 @@ mod tests {
         }
         let error = read(user(json!([{"type": "image_url"}]))).unwrap_err();
         assert!(error.message.contains("image_url"), "{}", error.message);
+    }
+
+    #[test]
+    fn an_answer_that_is_begun_is_continued() {
+        let read = |mut body: Value, roles: &[&str]| {
+            let message = |role| json!({"role": role, "content": role});
+            body["messages"] = roles.iter().map(message).collect();
+            let fields = Fields::of(&body).unwrap();
+            let (turns, begun) = continued(&fields, conversation(&fields)?)?;
+            Ok::<_, ApiError>((turns.len(), begun))
+        };
+        let (question, begun) = (&["user"][..], &["user", "assistant"][..]);
+        let answer = Some("assistant".to_owned());
+        assert_eq!(read(json!({}), question), Ok((1, None)));
+        assert_eq!(read(json!({}), begun), Ok((1, answer.clone())));
+        assert_eq!(read(json!({"continue_final_message": false}), begun), Ok((2, None)));
+        let vllm = json!({"continue_final_message": true, "add_generation_prompt": false});
+        assert_eq!(read(vllm.clone(), begun), Ok((1, answer)));
+        let field = |body, roles| read(body, roles).unwrap_err().field.unwrap();
+        assert_eq!(field(vllm, question), "continue_final_message");
+        let no_answer = json!({"add_generation_prompt": false});
+        assert_eq!(field(no_answer, question), "add_generation_prompt");
+        assert_eq!(field(json!({"continue_final_message": 1}), begun), "continue_final_message");
     }
 
     #[test]

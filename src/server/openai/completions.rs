@@ -7,7 +7,7 @@ use axum::response::Response;
 use serde_json::{json, Value};
 
 use super::logprobs::Legacy;
-use super::params::{refuse, special, Params};
+use super::params::{special, Params};
 use super::wording::{finish_reason, OpenAiWording, Shape};
 use crate::engine::{Finish, Token, TokenLogprobs};
 use crate::server::generation::{Generation, WholeAnswer};
@@ -20,9 +20,6 @@ use crate::tokenizer::{ControlPieces, Special, Tokenizer};
 
 /// OpenAI's default for the length of an answer, in tokens.
 const DEFAULT_LENGTH: usize = 16;
-
-/// Fields that would change the answer and are not supported.
-const UNSUPPORTED: [&str; 2] = ["suffix", "grammar"];
 
 /// A prompt as the request has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,13 +34,18 @@ pub async fn complete(State(app): State<Arc<App>>, body: JsonBody) -> Result<Res
 }
 
 fn prepare(app: &App, fields: &Fields) -> Result<Generation<OpenAiWording<Text>>, ApiError> {
-    refuse(fields, &UNSUPPORTED)?;
     let prompts = prompts(fields)?;
     let echo = fields.flag("echo")?;
     let top = fields.integer("logprobs", 0..=MAX_TOP_LOGPROBS as i64)?.map(|top| top as usize);
     let lengths = ["max_tokens", "max_completion_tokens", "n_predict"];
-    let mut params = Params::read(fields, &lengths, Some(DEFAULT_LENGTH), app.handle.n_vocab())?;
-    check(fields, &params, echo, prompts.len())?;
+    let mut params = Params::read(
+        fields,
+        &lengths,
+        Some(DEFAULT_LENGTH),
+        app.handle.n_vocab(),
+        &app.defaults.sampling,
+    )?;
+    check(&params, echo, prompts.len())?;
     params.options.logprobs = top;
     params.options.prompt_logprobs = echo && top.is_some();
     let (special, n) = (special(fields)?, params.options.n);
@@ -61,11 +63,7 @@ fn prepare(app: &App, fields: &Fields) -> Result<Generation<OpenAiWording<Text>>
 }
 
 /// Checks fields that make sense only together.
-fn check(fields: &Fields, params: &Params, echo: bool, prompts: usize) -> Result<(), ApiError> {
-    let best_of = fields.integer("best_of", 1..=i64::MAX)?;
-    if best_of.is_some_and(|best_of| best_of != params.options.n as i64) {
-        return Err(ApiError::unsupported("best_of", "best_of is supported where it equals n"));
-    }
+fn check(params: &Params, echo: bool, prompts: usize) -> Result<(), ApiError> {
     if params.options.max_tokens == Some(0) && !echo {
         let message = "max_tokens has to be at least 1 without echo";
         return Err(ApiError::field("max_tokens", message));
@@ -210,6 +208,7 @@ impl Shape for Text {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sampling::SamplerConfig;
 
     fn read(prompt: Value) -> Result<Vec<Prompt>, ApiError> {
         prompts(&Fields::of(&json!({"prompt": prompt})).unwrap())
@@ -251,11 +250,12 @@ mod tests {
     fn a_request_as_a_whole_is_looked_at() {
         let check = |body: Value, echo| {
             let fields = Fields::of(&body).unwrap();
-            let params = Params::read(&fields, &["max_tokens"], Some(16), 100).unwrap();
-            check(&fields, &params, echo, 64).map_err(|error| error.field.unwrap())
+            let params =
+                Params::read(&fields, &["max_tokens"], Some(16), 100, &SamplerConfig::default())
+                    .unwrap();
+            check(&params, echo, 64).map_err(|error| error.field.unwrap())
         };
         assert_eq!(check(json!({"n": 2, "best_of": 2}), false), Ok(()));
-        assert_eq!(check(json!({"best_of": 2}), false), Err("best_of".into()));
         assert_eq!(check(json!({"max_tokens": 0}), true), Ok(()));
         assert_eq!(check(json!({"max_tokens": 0}), false), Err("max_tokens".into()));
         assert_eq!(check(json!({"n": 5}), false), Err("prompt".into()));

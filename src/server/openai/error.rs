@@ -3,7 +3,6 @@
 
 use serde_json::{json, Value};
 
-use super::response_format;
 use crate::server::http::error::{ApiError, ErrorKind};
 
 /// The body of a response, or an event of a stream.
@@ -16,7 +15,6 @@ pub fn body(error: &ApiError) -> Value {
     };
     let param = error.field.as_deref().or(match error.kind {
         ErrorKind::TooManyAnswers => Some("n"),
-        ErrorKind::InvalidFormat => Some(response_format::FIELD),
         _ => None,
     });
     json!({"error": {

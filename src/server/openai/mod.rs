@@ -1,13 +1,14 @@
 //! OpenAI's API: <https://platform.openai.com/docs/api-reference>. Requests may have llama.cpp's fields
 //! besides, such as `ignore_eos` and `top_k`, and answers have its `timings`.
 
+mod answer_format;
 mod chat;
 mod completions;
 mod error;
 mod logprobs;
 mod models;
 pub mod params;
-mod response_format;
+mod unsupported;
 mod usage;
 mod wording;
 
@@ -21,8 +22,7 @@ use crate::server::http::dialect::Dialect;
 use crate::server::http::guard::bearer;
 
 /// This dialect. It is the default, and needs no paths of its own.
-pub const DIALECT: Dialect =
-    Dialect { paths: &[], routes, key: bearer, headers: &["authorization"], error: error::body };
+pub const DIALECT: Dialect = Dialect { paths: &[], routes, key: bearer, error: error::body };
 
 fn routes() -> Router<Arc<App>> {
     Router::new()

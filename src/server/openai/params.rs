@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::response_format;
+use super::{answer_format, unsupported};
 use crate::sampling::SamplerConfig;
 use crate::server::generation::Options;
 use crate::server::http::error::ApiError;
@@ -23,13 +23,16 @@ pub struct Params {
 
 impl Params {
     /// Reads them. `max_tokens`: the endpoint's names for the length of an answer, of which the first
-    /// that a request has counts; `default`: the length if it has none of them.
+    /// that a request has counts; `default`: the length if it has none of them; `sampler`: how tokens are
+    /// picked if it does not say.
     pub fn read(
         fields: &Fields,
         max_tokens: &[&str],
         default: Option<usize>,
         n_vocab: usize,
+        sampler: &SamplerConfig,
     ) -> Result<Self, ApiError> {
+        unsupported::refuse(fields)?;
         let stream = fields.flag("stream")?;
         let options = fields.object("stream_options")?;
         if options.is_some() && !stream {
@@ -38,13 +41,19 @@ impl Params {
         }
         let include_usage = options.map_or(Ok(false), |options| options.flag("include_usage"))?;
         let n = fields.integer("n", 1..=MAX_ANSWERS_PER_PROMPT as i64)?.unwrap_or(1) as usize;
+        let best_of = fields.integer("best_of", 1..=i64::MAX)?;
+        if best_of.is_some_and(|best_of| best_of != n as i64) {
+            return Err(ApiError::unsupported("best_of", "best_of is supported where it equals n"));
+        }
+        let (format, format_field) = answer_format::read(fields)?;
         let options = Options {
             n,
             max_tokens: length(fields, max_tokens, default)?,
-            sampling: sampling(fields, n_vocab)?,
+            sampling: sampling(fields, n_vocab, sampler)?,
             stop: stop(fields)?,
             ignore_eos: fields.flag("ignore_eos")?,
-            format: response_format::read(fields)?,
+            format,
+            format_field,
             ..Options::default()
         };
         Ok(Self { stream, include_usage, options })
@@ -66,20 +75,19 @@ fn length(
     Ok(default)
 }
 
-/// How tokens are picked. A request that has none of the four settings gets the defaults of
-/// `lapidary run`. In a request that has any of them, the others have OpenAI's defaults, which are to do
-/// nothing.
-fn sampling(fields: &Fields, n_vocab: usize) -> Result<SamplerConfig, ApiError> {
+/// How tokens are picked. A request that has none of the four settings gets the server's. In a request that
+/// has any of them, the others have OpenAI's defaults, which are to do nothing.
+fn sampling(
+    fields: &Fields,
+    n_vocab: usize,
+    default: &SamplerConfig,
+) -> Result<SamplerConfig, ApiError> {
     let silent = ["temperature", "top_p", "top_k", "min_p"].iter().all(|f| fields.get(f).is_none());
     let mut config = match silent {
-        true => SamplerConfig::default(),
-        false => SamplerConfig {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            ..SamplerConfig::default()
-        },
+        true => default.clone(),
+        false => {
+            SamplerConfig { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..default.clone() }
+        }
     };
     let set = |setting: &mut f32, value: Option<f32>| *setting = value.unwrap_or(*setting);
     set(&mut config.temperature, fields.number("temperature", 0.0..=2.0)?);
@@ -159,31 +167,11 @@ fn logit_bias(fields: &Fields, n_vocab: usize) -> Result<Vec<(u32, f32)>, ApiErr
     }
 }
 
-/// What control tokens in the text of a prompt are: text, unless llama.cpp's field `parse_special` says
-/// otherwise.
+/// What the texts of control tokens in a prompt are: those tokens, as in llama.cpp and vLLM, unless
+/// llama.cpp's field `parse_special` is false.
 pub fn special(fields: &Fields) -> Result<Special, ApiError> {
-    Ok(match fields.flag("parse_special")? {
-        true => Special::Trusted,
-        false => Special::Plain,
-    })
-}
-
-/// Refuses fields that would change the answer and that this server does not support. Empty lists, empty
-/// objects and false ask for nothing.
-pub fn refuse(fields: &Fields, names: &[&str]) -> Result<(), ApiError> {
-    let asks = |value: &Value| match value {
-        Value::Array(list) => !list.is_empty(),
-        Value::Object(map) => !map.is_empty(),
-        Value::Bool(on) => *on,
-        Value::String(text) => !matches!(text.as_str(), "" | "none" | "auto"),
-        _ => true,
-    };
-    match names.iter().find(|name| fields.get(name).is_some_and(asks)) {
-        Some(name) => {
-            Err(ApiError::unsupported(*name, format!("{name} is not supported by this server")))
-        }
-        None => Ok(()),
-    }
+    let parse = fields.get("parse_special").is_none() || fields.flag("parse_special")?;
+    Ok(if parse { Special::Trusted } else { Special::Plain })
 }
 
 #[cfg(test)]
@@ -193,7 +181,13 @@ mod tests {
     use serde_json::json;
 
     fn read(body: &Value) -> Result<Params, ApiError> {
-        Params::read(&Fields::of(body)?, &["max_completion_tokens", "max_tokens"], Some(16), 100)
+        Params::read(
+            &Fields::of(body)?,
+            &["max_completion_tokens", "max_tokens"],
+            Some(16),
+            100,
+            &SamplerConfig::default(),
+        )
     }
 
     #[test]
@@ -291,16 +285,5 @@ mod tests {
             assert_eq!(error.field.as_deref(), Some(param), "{value}");
             assert!(error.message.contains(param), "{error:?}");
         }
-    }
-
-    #[test]
-    fn what_asks_for_nothing_is_not_refused() {
-        let body = json!({"tools": [], "tool_choice": "none", "audio": null, "logit": 1});
-        let names = ["tools", "tool_choice", "audio"];
-        assert_eq!(refuse(&Fields::of(&body).unwrap(), &names), Ok(()));
-        let body = json!({"tools": [{}]});
-        let error = refuse(&Fields::of(&body).unwrap(), &names).unwrap_err();
-        assert_eq!(error.message, "tools is not supported by this server");
-        assert_eq!((error.field.as_deref(), error.kind), (Some("tools"), ErrorKind::Unsupported));
     }
 }

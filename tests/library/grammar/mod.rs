@@ -2,6 +2,7 @@
 //! whole text that has to parse and to be valid.
 
 mod hostile;
+mod texts;
 
 use std::sync::LazyLock;
 
@@ -123,6 +124,9 @@ fn schemas() -> Vec<Value> {
         json!({"type": "number"}),
         json!({"minimum": 3, "maxLength": 2, "maxItems": 1, "additionalProperties": false}),
         json!({"nullable": true, "x-order": 3, "title": "anything"}),
+        json!({"type": "object", "properties": {"colour": {"type": "string", "format": "colour"},
+            "list": {"type": "array", "items": {"type": "integer"}, "uniqueItems": false, "unevaluatedItems": true, "maxContains": 1}},
+            "required": ["colour", "list"], "propertyNames": {"type": "string"}, "dependentRequired": {}, "not": false}),
         json!(true),
     ]
 }
@@ -280,13 +284,15 @@ fn what_is_not_understood_is_refused_by_name() {
     for (schema, part) in [
         (json!({"not": {}}), "`not`"),
         (json!({"type": "array", "uniqueItems": true}), "`uniqueItems`"),
-        (json!({"properties": {"a": {"if": true}}}), "#/properties/a in the schema: `if`"),
+        (
+            json!({"properties": {"a": {"if": true, "then": false}}}),
+            "#/properties/a in the schema: `if`",
+        ),
         (
             json!({"type": "object", "properties": {}, "anyOf": [true]}),
             "`anyOf` beside `properties`",
         ),
         (json!({"allOf": [{}, {}]}), "allOf"),
-        (json!({"type": "string", "format": "colour"}), "colour"),
         (json!({"type": "text"}), "`type`"),
         (json!({"type": "string", "maxLength": -1}), "`maxLength`"),
         (json!({"minimum": "1"}), "`minimum`"),
