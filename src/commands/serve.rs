@@ -12,6 +12,7 @@ use axum::http::HeaderValue;
 use axum::Router;
 use clap::Args as ClapArgs;
 use lapidary::chat::{ChatTemplate, Turn};
+use lapidary::convert::Recipe;
 use lapidary::engine::{Engine, EngineOptions, Handle};
 use lapidary::memory::Load;
 use lapidary::model::{Model, Source};
@@ -377,8 +378,18 @@ impl Args {
             n_ctx_train: config.n_ctx_train,
             n_embd: config.n_embd,
             size: file_bytes(source),
+            architecture: config.architecture.gguf_name(),
+            parameters: source.tensors().iter().map(|spec| spec.values() as u64).sum(),
+            file_type: file_type(source),
         }
     }
+}
+
+/// What the model's file calls its types; `unknown` for a checkpoint, or if it says nothing that is known.
+fn file_type(source: &Source) -> String {
+    let number = source.gguf().and_then(|gguf| gguf.u32("general.file_type").ok().flatten());
+    let recipe = Recipe::all().find(|recipe| Some(recipe.file_type()) == number);
+    recipe.map_or_else(|| "unknown".to_owned(), |recipe| recipe.to_string())
 }
 
 /// The model's name in the file, or the name of the file without its extension, or of the checkpoint.

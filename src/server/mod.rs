@@ -1,6 +1,7 @@
-//! An HTTP server in front of an engine. It speaks OpenAI's API and those parts of llama.cpp's server
-//! that its clients use: <https://platform.openai.com/docs/api-reference>,
-//! <https://github.com/ggml-org/llama.cpp/tree/master/tools/server>.
+//! An HTTP server in front of an engine. It speaks OpenAI's API, those parts of llama.cpp's server that its
+//! clients use, and Ollama's API: <https://platform.openai.com/docs/api-reference>,
+//! <https://github.com/ggml-org/llama.cpp/tree/master/tools/server>,
+//! <https://github.com/ollama/ollama/blob/main/docs/api.md>.
 //!
 //! - `http` is transport: connections, who may ask, bodies, the fields of their JSON, the chat page.
 //! - `generation` is what all dialects share: prompts go to the engine's queue, answers come back whole
@@ -16,6 +17,7 @@ mod generation;
 mod http;
 mod limits;
 mod llama_cpp;
+mod ollama;
 mod openai;
 #[cfg(test)]
 mod tests;
@@ -34,7 +36,7 @@ pub use limits::REQUESTS;
 use http::dialect::Dialect;
 
 /// The dialects that the server speaks. The first also words the errors of paths that are no dialect's.
-static DIALECTS: [Dialect; 2] = [openai::DIALECT, llama_cpp::DIALECT];
+static DIALECTS: [Dialect; 3] = [openai::DIALECT, llama_cpp::DIALECT, ollama::DIALECT];
 
 /// All paths of the server. Pages of the `origins` may use it from a browser, and `log` is told of every
 /// request.

@@ -118,7 +118,15 @@ impl Client {
         let (engine, handle) = Engine::new(&model, &tokenizer, stop_ids.clone(), options);
         thread::scope(|scope| {
             scope.spawn(|| engine.run());
-            let card = ModelCard { name: "tiny".into(), n_ctx_train: 1, n_embd: 1, size: 1 };
+            let card = ModelCard {
+                name: "tiny".into(),
+                n_ctx_train: 1,
+                n_embd: 1,
+                size: 1,
+                architecture: "gemma2",
+                parameters: 1,
+                file_type: "F32".into(),
+            };
             let encode = |_: &[_]| Err(TemplateError("there is no template".into()));
             let tokenizer = Arc::clone(&tokenizer);
             let app =

@@ -22,8 +22,13 @@ const TABLE: &[(&str, &[&str])] = &[
         "machine", "calibration", "chat", "sampling", "tokenizer", "model", "kernels", "formats",
     ]),
     // The library.
-    ("server", &["server::llama_cpp", "server::openai", "server::generation", "server::http", "server::limits"]),
+    ("server", &[
+        "server::llama_cpp", "server::ollama", "server::openai", "server::generation", "server::http", "server::limits",
+    ]),
     ("server::llama_cpp", &["server::openai", "server::http", "tokenizer"]),
+    ("server::ollama", &[
+        "server::openai", "server::generation", "server::http", "server::limits", "engine", "chat", "tokenizer",
+    ]),
     ("server::openai", &[
         "server::generation", "server::http", "server::limits", "engine", "chat", "sampling", "tokenizer",
     ]),

@@ -8,5 +8,6 @@ mod completions;
 mod drafts;
 mod formats;
 mod guard;
+mod ollama;
 mod running;
 mod status;

@@ -3,6 +3,7 @@
 //! the work on the answers.
 
 mod options;
+pub mod sampling;
 mod stream;
 mod tally;
 

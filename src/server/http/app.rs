@@ -44,6 +44,12 @@ pub struct ModelCard {
     pub n_embd: usize,
     /// Bytes of its file.
     pub size: u64,
+    /// GGUF's name of its architecture.
+    pub architecture: &'static str,
+    /// Number of its weights.
+    pub parameters: u64,
+    /// What its file calls the types of its tensors, such as Q4_K_M.
+    pub file_type: String,
 }
 
 /// What handlers work with.

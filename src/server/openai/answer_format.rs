@@ -120,7 +120,7 @@ fn json_object(value: &Value, at: &str) -> Result<AnswerFormat, ApiError> {
 }
 
 /// `json` for any object, or a schema.
-fn format(value: &Value, at: &str) -> Result<AnswerFormat, ApiError> {
+pub fn format(value: &Value, at: &str) -> Result<AnswerFormat, ApiError> {
     match value.as_str() {
         Some("") => Ok(AnswerFormat::Text),
         Some("json") => Ok(AnswerFormat::JsonObject),

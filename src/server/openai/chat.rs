@@ -25,13 +25,6 @@ pub async fn complete(State(app): State<Arc<App>>, body: JsonBody) -> Result<Res
 }
 
 fn prepare(app: &App, fields: &Fields) -> Result<Generation<OpenAiWording<Chat>>, ApiError> {
-    let mut conversation = conversation(fields)?;
-    if let Some(system) = app.defaults.system.as_ref() {
-        if conversation[0].message.role != Role::System {
-            conversation.insert(0, Turn::new(Role::System, system));
-        }
-    }
-    let (turns, begun) = continued(fields, conversation)?;
     let top = top_logprobs(fields)?;
     let lengths = ["max_completion_tokens", "max_tokens", "n_predict"];
     let mut params =
@@ -40,14 +33,27 @@ fn prepare(app: &App, fields: &Fields) -> Result<Generation<OpenAiWording<Chat>>
         return Err(wrong("max_tokens", "at least 1"));
     }
     params.options.logprobs = top;
+    let prompt = prompt(app, fields)?;
+    let shape = Chat { tokenizer: Arc::clone(&app.tokenizer), logprobs: top.is_some() };
+    let wording = OpenAiWording::new(app, &params, shape);
+    Generation::submit(app, &[prompt], &params.options, params.stream, wording)
+}
+
+/// The ids of the conversation in `messages`, up to where the answer goes on.
+pub fn prompt(app: &App, fields: &Fields) -> Result<Vec<u32>, ApiError> {
+    let mut conversation = conversation(fields)?;
+    if let Some(system) = app.defaults.system.as_ref() {
+        if conversation[0].message.role != Role::System {
+            conversation.insert(0, Turn::new(Role::System, system));
+        }
+    }
+    let (turns, begun) = continued(fields, conversation)?;
     let prompt = (app.encode)(&turns);
     let mut prompt = prompt.map_err(|error| ApiError::field("messages", error.0))?;
     if let Some(begun) = begun {
         app.tokenizer.continue_segments([(begun.as_str(), Special::Plain)], &mut prompt);
     }
-    let shape = Chat { tokenizer: Arc::clone(&app.tokenizer), logprobs: top.is_some() };
-    let wording = OpenAiWording::new(app, &params, shape);
-    Generation::submit(app, &[prompt], &params.options, params.stream, wording)
+    Ok(prompt)
 }
 
 /// Takes a conversation apart into the messages that the answer follows, and the answer's beginning: an

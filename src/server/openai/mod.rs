@@ -1,14 +1,14 @@
 //! OpenAI's API: <https://platform.openai.com/docs/api-reference>. Requests may have llama.cpp's fields
 //! besides, such as `ignore_eos` and `top_k`, and answers have its `timings`.
 
-mod answer_format;
-mod chat;
+pub mod answer_format;
+pub mod chat;
 mod completions;
 mod error;
 mod logprobs;
 mod models;
 pub mod params;
-mod unsupported;
+pub mod unsupported;
 mod usage;
 mod wording;
 

@@ -1,13 +1,12 @@
 //! The fields that all requests for answers have in common: how long, how many, how tokens are picked.
 
-use serde_json::Value;
-
 use super::{answer_format, unsupported};
 use crate::sampling::SamplerConfig;
+use crate::server::generation::sampling::{seed, stop};
 use crate::server::generation::Options;
 use crate::server::http::error::ApiError;
 use crate::server::http::fields::{wrong, Fields};
-use crate::server::limits::{MAX_ANSWERS_PER_PROMPT, MAX_BIASES, MAX_STOPS, MAX_STOP_BYTES};
+use crate::server::limits::{MAX_ANSWERS_PER_PROMPT, MAX_BIASES};
 use crate::tokenizer::Special;
 
 /// What a request asks for besides its prompts.
@@ -112,38 +111,6 @@ fn sampling(
     Ok(config)
 }
 
-/// Any whole number of 64 bits, signed or unsigned.
-fn seed(fields: &Fields) -> Result<Option<u64>, ApiError> {
-    let number = |value: &Value| value.as_u64().or(value.as_i64().map(|n| n as u64));
-    let seed = |value| number(value).ok_or_else(|| wrong("seed", "a whole number of 64 bits"));
-    fields.get("seed").map(seed).transpose()
-}
-
-fn stop(fields: &Fields) -> Result<Vec<String>, ApiError> {
-    let texts = match fields.get("stop") {
-        None => return Ok(Vec::new()),
-        Some(text @ Value::String(_)) => std::slice::from_ref(text),
-        Some(Value::Array(texts)) if texts.len() <= MAX_STOPS => texts,
-        Some(_) => {
-            let what = format!("a string or a list of at most {MAX_STOPS} strings");
-            return Err(wrong("stop", &what));
-        }
-    };
-    let mut stop = Vec::new();
-    for text in texts {
-        match text.as_str() {
-            Some(text) if !text.is_empty() && text.len() <= MAX_STOP_BYTES => {
-                stop.push(text.to_owned());
-            }
-            _ => {
-                let what = format!("made of strings of 1 to {MAX_STOP_BYTES} bytes");
-                return Err(wrong("stop", &what));
-            }
-        }
-    }
-    Ok(stop)
-}
-
 fn logit_bias(fields: &Fields, n_vocab: usize) -> Result<Vec<(u32, f32)>, ApiError> {
     let what = format!(
         "an object of at most {MAX_BIASES} token ids, below {n_vocab}, each once, with numbers \
@@ -178,7 +145,8 @@ pub fn special(fields: &Fields) -> Result<Special, ApiError> {
 mod tests {
     use super::*;
     use crate::server::http::error::ErrorKind;
-    use serde_json::json;
+    use crate::server::limits::{MAX_STOPS, MAX_STOP_BYTES};
+    use serde_json::{json, Value};
 
     fn read(body: &Value) -> Result<Params, ApiError> {
         Params::read(

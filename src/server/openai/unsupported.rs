@@ -8,10 +8,12 @@ use crate::server::http::fields::Fields;
 
 /// The value of a field that asks for nothing. So do `null`, false, empty lists, objects and texts, and the
 /// texts `none` and `auto`.
-enum Nothing {
+pub enum Nothing {
     /// No other.
     Empty,
+    /// A number.
     Number(f64),
+    /// `true`
     True,
     /// A list of this alone.
     Only(&'static str),
@@ -74,12 +76,19 @@ const FIELDS: [(&str, Nothing); 46] = [
 
 /// Refuses them where they ask for something.
 pub fn refuse(fields: &Fields) -> Result<(), ApiError> {
+    refuse_these(fields, &FIELDS)
+}
+
+/// Refuses fields of a list where they ask for something.
+pub fn refuse_these(fields: &Fields, list: &[(&str, Nothing)]) -> Result<(), ApiError> {
     let asks = |(name, nothing): &&(&str, Nothing)| {
         fields.get(name).is_some_and(|value| !nothing.is(value))
     };
-    match FIELDS.iter().find(asks) {
+    match list.iter().find(asks) {
         Some((name, _)) => {
-            Err(ApiError::unsupported(*name, format!("{name} is not supported by this server")))
+            let path = fields.path(name);
+            let message = format!("{path} is not supported by this server");
+            Err(ApiError::unsupported(path, message))
         }
         None => Ok(()),
     }
