@@ -27,7 +27,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ]),
     ("server::llama_cpp", &["server::openai", "server::http", "tokenizer"]),
     ("server::ollama", &[
-        "server::openai", "server::generation", "server::http", "server::limits", "engine", "chat", "tokenizer",
+        "server::openai", "server::generation", "server::http", "engine", "chat", "tokenizer",
     ]),
     ("server::openai", &[
         "server::generation", "server::http", "server::limits", "engine", "chat", "sampling", "tokenizer",
