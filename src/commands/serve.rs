@@ -174,6 +174,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let name = source.path().display().to_string();
     let tokenizer = Arc::new(super::options::tokenizer(&source)?);
     let template = args.template.template(&source, &tokenizer);
+    // The model's own may be unusable; one that was asked for is to be used.
+    let template = if args.template.is_given() { Ok(template?) } else { template };
     if let Err(error) = &template {
         let error = format!("{error:#}");
         let error = Printable::new(&error).at_most(MAX_MESSAGE);

@@ -269,11 +269,11 @@ mod tests {
     #[test]
     fn a_grammar_is_rewritten() {
         let gbnf = "root  ::= (item \"\\n\" # one\n | other)+ | # or\n tail{2, 3}\n\
-                    item ::= [^\"\\\\\\x41-\\x5A-]? .\n\nother ::= \"say \\\"\\u00e9\\\"\" | \ntail::=[a]*\r\n";
+                    item ::= [^\"\\\\\\x41-\\x5A-]? .\n\nother ::= (\"say \\\"\\u00e9\\\"\" | )\ntail::=[a]*\r\n";
         let expected = "rule_0: (rule_1 \"\\n\" | rule_2 )+ | rule_3{2,3} \n\
                         rule_1: /[^\\x{22}-\\x{22}\\x{5c}-\\x{5c}\\x{41}-\\x{5a}\\x{2d}-\\x{2d}]/? \
                         /[\\x{0}-\\x{10FFFF}]/ \n\
-                        rule_2: \"say \\\"é\\\"\" | \"\" \n\
+                        rule_2: (\"say \\\"é\\\"\" | \"\" ) \n\
                         rule_3: /[\\x{61}-\\x{61}]/* \n\
                         start: rule_0\n";
         assert_eq!(to_lark(gbnf).unwrap(), expected);

@@ -133,7 +133,7 @@ pub fn collect(
         if let Some(snapshots) = snapshots.as_mut().filter(|_| layer < n_layer) {
             snapshots.reached(layer, &streams);
         }
-        let mut collector = Collector::new(&of_layer, model.cpu(), options.limit, extent.stride());
+        let mut collector = Collector::new(&of_layer, model.cpu(), options.limit, extent);
         for (i, stream) in streams.iter_mut().enumerate() {
             collector.held_out = Extent::is_held_out(i);
             match layer == n_layer {
@@ -167,12 +167,15 @@ struct Collector<'a> {
 }
 
 impl<'a> Collector<'a> {
-    fn new(inputs: &'a [Inputs], cpu: &'a Cpu, limit: usize, stride: usize) -> Self {
+    fn new(inputs: &'a [Inputs], cpu: &'a Cpu, limit: usize, extent: Extent) -> Self {
         let collected = inputs.iter().map(|inputs| Collected {
             grams: inputs.parts(limit).iter().map(|part| Gram::new(part.len())).collect(),
+            // At once: what grows while other memory comes and goes leaves holes behind, in each layer more.
+            held_out: Vec::with_capacity(extent.held_out_rows() * inputs.cols),
             ..Collected::default()
         });
-        Self { inputs, cpu, limit, stride, held_out: false, collected: collected.collect() }
+        let (stride, collected) = (extent.stride(), collected.collect());
+        Self { inputs, cpu, limit, stride, held_out: false, collected }
     }
 }
 

@@ -263,6 +263,23 @@ fn an_answer_is_json_where_that_is_asked_for() {
     refused(flawed, "response_format");
 }
 
+/// A template that is not Gemma's is rendered by a process of the same program, whose file an update
+/// replaces.
+#[cfg(target_os = "linux")]
+#[test]
+fn chat_goes_on_after_the_programs_file_was_replaced() {
+    let dir = TempDir::new().unwrap();
+    let (program, template) = (dir.path().join("lapidary"), dir.path().join("template.jinja"));
+    std::fs::copy(env!("CARGO_BIN_EXE_lapidary"), &program).unwrap();
+    std::fs::write(&template, "{{ messages[0].content }}").unwrap();
+    let options = ["--chat-template", template.to_str().unwrap()];
+    let server = Server::start_program(&program, &model(), &options, &[]);
+    let before = server.chat(&greedy(json!({})));
+    std::fs::remove_file(&program).unwrap();
+    std::fs::write(&program, "another").unwrap();
+    assert_eq!(server.chat(&greedy(json!({})))["choices"], before["choices"]);
+}
+
 /// A template that cannot be used, such as one for Ollama, harms only chats.
 #[test]
 fn an_unusable_template_leaves_completions() {

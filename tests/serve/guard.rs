@@ -173,6 +173,7 @@ fn a_command_line_that_makes_no_sense_is_refused() {
         ["--cors", "://chat.example"],
         ["--allowed-host", "box.example:80"],
         ["--allowed-host", "*"],
+        ["--temp", "hot"],
         ["--cors", "https://chat.example/path"],
     ] {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lapidary"));

@@ -51,7 +51,18 @@ impl Server {
 
     /// The same with another model.
     pub fn start_on(model: &Path, options: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
+        let program = Path::new(env!("CARGO_BIN_EXE_lapidary"));
+        Self::start_program(program, model, options, variables)
+    }
+
+    /// The same with the program in another place.
+    pub fn start_program(
+        program: &Path,
+        model: &Path,
+        options: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut command = Command::new(program);
         command.arg("serve").arg(model).args(["--port", "0", "--threads", "2"]).args(options);
         command.env_remove("LAPIDARY_API_KEY").envs(variables.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());

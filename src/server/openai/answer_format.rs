@@ -59,10 +59,9 @@ fn response_format(value: &Value, at: &str) -> Result<AnswerFormat, ApiError> {
     match format.text("type")? {
         Some("text") => Ok(AnswerFormat::Text),
         Some("json_object") => {
-            match ["schema", "value"].iter().find(|name| format.get(name).is_some()) {
-                Some(name) => {
-                    schema(&format.get(name).cloned().unwrap_or_default(), &format.path(name))
-                }
+            let given = |name: &&'static str| Some((*name, format.get(name)?));
+            match ["schema", "value"].iter().find_map(given) {
+                Some((name, value)) => schema(value, &format.path(name)),
                 None => Ok(AnswerFormat::JsonObject),
             }
         }
