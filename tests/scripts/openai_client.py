@@ -8,13 +8,13 @@ It starts `LAPIDARY serve MODEL` itself. Needs the package `openai`.
 
 import contextlib
 import json
-import os
-import subprocess
 import sys
 import time
 
 import openai
 from openai import OpenAI
+
+from running_server import running_server
 
 KEY = "secret"
 MESSAGES = [{"role": "user", "content": "And David said unto"}]
@@ -24,20 +24,8 @@ PROMPT = "And it came to pass, when David was come to"
 @contextlib.contextmanager
 def server(binary, model, *options):
     """Runs a server while the context is open; yields a client that does not retry."""
-    command = [binary, "serve", model, "--port", "0", *options]
-    environment = {**os.environ, "LAPIDARY_API_KEY": KEY}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            for line in process.stderr:
-                if line.startswith("listening on "):
-                    break
-            else:
-                sys.exit(f"it ended with {process.wait()}")
-            url = line.removeprefix("listening on ").strip() + "/v1"
-            yield OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=60)
-        finally:
-            process.terminate()
-            process.wait(10)
+    with running_server(binary, model, *options, variables={"LAPIDARY_API_KEY": KEY}) as url:
+        yield OpenAI(base_url=url + "/v1", api_key=KEY, max_retries=0, timeout=60)
 
 
 def raises(kind, code, ask):

@@ -7,34 +7,17 @@ It starts `LAPIDARY serve MODEL` itself. Needs the packages `ollama` and `huggin
 refused by name is printed, a row each.
 """
 
-import contextlib
 import json
-import subprocess
 import sys
 
 import huggingface_hub
 import ollama
 
+from running_server import running_server
+
 MESSAGES = [{"role": "user", "content": "And David said unto"}]
 SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"], "additionalProperties": False}
 OPTIONS = {"temperature": 0, "num_predict": 60}
-
-
-@contextlib.contextmanager
-def server(binary, model):
-    """Runs a server while the context is open; yields its address."""
-    command = [binary, "serve", model, "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            for line in process.stderr:
-                if line.startswith("listening on "):
-                    break
-            else:
-                sys.exit(f"it ended with {process.wait()}")
-            yield line.removeprefix("listening on ").strip()
-        finally:
-            process.terminate()
-            process.wait(10)
 
 
 def refused(kind, name, ask):
@@ -96,7 +79,7 @@ def of_huggingface(url):
 
 def main():
     binary, model = sys.argv[1:]
-    with server(binary, model) as url:
+    with running_server(binary, model) as url:
         for rows in [of_ollama, of_huggingface]:
             for row in rows(url):
                 print(f"ok      {row}", flush=True)
