@@ -3,7 +3,8 @@
 //! (<https://github.com/guidance-ai/llguidance>), which walks the vocabulary as a trie of bytes.
 //!
 //! Schemas are untrusted. `schema.rs` checks a schema and rewrites it in a small subset before the
-//! crate compiles it; grammars in llama.cpp's notation are rewritten by `gbnf.rs`. The work, memory and stack for compiling and for each token are limited. What
+//! crate compiles it; grammars in llama.cpp's notation are rewritten by `gbnf.rs`. The work, memory and
+//! stack for compiling and for each token are limited. What
 //! cannot be enforced exactly is refused by name, so that a complete answer always fits its schema.
 
 mod constraint;

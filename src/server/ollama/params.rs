@@ -2,7 +2,7 @@
 //! <https://github.com/ollama/ollama/blob/main/docs/modelfile.mdx#valid-parameters-and-values>; those that
 //! say how the model is run, and not what it answers, change nothing here.
 
-use crate::server::generation::sampling::{seed, stop};
+use crate::server::generation::sampling::{seed, settings, stop};
 use crate::server::generation::{AnswerFormat, Options};
 use crate::server::http::app::App;
 use crate::server::http::error::ApiError;
@@ -52,17 +52,7 @@ fn read_options(given: &Fields, n_ctx: usize, options: &mut Options) -> Result<(
         return Err(ApiError::field(at, message));
     }
     let sampling = &mut options.sampling;
-    let set = |setting: &mut f32, value: Option<f32>| *setting = value.unwrap_or(*setting);
-    set(&mut sampling.temperature, given.number("temperature", 0.0..=2.0)?);
-    set(&mut sampling.top_p, given.number("top_p", 0.0..=1.0)?);
-    sampling.top_p = sampling.top_p.max(f32::MIN_POSITIVE);
-    set(&mut sampling.min_p, given.number("min_p", 0.0..=1.0)?);
-    set(&mut sampling.presence_penalty, given.number("presence_penalty", -2.0..=2.0)?);
-    set(&mut sampling.frequency_penalty, given.number("frequency_penalty", -2.0..=2.0)?);
-    set(&mut sampling.repeat_penalty, given.number("repeat_penalty", 0.01..=100.0)?);
-    if let Some(k) = given.integer("top_k", -1..=i64::MAX)? {
-        sampling.top_k = usize::try_from(k).unwrap_or(0);
-    }
+    settings(given, sampling)?;
     // −1 is the whole context.
     if let Some(n) = given.integer("repeat_last_n", -1..=i64::MAX)? {
         sampling.repeat_last_n = usize::try_from(n).unwrap_or(n_ctx);

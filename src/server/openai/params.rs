@@ -2,7 +2,7 @@
 
 use super::{answer_format, unsupported};
 use crate::sampling::SamplerConfig;
-use crate::server::generation::sampling::{seed, stop};
+use crate::server::generation::sampling::{seed, settings, stop};
 use crate::server::generation::Options;
 use crate::server::http::error::ApiError;
 use crate::server::http::fields::{wrong, Fields};
@@ -88,21 +88,10 @@ fn sampling(
             SamplerConfig { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..default.clone() }
         }
     };
-    let set = |setting: &mut f32, value: Option<f32>| *setting = value.unwrap_or(*setting);
-    set(&mut config.temperature, fields.number("temperature", 0.0..=2.0)?);
-    set(&mut config.top_p, fields.number("top_p", 0.0..=1.0)?);
-    // 0 keeps only the likeliest token.
-    config.top_p = config.top_p.max(f32::MIN_POSITIVE);
-    set(&mut config.min_p, fields.number("min_p", 0.0..=1.0)?);
-    // llama.cpp's clients turn it off with −1 as well as with 0.
-    if let Some(k) = fields.integer("top_k", -1..=i64::MAX)? {
-        config.top_k = usize::try_from(k).unwrap_or(0);
-    }
-    set(&mut config.presence_penalty, fields.number("presence_penalty", -2.0..=2.0)?);
-    set(&mut config.frequency_penalty, fields.number("frequency_penalty", -2.0..=2.0)?);
-    for name in ["repeat_penalty", "repetition_penalty"] {
-        set(&mut config.repeat_penalty, fields.number(name, 0.01..=100.0)?);
-    }
+    settings(fields, &mut config)?;
+    // vLLM's name.
+    let penalty = fields.number("repetition_penalty", 0.01..=100.0)?;
+    config.repeat_penalty = penalty.unwrap_or(config.repeat_penalty);
     if let Some(n) = fields.integer("repeat_last_n", 0..=i64::MAX)? {
         config.repeat_last_n = n as usize;
     }
@@ -253,5 +242,8 @@ mod tests {
             assert_eq!(error.field.as_deref(), Some(param), "{value}");
             assert!(error.message.contains(param), "{error:?}");
         }
+        let error = read(&json!({"best_of": 2})).unwrap_err();
+        assert_eq!((error.kind, error.field.as_deref()), (ErrorKind::Unsupported, Some("best_of")));
+        assert!(read(&json!({"n": 2, "best_of": 2})).is_ok());
     }
 }
